@@ -1,0 +1,46 @@
+# One name for every action; CI, hooks and people call these. `make demo` and `make test` need nothing but Python.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: setup demo test lint check stress proto bench clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Penstock needs Python 3.11 or newer; $(PYTHON) is older. Name another: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
+	  || { echo "$(PYTHON) cannot make virtual environments. On Debian: apt-get install python3-venv"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[serve,export,train,attacks,dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/penstock demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+check: lint
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+stress: setup
+	PENSTOCK_STRESS=1 $(BIN)/python -m pytest -m slow
+
+proto: setup
+	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=src --pyi_out=src --grpc_python_out=src \
+	  proto/penstock/service/v1/paths.proto
+
+bench: setup
+	$(BIN)/python benchmarks/main_job.py
+	$(BIN)/python benchmarks/tables.py
+
+clean:
+	rm -rf build dist *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,304 @@
+"""Bundles: what export writes and the service reads.
+
+A bundle is one version folder of a Triton-style model repository:
+
+    <repository>/<name>/config.pbtxt            how to call the model; belongs to all its versions
+    <repository>/<name>/labels.txt              class names, one a line
+    <repository>/<name>/<version>/model.onnx    the graph, runs in any stock ONNX Runtime
+    <repository>/<name>/<version>/bundle.json   the `Manifest`: what the graph is, how it was checked, its hash
+
+The version folder is written beside its place and renamed into it, so a reader sees a whole bundle or none. The
+configuration is written before the first version and never changed by a later one.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from penstock.errors import BundleError, InvalidArgumentError, NotFoundError
+from penstock.files import folder_atomic, sha256, write_atomic
+from penstock.paths import PathLayout
+
+SCHEMA = 1
+MODEL_FILE = "model.onnx"
+MANIFEST_FILE = "bundle.json"
+CONFIG_FILE = "config.pbtxt"
+LABELS_FILE = "labels.txt"
+
+INPUT = "images"
+LOGITS, PATH, ACTIVE_MACS, SCORE, FLAG = OUTPUTS = (
+    "logits",
+    "path",
+    "active_macs",
+    "anomaly_score",
+    "adversarial",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """How a detector's threshold came about.
+
+    Attributes:
+        detector: name of the detector whose score the graph computes.
+        target_fpr: promised share of flagged honest inputs, marginal over calibration sets.
+        threshold: a score above it raises the flag.
+        images: number of calibration images.
+        source: ``graph`` if the scores came from the exported graph itself, ``stored`` if they were stored with the
+            checkpoint and the graph was verified to reproduce such scores.
+    """
+
+    detector: str
+    target_fpr: float
+    threshold: float
+    images: int
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Everything about a bundle that is not in its graph, or that should be known before loading it.
+
+    Attributes:
+        model_sha256: hash of ``model.onnx``.
+        source: name of what was exported and ``sha256`` of its checkpoint.
+        input_shape: ``(channels, height, width)`` of one image.
+        class_names: one name per logit.
+        layout: what the path's bits mean.
+        lowering: ``dense``, ``masked`` or ``gathered``.
+        layer_lowerings: lowering of each gated layer by name.
+        precision: ``fp32``.
+        max_batch: largest batch that one request may carry.
+        single: whether the graph takes exactly one image, so that a batch is spread over several runs.
+        parity: figures of the verification against PyTorch.
+        calibration: how the flag's threshold was found; ``None`` for a graph that never flags.
+        versions: versions of the software that took part.
+    """
+
+    model_sha256: str
+    source: dict[str, str]
+    input_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    layout: PathLayout
+    lowering: str
+    layer_lowerings: dict[str, str] = field(default_factory=dict)
+    precision: str = "fp32"
+    max_batch: int
+    single: bool
+    parity: dict[str, float]
+    calibration: Calibration | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    def to_json(self) -> str:
+        """The text of ``bundle.json``."""
+        return json.dumps(asdict(self) | {"layout": self.layout.to_json()}, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Read the text of ``bundle.json``.
+
+        Raises:
+            BundleError: not JSON, another schema, or a missing, unknown or ill-typed key.
+        """
+        try:
+            value: dict[str, Any] = json.loads(text)
+            if value["schema"] != SCHEMA:
+                raise BundleError(
+                    f"{MANIFEST_FILE} has schema {value['schema']!r}; this version reads {SCHEMA}: export again"
+                )
+            calibration = value["calibration"]
+            return cls(
+                **value
+                | {
+                    "input_shape": tuple(value["input_shape"]),
+                    "class_names": tuple(value["class_names"]),
+                    "layout": PathLayout.from_json(value["layout"]),
+                    "calibration": None if calibration is None else Calibration(**calibration),
+                }
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise BundleError(f"{MANIFEST_FILE} cannot be read ({error!r}): export again") from error
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk whose hash was checked.
+
+    Attributes:
+        folder: the version folder.
+        manifest: what it says of itself.
+    """
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def model_file(self) -> Path:
+        """The ONNX file."""
+        return self.folder / MODEL_FILE
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Read a version folder and check that its graph is the one that was written.
+
+    Raises:
+        NotFoundError: there is no such folder.
+        BundleError: a file is missing, cannot be read, or the graph's hash differs from the manifest's.
+    """
+    if not folder.is_dir():
+        raise NotFoundError(f"no bundle at {folder}")
+    for name in (MANIFEST_FILE, MODEL_FILE):
+        if not (folder / name).is_file():
+            raise BundleError(f"{folder} has no {name}: the bundle is incomplete, export again")
+    try:
+        text = (folder / MANIFEST_FILE).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(f"{folder / MANIFEST_FILE} cannot be read ({error}): export again") from error
+    manifest = Manifest.from_json(text)
+    found = sha256(folder / MODEL_FILE)
+    if found != manifest.model_sha256:
+        raise BundleError(
+            f"{folder / MODEL_FILE} is damaged: its sha256 is {found[:12]}..., "
+            f"{MANIFEST_FILE} says {manifest.model_sha256[:12]}...: export again"
+        )
+    return Bundle(folder, manifest)
+
+
+def write_bundle(
+    repository: Path, name: str, manifest: Manifest, model: Path, *, also: dict[str, str] | None = None
+) -> Bundle:
+    """Add a version to a model repository: the whole of it, or nothing.
+
+    Args:
+        repository: folder of models; made if it is not there.
+        name: model name; letters, digits, ``-``, ``_`` and ``.``.
+        manifest: must carry the hash of ``model``.
+        model: the ONNX file; it is copied.
+        also: further text files for the version folder, by name.
+
+    Raises:
+        InvalidArgumentError: the name cannot be a model's, or the model's ``config.pbtxt`` says something else than
+            this export would.
+    """
+    check_name(name)
+    config = config_text(name, manifest)
+    labels = "".join(f"{label}\n" for label in manifest.class_names)
+    home = repository / name
+    if (home / CONFIG_FILE).exists():
+        _refuse_other_config(home, config, labels)
+    else:
+        write_atomic(home / LABELS_FILE, labels)
+        write_atomic(home / CONFIG_FILE, config)
+    while True:
+        version = home / str(max(versions(home), default=0) + 1)
+        try:
+            with folder_atomic(version) as folder:
+                (folder / MODEL_FILE).write_bytes(model.read_bytes())
+                (folder / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
+                for file, text in (also or {}).items():
+                    (folder / file).write_text(text, encoding="utf-8")
+                read_bundle(folder)
+        except FileExistsError:
+            continue  # another export took this number meanwhile
+        return read_bundle(version)
+
+
+def versions(home: Path) -> list[int]:
+    """Version numbers of a model, ascending: folders named by a positive integer without leading zeros."""
+    if not home.is_dir():
+        return []
+    names = (entry.name for entry in home.iterdir() if entry.is_dir())
+    return sorted(
+        int(name) for name in names if name.isascii() and name.isdigit() and not name.startswith("0")
+    )
+
+
+def check_name(name: str) -> None:
+    """Refuse a model name that could not stand as a folder and in a URL.
+
+    Raises:
+        InvalidArgumentError: names the offending name.
+    """
+    allowed = name.isascii() and all(c.isalnum() or c in "-_." for c in name)
+    if not allowed or not name or name.startswith("."):
+        raise InvalidArgumentError(
+            f"model name {name!r}: use letters, digits, '-', '_' and '.', and do not begin with '.'"
+        )
+
+
+def config_text(name: str, manifest: Manifest) -> str:
+    """The ``config.pbtxt`` that Triton and the service read.
+
+    A graph for single images has no batch dimension of its own to announce: its dims include the 1, and
+    ``penstock_max_batch`` tells the service how far it may spread.
+    """
+    classes, bits = len(manifest.class_names), manifest.layout.bits
+    batch = [1] if manifest.single else []
+    shapes = {LOGITS: classes, PATH: bits, ACTIVE_MACS: 1, SCORE: 1, FLAG: 1}
+    types = {PATH: "TYPE_UINT8", FLAG: "TYPE_BOOL"}
+
+    def tensor(tensor_name: str, datatype: str, dims: list[int], extra: str = "") -> str:
+        return f'  {{ name: "{tensor_name}" data_type: {datatype} dims: {dims}{extra} }}'
+
+    outputs = [
+        tensor(
+            output,
+            types.get(output, "TYPE_FP32"),
+            [*batch, shapes[output]],
+            f' label_filename: "{LABELS_FILE}"' if output == LOGITS else "",
+        )
+        for output in OUTPUTS
+    ]
+    lines = [
+        f'name: "{name}"',
+        'backend: "onnxruntime"',
+        f"max_batch_size: {0 if manifest.single else manifest.max_batch}",
+        "input [",
+        tensor(INPUT, "TYPE_FP32", [*batch, *manifest.input_shape]),
+        "]",
+        "output [",
+        ",\n".join(outputs),
+        "]",
+    ]
+    if manifest.single:
+        value = f'{{ string_value: "{manifest.max_batch}" }}'
+        lines.append(f'parameters {{ key: "penstock_max_batch" value {value} }}')
+    return "\n".join(lines) + "\n"
+
+
+def _refuse_other_config(home: Path, config: str, labels: str) -> None:
+    for file, expected in ((CONFIG_FILE, config), (LABELS_FILE, labels)):
+        path = home / file
+        if not path.exists() or path.read_text(encoding="utf-8") != expected:
+            raise InvalidArgumentError(
+                f"{path} does not fit this export (other shapes, classes or batching), and belongs to the versions "
+                f"already there: choose another --name than {home.name!r}"
+            )
+
+
+__all__ = [
+    "ACTIVE_MACS",
+    "CONFIG_FILE",
+    "FLAG",
+    "INPUT",
+    "LABELS_FILE",
+    "LOGITS",
+    "MANIFEST_FILE",
+    "MODEL_FILE",
+    "OUTPUTS",
+    "PATH",
+    "SCHEMA",
+    "SCORE",
+    "Bundle",
+    "Calibration",
+    "Manifest",
+    "check_name",
+    "config_text",
+    "read_bundle",
+    "versions",
+    "write_bundle",
+]

@@ -1,0 +1,66 @@
+"""Every error that Penstock raises for a reason that its user can mend.
+
+    PenstockError
+    ├── InvalidArgumentError      a value that was passed in cannot be right
+    │   └── ConfigurationError    a setting in a file, a flag or the environment
+    ├── NotFoundError             a file, a model, a version, a checkpoint that is not there
+    ├── UnavailableError          right request, wrong moment: loading, draining, overloaded
+    ├── UnsupportedError          understood, but not something this build or model can do
+    ├── BundleError               a bundle that is damaged, half-written, or of another schema
+    ├── SurgeryError              a network into which gates cannot be put
+    ├── VerificationError         an exported graph that does not answer as the network does
+    └── NotReadyError             a call that needs another call first
+        ├── NotFittedError        ... ``fit``
+        └── NotCalibratedError    ... ``calibrate``
+
+A message says what was wrong, the value, and what to do. Nothing here knows of gRPC: the service holds the one
+table that maps these types to status codes.
+"""
+
+
+class PenstockError(Exception):
+    """Base of all errors a caller may want to catch at once."""
+
+
+class InvalidArgumentError(PenstockError, ValueError):
+    """A value that was passed in cannot be right."""
+
+
+class ConfigurationError(InvalidArgumentError):
+    """A setting in a file, on the command line or in the environment cannot be right."""
+
+
+class NotFoundError(PenstockError):
+    """Something named does not exist."""
+
+
+class UnavailableError(PenstockError):
+    """The request is right but cannot be served at this moment."""
+
+
+class UnsupportedError(PenstockError):
+    """The request is understood but this build, model or file cannot do it."""
+
+
+class BundleError(PenstockError):
+    """A bundle is damaged, half-written or written by an incompatible version."""
+
+
+class SurgeryError(PenstockError):
+    """Gates cannot be put into this network."""
+
+
+class VerificationError(PenstockError):
+    """An exported graph does not answer as the network that it was made from."""
+
+
+class NotReadyError(PenstockError):
+    """A call was made before the call that it depends on."""
+
+
+class NotFittedError(NotReadyError):
+    """The object has not seen any data yet: call ``fit`` first."""
+
+
+class NotCalibratedError(NotReadyError):
+    """The detector has no threshold yet: call ``calibrate`` first."""
