@@ -1,0 +1,104 @@
+"""The two trainings: a dense network, and the decoupling of one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from penstock.learn.batches import Batches
+from penstock.learn.config import DecoupleConfig
+from penstock.learn.training import Training
+from penstock.nn import losses
+from penstock.nn.cost import active_macs
+from penstock.nn.surgery import GatedNetwork
+
+
+class DenseTraining(Training):
+    """Plain classification."""
+
+    def losses(self, images: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
+        """Cross-entropy."""
+        return {"task": F.cross_entropy(self.network(images).float(), labels)}
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Count right answers."""
+        images, labels = batch
+        self.accuracy.update(self.network(images), labels)
+
+
+class DecoupleTraining(Training):
+    """Learn gates and fine-tune the network under a budget of MACs.
+
+    Args:
+        network: the network with gates; trained.
+        teacher: the dense network; frozen.
+        config: weights of the losses, budget and schedule.
+        train: batches to train on.
+        classes: number of classes.
+    """
+
+    def __init__(
+        self, network: GatedNetwork, teacher: nn.Module, config: DecoupleConfig, train: Batches, classes: int
+    ) -> None:
+        super().__init__(network, config.decouple, train, classes, config.seed)
+        self.config = config
+        self.readers = losses.ClassReaders([layer.filters for layer in network.layout.layers], classes)
+        self.active = MeanMetric()
+        # In a list, so that the frozen teacher is neither trained, nor switched to training, nor saved.
+        self._teacher = [teacher.eval().requires_grad_(False)]
+
+    @property
+    def gated(self) -> GatedNetwork:
+        """The network, by its own type."""
+        return cast(GatedNetwork, self.network)
+
+    def losses(self, images: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
+        """All terms of `penstock.nn.losses`, weighted."""
+        config = self.config
+        output = self.gated(images)
+        logits = output.logits.float()
+        terms = {"task": F.cross_entropy(logits, labels)}
+        if config.mutual_information:
+            terms["mutual_information"] = config.mutual_information * self.readers(output.codes, labels)
+        if config.alignment:
+            terms["alignment"] = config.alignment * losses.alignment(output.codes, output.responses)
+        active = active_macs(self.gated.layout, output.codes)
+        terms["budget"] = config.budget_weight * losses.budget(active, self.target())
+        if config.distillation:
+            with torch.no_grad():
+                teacher = self._teacher[0].to(images.device)(images).float()
+            terms["distillation"] = config.distillation * losses.distillation(logits, teacher, config.temperature)
+        return terms
+
+    def target(self) -> float:
+        """Share of MACs aimed at now: falls linearly to the budget, then stays."""
+        config = self.config
+        done = min(1.0, self.progress / config.approach) if config.approach else 1.0
+        return 1.0 + (config.budget - 1.0) * done
+
+    def on_train_epoch_start(self) -> None:
+        """In the last epochs gates run as they will be used: no noise, always hard."""
+        super().on_train_epoch_start()
+        settled = self.current_epoch >= (1 - self.config.settle) * self.schedule.epochs
+        for layer in self.gated.gated_layers:
+            layer.gate.noise = 0.0 if settled else 1.0
+            layer.gate.hard_share = 1.0 if settled else 0.5
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Count right answers and MACs."""
+        images, labels = batch
+        output = self.gated(images)
+        self.accuracy.update(output.logits, labels)
+        self.active.update(active_macs(self.gated.layout, output.codes))
+
+    def penalty(self) -> Tensor:
+        """An epoch over budget loses five points of accuracy for each point of MACs above it."""
+        active = self.active.compute()
+        self.active.reset()
+        self.log("val/active_macs", active, prog_bar=True)
+        return 5.0 * (active - self.config.budget - 0.005).clamp(min=0.0)

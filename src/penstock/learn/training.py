@@ -1,0 +1,137 @@
+"""The loop that both the dense and the decoupled network are trained in.
+
+Lightning's ``Trainer`` drives it. A run folder keeps ``last.ckpt`` after every epoch and ``best.ckpt`` after every
+epoch that did better on the validation images. Everything random in an epoch is seeded by the run's seed and the
+epoch's number, so a run that was killed and resumed ends with the weights of one that was not.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from penstock.learn.batches import Batches
+from penstock.learn.config import Schedule
+
+OBJECTIVE = "val/objective"
+WARM_UP = 0.05  # share of the steps over which the learning rate rises
+
+
+class Training(L.LightningModule):
+    """Common part: optimiser, schedule, seeding, validation accuracy. Subclasses give the loss.
+
+    Args:
+        network: what is trained.
+        schedule: how long and how fast.
+        train: batches to train on.
+        classes: number of classes.
+        seed: of everything random.
+    """
+
+    def __init__(self, network: nn.Module, schedule: Schedule, train: Batches, classes: int, seed: int) -> None:
+        super().__init__()
+        self.network = network
+        self.schedule = schedule
+        self.train_batches = train
+        self.seed = seed
+        self.accuracy = MulticlassAccuracy(classes, average="micro")
+
+    def losses(self, images: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
+        """Weighted terms of the loss, by name; their sum is minimised."""
+        raise NotImplementedError
+
+    @property
+    def progress(self) -> float:
+        """Share of the training that is done, 0 to 1."""
+        return self.global_step / max(1, self.schedule.epochs * len(self.train_batches))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """One step of Lightning's loop."""
+        terms = self.losses(*batch)
+        self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()}, on_epoch=True, on_step=False)
+        return torch.stack([term.float() for term in terms.values()]).sum()
+
+    def on_train_epoch_start(self) -> None:
+        """Make the epoch a function of seed and number alone."""
+        self.train_batches.epoch = self.current_epoch
+        torch.manual_seed(self.seed * 1_000_003 + self.current_epoch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Report the accuracy and what the best epoch is chosen by."""
+        accuracy = self.accuracy.compute()
+        self.accuracy.reset()
+        self.log_dict({"val/accuracy": accuracy, OBJECTIVE: accuracy - self.penalty()}, prog_bar=True)
+
+    def penalty(self) -> Tensor:
+        """What a broken promise costs an epoch in the choice of the best; none here."""
+        return torch.zeros(())
+
+    def configure_optimizers(self) -> Any:
+        """SGD with Nesterov momentum under a warm-up and a cosine."""
+        decayed = [p for p in self.parameters() if p.requires_grad and p.ndim > 1]
+        plain = [p for p in self.parameters() if p.requires_grad and p.ndim <= 1]
+        groups = [
+            {"params": decayed, "weight_decay": self.schedule.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.SGD(groups, lr=self.schedule.learning_rate, momentum=0.9, nesterov=True)
+        steps = self.schedule.epochs * len(self.train_batches)
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            max_lr=self.schedule.learning_rate,
+            total_steps=steps,
+            pct_start=WARM_UP,
+            cycle_momentum=False,
+            div_factor=10,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def fit(training: Training, validation: Batches, folder: Path, *, precision: str, progress: bool) -> None:
+    """Train, or go on where a killed run stopped, and leave ``training`` with the best epoch's weights.
+
+    Args:
+        training: what to train.
+        validation: images that choose the best epoch.
+        folder: where checkpoints and logs go.
+        precision: Lightning's name.
+        progress: show a progress bar.
+    """
+    best = ModelCheckpoint(folder, filename="best", monitor=OBJECTIVE, mode="max", enable_version_counter=False)
+    last = ModelCheckpoint(folder, filename="last", enable_version_counter=False)
+    callbacks: list[L.Callback] = [best, last]
+    if progress:
+        callbacks.append(RichProgressBar(leave=False))
+    trainer = L.Trainer(
+        max_epochs=training.schedule.epochs,
+        precision=cast(Any, precision),
+        logger=[CSVLogger(folder, name="", version="logs"), TensorBoardLogger(folder, name="", version="logs")],
+        callbacks=callbacks,
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        deterministic=True,
+        log_every_n_steps=1_000_000,  # epochs are what we log
+    )
+    training.network.train()  # Lightning keeps whatever mode it finds
+    resume = folder / "last.ckpt"
+    with warnings.catch_warnings():
+        # Lightning advises worker processes for data that are in memory already.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        trainer.fit(
+            training,
+            train_dataloaders=training.train_batches,
+            val_dataloaders=validation,
+            ckpt_path=str(resume) if resume.exists() else None,
+        )
+    state = torch.load(folder / "best.ckpt", map_location="cpu", weights_only=True)
+    training.load_state_dict(state["state_dict"])
