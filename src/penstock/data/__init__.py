@@ -1,0 +1,6 @@
+"""Data sets as plain arrays, with splits that keep training, calibration and testing apart."""
+
+from penstock.data.images import ImageSet, Splits
+from penstock.data.loading import NAMES, load
+
+__all__ = ["NAMES", "ImageSet", "Splits", "load"]
