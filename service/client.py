@@ -1,0 +1,136 @@
+"""Clients for a running server: images to answers, and the path service, typed.
+
+Numpy arrays and dataclasses come out, and Penstock's errors: the same types that the server raised.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import grpc
+import tritonclient.grpc
+from tritonclient.utils import InferenceServerException
+
+from penstock import bundle
+from penstock.service.answers import Answer, Images
+from penstock.service.parameters import CLASS_NAMES_PARAMETER
+from penstock.service.profile import ClassProfile, Profile
+from penstock.service.statuses import error_of
+from penstock.service.v1 import paths_pb2, paths_pb2_grpc
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """What a caller needs to know about a served model.
+
+    Attributes:
+        input_shape: ``(channels, height, width)`` of one image.
+        max_batch: largest batch of one request.
+        class_names: one per logit; empty if the server does not tell.
+    """
+
+    input_shape: tuple[int, int, int]
+    max_batch: int
+    class_names: tuple[str, ...]
+
+
+def model_info(url: str, model: str, *, timeout: float = 30.0) -> ModelInfo:
+    """Ask a server about one of its models.
+
+    Raises:
+        PenstockError: the server cannot be reached, or does not know the model.
+    """
+    with _connected(url) as client:
+        config = client.get_model_config(model, client_timeout=timeout).config
+    channels, height, width = config.input[0].dims
+    names = config.parameters[CLASS_NAMES_PARAMETER].string_value
+    return ModelInfo(
+        input_shape=(channels, height, width),
+        max_batch=max(1, config.max_batch_size),
+        class_names=tuple(json.loads(names)) if names else (),
+    )
+
+
+def infer(url: str, model: str, images: Images, *, version: str = "", timeout: float = 30.0) -> Answer:
+    """Send one batch.
+
+    Args:
+        url: ``HOST:PORT`` of the server.
+        model: model name.
+        images: ``[N, C, H, W]`` float32, values in 0..1.
+        version: version number; the latest by default.
+        timeout: seconds until the request is given up.
+
+    Raises:
+        PenstockError: the server cannot be reached or refuses; the type says which.
+    """
+    tensor = tritonclient.grpc.InferInput(bundle.INPUT, list(images.shape), "FP32")
+    tensor.set_data_from_numpy(images)
+    with _connected(url) as client:
+        result = client.infer(model, [tensor], model_version=version, client_timeout=timeout)
+    return Answer(**{name: result.as_numpy(name) for name in bundle.OUTPUTS})
+
+
+class PathClient:
+    """Client of ``penstock.service.v1.PathService``; a context manager.
+
+    Args:
+        url: ``HOST:PORT`` of the server.
+        timeout: seconds that one call may take.
+    """
+
+    def __init__(self, url: str, *, timeout: float = 30.0) -> None:
+        self._channel = grpc.insecure_channel(url)
+        self._stub = paths_pb2_grpc.PathServiceStub(self._channel)  # type: ignore[no-untyped-call]  # generated
+        self._timeout = timeout
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+    def path_profile(self, model: str, version: str = "") -> Profile:
+        """What the recent inputs of a model looked like.
+
+        Raises:
+            PenstockError: the server cannot be reached, or does not know the model.
+        """
+        request = paths_pb2.GetPathProfileRequest(model_name=model, model_version=version)
+        try:
+            reply = self._stub.GetPathProfile(request, timeout=self._timeout)
+        except grpc.RpcError as error:
+            raise error_of(error.code(), error.details() or "") from None
+        return Profile(
+            window=reply.window,
+            active_macs=reply.active_macs,
+            flag_rate=reply.flag_rate,
+            layer_density={layer.name: layer.density for layer in reply.layers},
+            classes=tuple(
+                ClassProfile(name=entry.name, count=entry.count, flag_rate=entry.flag_rate)
+                for entry in reply.classes
+            ),
+        )
+
+
+@contextmanager
+def _connected(url: str) -> Iterator[tritonclient.grpc.InferenceServerClient]:
+    """A connection whose failures are ours; tritonclient tells the status as ``StatusCode.NOT_FOUND``."""
+    try:
+        with tritonclient.grpc.InferenceServerClient(url) as client:
+            yield client
+    except InferenceServerException as error:
+        name = (error.status() or "").removeprefix("StatusCode.")
+        code = grpc.StatusCode.__members__.get(name, grpc.StatusCode.UNKNOWN)
+        raise error_of(code, f"{url}: {error.message()}") from None

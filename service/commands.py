@@ -1,0 +1,70 @@
+"""What ``penstock serve`` and ``penstock infer`` do.
+
+The command line parses, calls these, and prints the errors that they raise.
+
+Heavy imports stand inside the functions, so that other commands do not wait for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from penstock.service.settings import Settings
+
+
+def serve(settings: Settings) -> int:
+    """Serve a model repository until the process is told to stop.
+
+    Prints one line with the bound ports to stdout once it answers; logs go to stderr.
+
+    Returns:
+        0 after an orderly shutdown.
+
+    Raises:
+        PenstockError: the server cannot start; the message says why.
+    """
+    from penstock.service.server import serve_until_stopped
+
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    asyncio.run(serve_until_stopped(settings, _announce))
+    return 0
+
+
+def infer(url: str, model: str, images: Sequence[Path], *, timeout: float = 30.0) -> int:
+    """Ask a running server about image files and print a table.
+
+    Args:
+        url: ``HOST:PORT`` of the server.
+        model: model name.
+        images: PNG or JPEG files, at least one.
+        timeout: seconds that one request may take.
+
+    Returns:
+        0, flagged or not.
+
+    Raises:
+        PenstockError: a file is no image, or the server refuses; the message says why.
+    """
+    from penstock.service import client
+    from penstock.service.answers import Answer
+    from penstock.service.images import answers_table, print_table, read_images
+
+    info = client.model_info(url, model, timeout=timeout)
+    batch = read_images(images, info.input_shape)
+    parts = [
+        client.infer(url, model, batch[begin : begin + info.max_batch], timeout=timeout)
+        for begin in range(0, len(batch), info.max_batch)
+    ]
+    print_table(answers_table(images, Answer.join(parts), info.class_names))
+    return 0
+
+
+def _announce(summary: str) -> None:
+    sys.stdout.write(f"{summary}\n")
+    sys.stdout.flush()

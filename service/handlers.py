@@ -1,0 +1,134 @@
+"""What stands around every remote call.
+
+The handlers are built from the services' descriptors rather than by the generated code, for two reasons: a
+request that cannot be parsed gets a clean status instead of gRPC's UNKNOWN with the parser's words, and a
+method of the protocol that a servicer does not have is refused by name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any
+
+import grpc
+from google.protobuf import message_factory
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import DecodeError, Message
+
+from penstock.errors import UnavailableError, UnsupportedError
+from penstock.service.statuses import UnparsableError, status_of
+from penstock.service.telemetry import Telemetry
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+# Questions about the server's state are answered until the very end.
+_ANSWERED_WHILE_DRAINING = {"ServerLive", "ServerReady", "ModelReady", "Check", "Watch"}
+
+_UNPARSABLE = object()
+
+
+class Guard:
+    """Admits calls, counts those that run, and turns errors into statuses.
+
+    Args:
+        telemetry: counts the calls by status.
+    """
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._telemetry = telemetry
+        self._draining = False
+        self._running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def draining(self) -> bool:
+        """Whether new work is refused."""
+        return self._draining
+
+    async def drain(self, grace: float) -> None:
+        """Refuse new work, and wait up to ``grace`` seconds for what runs."""
+        self._draining = True
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), grace)
+
+    def handler(self, service: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
+        """Handlers for all methods of a service; those that ``servicer`` lacks answer UNIMPLEMENTED."""
+        handlers = {method.name: self._method_handler(method, servicer) for method in service.methods}
+        return grpc.method_handlers_generic_handler(service.full_name, handlers)
+
+    def _method_handler(self, method: MethodDescriptor, servicer: object) -> grpc.RpcMethodHandler[Any, Any]:
+        behaviour = getattr(servicer, method.name, None)
+        call: Any
+        if method.client_streaming:
+            make, call = grpc.stream_stream_rpc_method_handler, self._streaming(method.name, behaviour)
+        elif method.server_streaming:
+            make, call = grpc.unary_stream_rpc_method_handler, self._streaming(method.name, behaviour)
+        else:
+            make, call = grpc.unary_unary_rpc_method_handler, self._unary(method.name, behaviour)
+        request_class = message_factory.GetMessageClass(method.input_type)
+        response_class = message_factory.GetMessageClass(method.output_type)
+        return make(call, _deferred(request_class), response_class.SerializeToString)
+
+    def _unary(self, name: str, behaviour: Any) -> Callable[[Any, Context], Any]:
+        async def call(request: Any, context: Context) -> Any:
+            with self._counted():
+                async with self._guarded(name, behaviour, request, context):
+                    return await behaviour(request, context)
+
+        return call
+
+    def _streaming(self, name: str, behaviour: Any) -> Callable[[Any, Context], AsyncIterator[Any]]:
+        async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+            async with self._guarded(name, behaviour, request, context):
+                async for response in behaviour(request, context):
+                    yield response
+
+        return call
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._running += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._running -= 1
+            if self._running == 0:
+                self._idle.set()
+
+    @asynccontextmanager
+    async def _guarded(
+        self, name: str, behaviour: Any, request: Any, context: Context
+    ) -> AsyncIterator[None]:
+        code = grpc.StatusCode.OK
+        try:
+            if behaviour is None:
+                raise UnsupportedError(f"{name} is not offered by this server")
+            if self._draining and name not in _ANSWERED_WHILE_DRAINING:
+                raise UnavailableError("the server is shutting down and has stopped accepting new requests")
+            if request is _UNPARSABLE:
+                raise UnparsableError("Unable to parse request")
+            yield
+        except (asyncio.CancelledError, GeneratorExit):  # the client gave up, or its deadline passed
+            code = grpc.StatusCode.CANCELLED
+            raise
+        except Exception as error:
+            code, message = status_of(error, name)
+            await context.abort(code, message)
+        finally:
+            self._telemetry.called(name, code.name)
+
+
+def _deferred(request_class: type[Message]) -> Callable[[bytes], Any]:
+    """A parser that does not raise, so that the failure is answered by the guard rather than by gRPC."""
+
+    def parse(data: bytes) -> Any:
+        try:
+            return request_class.FromString(data)
+        except DecodeError:
+            return _UNPARSABLE
+
+    return parse

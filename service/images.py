@@ -1,0 +1,76 @@
+"""Image files to the arrays that a model takes, and its answers to a table for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from penstock.errors import InvalidArgumentError, NotFoundError
+from penstock.service.answers import Answer, Images
+
+_MODES = {1: "L", 3: "RGB"}
+
+
+def read_images(files: Sequence[Path], shape: tuple[int, int, int]) -> Images:
+    """Read image files, converted to the model's channels and resized to its size.
+
+    Args:
+        files: PNG, JPEG, or whatever else Pillow reads; at least one.
+        shape: ``(channels, height, width)``.
+
+    Returns:
+        ``[N, C, H, W]`` float32 in 0..1.
+
+    Raises:
+        NotFoundError: a file is not there.
+        InvalidArgumentError: a file is no image, or the model does not take grey or RGB images.
+    """
+    channels, height, width = shape
+    if channels not in _MODES:
+        raise InvalidArgumentError(f"the model takes {channels} channels; image files have 1 or 3")
+    if not files:
+        raise InvalidArgumentError("no image was named; pass at least one file")
+    arrays = [_pixels(file, _MODES[channels], (width, height)) for file in files]
+    # [N, H, W, C] in 0..255 to [N, C, H, W] in 0..1
+    stacked = np.stack(arrays).reshape(len(files), height, width, channels)
+    return np.ascontiguousarray(stacked.transpose(0, 3, 1, 2), dtype=np.float32) / np.float32(255)
+
+
+def answers_table(files: Sequence[Path], answer: Answer, class_names: Sequence[str]) -> Table:
+    """One row per file: class, probability, cost, score, flag."""
+    table = Table("file", "class", "probability", "share of MACs", "anomaly score", "flag")
+    shifted = np.exp(answer.logits - answer.logits.max(axis=1, keepdims=True))
+    probabilities = shifted / shifted.sum(axis=1, keepdims=True)
+    for row, file in enumerate(files):
+        index = int(probabilities[row].argmax())
+        table.add_row(
+            Text(str(file)),  # not a plain string: brackets in a name are no markup
+            Text(class_names[index] if index < len(class_names) else str(index)),
+            f"{probabilities[row, index]:.1%}",
+            f"{answer.active_macs[row, 0]:.1%}",
+            f"{answer.anomaly_score[row, 0]:.3f}",
+            "[red]suspicious[/red]" if answer.adversarial[row, 0] else "-",
+        )
+    return table
+
+
+def print_table(table: Table) -> None:
+    """Print to stdout, as wide as the content needs when nobody looks at a terminal."""
+    console = Console()
+    console.print(table, soft_wrap=not console.is_terminal)
+
+
+def _pixels(file: Path, mode: str, size: tuple[int, int]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    try:
+        with Image.open(file) as image:
+            return np.asarray(image.convert(mode).resize(size, Image.Resampling.BILINEAR))
+    except FileNotFoundError:
+        raise NotFoundError(f"no image file {str(file)!r}") from None
+    except (UnidentifiedImageError, OSError) as error:
+        raise InvalidArgumentError(f"{str(file)!r} cannot be read as an image ({error})") from error

@@ -1,0 +1,141 @@
+"""Start the server, and stop it without losing a request."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+
+import grpc
+
+from penstock.errors import ConfigurationError
+from penstock.service import health
+from penstock.service.engine import Engine
+from penstock.service.handlers import Guard
+from penstock.service.health import HealthServicer
+from penstock.service.repository import Repository
+from penstock.service.servicer import INFERENCE, PATHS, InferenceServicer, PathServicer
+from penstock.service.settings import Settings
+from penstock.service.telemetry import MetricsServer, Telemetry
+
+log = logging.getLogger(__name__)
+
+# After the last answer was computed, how long it may take to reach its client.
+_FLUSH_SECONDS = 1.0
+
+
+class Server:
+    """A server and all that belongs to it; no state is shared between two of them.
+
+    Args:
+        settings: what to serve and how.
+
+    Raises:
+        PenstockError: the repository or the device cannot be used.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._telemetry = Telemetry()
+        self.repository = Repository(settings)
+        self._guard = Guard(self._telemetry)
+        self._health = HealthServicer()
+        self._grpc: grpc.aio.Server | None = None
+        self._metrics: MetricsServer | None = None
+        self.grpc_port = settings.grpc_port
+        self.metrics_port = settings.metrics_port
+
+    async def start(self) -> None:
+        """Bind the ports, which may have been left open in the settings, and answer.
+
+        Raises:
+            ConfigurationError: a port cannot be had.
+        """
+        host = self._settings.host
+        self._grpc = self._build()
+        try:
+            self.grpc_port = self._grpc.add_insecure_port(f"{host}:{self._settings.grpc_port}")
+        except RuntimeError as error:  # gRPC logs the reason and says only that it failed
+            raise ConfigurationError(
+                f"cannot listen at {host}:{self._settings.grpc_port}: the port is in use, "
+                "or the host is not this one"
+            ) from error
+        self._metrics = MetricsServer(self._telemetry, host, self._settings.metrics_port)
+        self.metrics_port = self._metrics.port
+        await self._health.set_all(self._health_by_name())
+        await self._grpc.start()
+
+    async def stop(self) -> None:
+        """Refuse new requests, finish those that run, then close; safe after a failed start."""
+        await self._health.set_not_serving()
+        await self._guard.drain(self._settings.grace_seconds)
+        if self._grpc is not None:
+            await self._grpc.stop(_FLUSH_SECONDS)
+        if self._metrics is not None:
+            self._metrics.close()
+        self.repository.close()
+
+    def summary(self) -> str:
+        """One line that says what is served where; other programs read the ports from it."""
+        models = sum(bool(self.repository.ready_versions(name)) for name in self.repository.names)
+        host = self._settings.host
+        return (
+            f"penstock is serving {models} {'model' if models == 1 else 'models'} at {host}:{self.grpc_port} "
+            f"(metrics {host}:{self.metrics_port})"
+        )
+
+    def _build(self) -> grpc.aio.Server:
+        limit = self._settings.max_message_bytes
+        server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", limit),
+                ("grpc.max_send_message_length", limit),
+                (
+                    "grpc.so_reuseport",
+                    0,
+                ),  # a second server on the same port must fail, not take half the calls
+                (
+                    "grpc.http2.min_recv_ping_interval_without_data_ms",
+                    5000,
+                ),  # clients that keep alive eagerly
+            ]
+        )
+        engine = Engine(self.repository, self._telemetry)
+        inference = InferenceServicer(engine, self._guard, self._telemetry)
+        server.add_generic_rpc_handlers(
+            (
+                self._guard.handler(INFERENCE, inference),
+                self._guard.handler(PATHS, PathServicer(engine)),
+                self._guard.handler(health.SERVICE, self._health),
+            )
+        )
+        return server
+
+    def _health_by_name(self) -> dict[str, bool]:
+        services = dict.fromkeys(("", INFERENCE.full_name, PATHS.full_name), self.repository.ready)
+        models = {name: bool(self.repository.ready_versions(name)) for name in self.repository.names}
+        return models | services
+
+
+async def serve_until_stopped(settings: Settings, announce: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then drain.
+
+    Args:
+        settings: what to serve and how.
+        announce: is called with the server's summary once it answers.
+
+    Raises:
+        PenstockError: the server cannot start.
+    """
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    server = Server(settings)
+    try:
+        await server.start()
+        announce(server.summary())
+        await stopped.wait()
+        log.info("shutting down: running requests have %g seconds", settings.grace_seconds)
+    finally:
+        await server.stop()

@@ -1,0 +1,60 @@
+"""The one table between our errors and gRPC statuses, in both directions."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+
+import grpc
+
+from penstock.errors import (
+    InvalidArgumentError,
+    NotFoundError,
+    PenstockError,
+    UnavailableError,
+    UnsupportedError,
+)
+
+log = logging.getLogger(__name__)
+
+# A status travels in a header, and clients refuse headers of more than a few KiB.
+_LONGEST_MESSAGE = 1000
+
+
+class UnparsableError(PenstockError):
+    """The bytes of a request are no message of the expected type."""
+
+
+TABLE: tuple[tuple[type[PenstockError], grpc.StatusCode], ...] = (
+    (InvalidArgumentError, grpc.StatusCode.INVALID_ARGUMENT),
+    (NotFoundError, grpc.StatusCode.NOT_FOUND),
+    (UnavailableError, grpc.StatusCode.UNAVAILABLE),
+    (UnsupportedError, grpc.StatusCode.UNIMPLEMENTED),
+    (UnparsableError, grpc.StatusCode.INTERNAL),
+)
+
+
+def status_of(error: Exception, method: str) -> tuple[grpc.StatusCode, str]:
+    """Status and message for a client.
+
+    Anything that is not in the table is our fault: its text, which may name files or libraries, goes to the
+    log under a request id, and the client gets the id only.
+    """
+    for kind, code in TABLE:
+        if isinstance(error, kind):
+            message = str(error)[:_LONGEST_MESSAGE]
+            log.info("%s refused with %s: %s", method, code.name, message)
+            return code, message
+    request_id = uuid.uuid4().hex[:12]
+    log.error("%s failed, request id %s", method, request_id, exc_info=error)
+    return grpc.StatusCode.INTERNAL, f"internal error, request id {request_id}"
+
+
+def error_of(code: grpc.StatusCode, message: str) -> PenstockError:
+    """The error that a client raises for a status; the inverse of the table."""
+    for kind, known in TABLE:
+        if code is known:
+            return kind(message)
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return UnavailableError(message)
+    return PenstockError(f"{code.name}: {message}")

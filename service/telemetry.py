@@ -1,0 +1,131 @@
+"""Metrics for Prometheus, with Triton's names where they mean the same.
+
+Triton's counters carry no ``_total``, which the client library adds to every counter: they are gauges here,
+and ``rate()`` works on them all the same. Labels come from loaded models only, never from what a client sent,
+so that no client can blow up the number of series.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Thread
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+from penstock.errors import ConfigurationError, InvalidArgumentError, UnavailableError, UnsupportedError
+from penstock.service.answers import Answer
+from penstock.service.scheduler import Scheduler
+
+_MODEL = ("model", "version")
+_MACS_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1)
+
+
+class Telemetry:
+    """The figures of one server, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._success = self._gauge("nv_inference_request_success", "Requests answered")
+        self._failure = self._gauge("nv_inference_request_failure", "Requests failed, by reason", "reason")
+        self._images = self._gauge("nv_inference_count", "Images answered")
+        self._runs = self._gauge("nv_inference_exec_count", "Runs of the graph")
+        self._duration = self._gauge(
+            "nv_inference_request_duration_us", "Microseconds spent on answered requests, waiting included"
+        )
+        self._pending = self._gauge("nv_inference_pending_request_count", "Requests that wait for a run")
+        self._flagged = Counter(
+            "penstock_flagged", "Images flagged as adversarial", _MODEL, registry=self.registry
+        )
+        self._macs = Histogram(
+            "penstock_active_macs",
+            "Share of the dense network's multiply-accumulates that an image asked for",
+            _MODEL,
+            buckets=_MACS_BUCKETS,
+            registry=self.registry,
+        )
+        self._calls = Counter(
+            "penstock_rpc", "Remote calls by method and status", ("method", "code"), registry=self.registry
+        )
+
+    def watch_queue(self, model: str, version: int, scheduler: Scheduler) -> None:
+        """Show a model in every figure from now on, at zero, and its queue as it stands at each scrape."""
+        labels = (model, str(version))
+        for metric in (self._success, self._images, self._runs, self._duration, self._flagged, self._macs):
+            metric.labels(*labels)
+        self._pending.labels(*labels).set_function(lambda: scheduler.waiting)
+
+    @contextmanager
+    def request(self, model: str, version: int) -> Iterator[None]:
+        """Count one inference request, and how it ended, around the block that serves it."""
+        labels = (model, str(version))
+        begin = time.perf_counter()
+        try:
+            yield
+        except BaseException as error:
+            self._failure.labels(*labels, _reason(error)).inc()
+            raise
+        self._success.labels(*labels).inc()
+        self._duration.labels(*labels).inc((time.perf_counter() - begin) * 1e6)
+
+    def answered(self, model: str, version: int, answer: Answer, *, runs: int) -> None:
+        """Count the images of one answer and what was found about them."""
+        labels = (model, str(version))
+        self._images.labels(*labels).inc(len(answer))
+        self._runs.labels(*labels).inc(runs)
+        self._flagged.labels(*labels).inc(int(answer.adversarial.sum()))
+        for share in answer.active_macs[:, 0]:
+            self._macs.labels(*labels).observe(float(share))
+
+    def called(self, method: str, code: str) -> None:
+        """Count one remote call by its status."""
+        self._calls.labels(method, code).inc()
+
+    def _gauge(self, name: str, text: str, *more: str) -> Gauge:
+        return Gauge(name, text, (*_MODEL, *more), registry=self.registry)
+
+
+class MetricsServer:
+    """Serves the metrics over HTTP from a thread of its own.
+
+    Args:
+        telemetry: what to show.
+        host: address to listen on.
+        port: 0 takes any free port.
+
+    Raises:
+        ConfigurationError: the port cannot be had.
+    """
+
+    def __init__(self, telemetry: Telemetry, host: str, port: int) -> None:
+        self._server: WSGIServer
+        self._thread: Thread
+        try:
+            self._server, self._thread = start_http_server(port, host, telemetry.registry)
+        except OSError as error:
+            raise ConfigurationError(f"cannot serve metrics at {host}:{port} ({error.strerror})") from error
+
+    @property
+    def port(self) -> int:
+        """The port that was bound."""
+        return self._server.server_port
+
+    def close(self) -> None:
+        """Stop and give the port back."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def _reason(error: BaseException) -> str:
+    """Triton's word for why a request failed."""
+    if isinstance(error, asyncio.CancelledError):
+        return "CANCELED"
+    if isinstance(error, UnavailableError):
+        return "REJECTED"
+    if isinstance(error, (InvalidArgumentError, UnsupportedError)):
+        return "OTHER"
+    return "BACKEND"

@@ -1,0 +1,250 @@
+"""Tiny real bundles, and real servers in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+import tritonclient.grpc
+from onnx import TensorProto, helper, numpy_helper
+
+from penstock.bundle import INPUT, OUTPUTS, Manifest, write_bundle
+from penstock.files import sha256
+from penstock.paths import PathLayer, PathLayout
+
+SHAPE = (3, 8, 8)
+CLASSES = ("ant", "bee", "cat", "dog")
+LAYOUT = PathLayout(
+    layers=(PathLayer(name="conv1", filters=2, macs=600), PathLayer(name="conv2", filters=4, macs=300)),
+    fixed_macs=100,
+    dense_macs=1000,
+)
+THRESHOLD = 1.0
+MAX_BATCH = 8
+
+_SERVE = """
+import os, sys
+from penstock.errors import PenstockError
+from penstock.service.commands import serve
+from penstock.service.settings import Settings
+try:
+    sys.exit(serve(Settings.read(os.environ)))
+except PenstockError as error:
+    sys.exit(f"error: {error}")
+"""
+
+
+def tiny_graph(*, single: bool, work: str = "") -> onnx.ModelProto:
+    """A graph that keeps the contract, every output a simple function of the channels' means.
+
+    Args:
+        single: whether the batch dimension is fixed to 1.
+        work: ``slow`` runs for as long as the first pixel says (about a second at 1.0), ``brittle`` fails at run time
+            when the first pixel is above 0.5.
+    """
+    batch: int | str = 1 if single else "N"
+    rng = np.random.default_rng(7)
+    constants = {
+        "class_weights": rng.normal(size=(3, len(CLASSES))).astype(np.float32),
+        "path_weights": rng.normal(size=(3, LAYOUT.bits)).astype(np.float32),
+        "threshold": np.float32(THRESHOLD).reshape(1),
+        "axis": np.array([1], dtype=np.int64),
+        "first": np.zeros(4, dtype=np.int64),
+        "second": np.ones(4, dtype=np.int64),
+    }
+    nodes = [
+        helper.make_node("ReduceMean", [INPUT], ["means"], axes=[2, 3], keepdims=0),
+        helper.make_node("MatMul", ["means", "class_weights"], ["clean_logits"]),
+        helper.make_node("MatMul", ["means", "path_weights"], ["gates"]),
+        helper.make_node("Greater", ["gates", "zero"], ["open"]),
+        helper.make_node("Cast", ["open"], ["path"], to=TensorProto.UINT8),
+        helper.make_node("Cast", ["open"], ["open_floats"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["open_floats"], ["active_macs"], axes=[1], keepdims=1),
+        helper.make_node("ReduceSum", ["means", "axis"], ["anomaly_score"], keepdims=1),
+        helper.make_node("Greater", ["anomaly_score", "threshold"], ["adversarial"]),
+        helper.make_node("Slice", [INPUT, "first", "second"], ["corner"]),
+        helper.make_node("Reshape", ["corner", "axis"], ["pixel"]),
+    ]
+    constants["zero"] = np.zeros(1, dtype=np.float32)
+    if work == "slow":
+        nodes += _slow_nodes(constants)
+    elif work == "brittle":
+        constants["two"] = np.full(1, 2, dtype=np.float32)
+        nodes += [
+            helper.make_node("Mul", ["pixel", "two"], ["doubled"]),
+            helper.make_node("Cast", ["doubled"], ["index"], to=TensorProto.INT64),
+            helper.make_node("Gather", ["zero", "index"], ["nothing"]),
+            helper.make_node("Add", ["clean_logits", "nothing"], ["logits"]),
+        ]
+    else:
+        nodes.append(helper.make_node("Identity", ["clean_logits"], ["logits"]))
+    widths = dict(zip(OUTPUTS, (len(CLASSES), LAYOUT.bits, 1, 1, 1), strict=True))
+    kinds = {"path": TensorProto.UINT8, "adversarial": TensorProto.BOOL}
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [batch, *SHAPE])],
+        [
+            helper.make_tensor_value_info(name, kinds.get(name, TensorProto.FLOAT), [batch, width])
+            for name, width in widths.items()
+        ],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _slow_nodes(constants: dict[str, npt.NDArray[np.generic]]) -> list[onnx.NodeProto]:
+    """Multiply a matrix by itself, ``2000 * pixel`` times, and add nothing of it to the logits."""
+    constants["rounds"] = np.full(1, 2000, dtype=np.float32)
+    constants["scalar"] = np.zeros(0, dtype=np.int64)
+    constants["true"] = np.array(True)
+    constants["matrix"] = np.eye(256, dtype=np.float32)
+    body = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["state", "matrix"], ["next"]),
+            helper.make_node("Identity", ["going"], ["go_on"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("round", TensorProto.INT64, []),
+            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("state", TensorProto.FLOAT, [256, 256]),
+        ],
+        [
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", TensorProto.FLOAT, [256, 256]),
+        ],
+    )
+    return [
+        helper.make_node("Mul", ["pixel", "rounds"], ["scaled"]),
+        helper.make_node("Cast", ["scaled"], ["whole"], to=TensorProto.INT64),
+        helper.make_node("Reshape", ["whole", "scalar"], ["trips"]),
+        helper.make_node("Loop", ["trips", "true", "matrix"], ["state_at_end"], body=body),
+        helper.make_node("ReduceMax", ["state_at_end"], ["top"], keepdims=0),
+        helper.make_node("Mul", ["top", "zero"], ["nothing"]),
+        helper.make_node("Add", ["clean_logits", "nothing"], ["logits"]),
+    ]
+
+
+def add_bundle(repository: Path, name: str, *, single: bool = False, work: str = "") -> Path:
+    """Write a version of a tiny model; returns its folder."""
+    file = repository.parent / f"{name}.onnx"
+    onnx.save(tiny_graph(single=single, work=work), file)
+    manifest = Manifest(
+        model_sha256=sha256(file),
+        source={"name": "tiny", "sha256": "0" * 64},
+        input_shape=SHAPE,
+        class_names=CLASSES,
+        layout=LAYOUT,
+        lowering="gathered" if single else "masked",
+        max_batch=MAX_BATCH,
+        single=single,
+        parity={"max_logit_difference": 0.0},
+    )
+    return write_bundle(repository, name, manifest, file).folder
+
+
+@dataclass
+class RunningServer:
+    """A server process and where it listens."""
+
+    process: subprocess.Popen[str]
+    url: str
+    metrics: str
+    log: Path
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and wait for the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(timeout=60)
+
+
+def command(environment: dict[str, str]) -> tuple[list[str], dict[str, str]]:
+    """Arguments and environment of a server process; ports are any free ones unless told."""
+    variables = {"PENSTOCK_GRPC_PORT": "0", "PENSTOCK_METRICS_PORT": "0", **environment}
+    return [sys.executable, "-c", _SERVE], os.environ | variables
+
+
+@contextmanager
+def run_server(repository: Path, folder: Path, **settings: object) -> Iterator[RunningServer]:
+    """Start a server process, wait until it answers, and end it afterwards if it still runs."""
+    environment = {f"PENSTOCK_{name.upper()}": str(value) for name, value in settings.items()}
+    arguments, environ = command({"PENSTOCK_MODEL_REPOSITORY": str(repository), **environment})
+    log = folder / "server.log"
+    with (
+        log.open("w") as stderr,
+        subprocess.Popen(
+            arguments, env=environ, stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=folder
+        ) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            ports = re.fullmatch(r"penstock is serving \d+ models? at (\S+) \(metrics (\S+)\)\n", line)
+            assert ports, f"unexpected first line {line!r}; log: {log.read_text()}"
+            yield RunningServer(process, ports[1], ports[2], log)
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models that answer: ``batched`` (versions 1 and 2), ``single``, ``slow``, ``slow-single``, ``brittle``."""
+    folder = tmp_path_factory.mktemp("served") / "models"
+    add_bundle(folder, "batched")
+    add_bundle(folder, "batched")
+    add_bundle(folder, "single", single=True)
+    add_bundle(folder, "slow", work="slow")
+    add_bundle(folder, "slow-single", single=True, work="slow")
+    add_bundle(folder, "brittle", work="brittle")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """One server for all tests that leave it as they found it."""
+    with run_server(repository, tmp_path_factory.mktemp("server"), threads=2) as running:
+        yield running
+        assert running.stop() == 0
+
+
+@pytest.fixture
+def client(server: RunningServer) -> Iterator[tritonclient.grpc.InferenceServerClient]:
+    """A stock client of the shared server."""
+    with tritonclient.grpc.InferenceServerClient(server.url) as stock:
+        yield stock
+
+
+Start = Callable[..., AbstractContextManager[RunningServer]]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Start:
+    """``start(repository, **settings)``: a server of the test's own."""
+
+    def start_here(repository: Path, **settings: object) -> AbstractContextManager[RunningServer]:
+        return run_server(repository, tmp_path, **settings)
+
+    return start_here
+
+
+@pytest.fixture
+def images() -> npt.NDArray[np.float32]:
+    """``[5, 3, 8, 8]`` in 0..1; the last one is flagged, the others are not."""
+    values = np.random.default_rng(3).uniform(0, 0.5, size=(5, *SHAPE)).astype(np.float32)
+    values[4] += 0.4
+    return values
