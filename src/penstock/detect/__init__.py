@@ -1,0 +1,19 @@
+"""Tell from an input's path whether it looks like honest inputs of its predicted class."""
+
+from penstock.detect.calibration import conformal_threshold, false_positive_interval, resplit_rates
+from penstock.detect.combined import CombinedScore
+from penstock.detect.detector import PathDetector
+from penstock.detect.features import PathFeatures
+from penstock.detect.likelihood import BitLikelihood
+from penstock.detect.mahalanobis import GateMahalanobis
+
+__all__ = [
+    "BitLikelihood",
+    "CombinedScore",
+    "GateMahalanobis",
+    "PathDetector",
+    "PathFeatures",
+    "conformal_threshold",
+    "false_positive_interval",
+    "resplit_rates",
+]

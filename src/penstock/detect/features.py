@@ -1,0 +1,61 @@
+"""What detectors see of an input: its path, the gate logits that made it, and the class it was taken for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from penstock.errors import InvalidArgumentError
+
+
+@dataclass(frozen=True, eq=False)
+class PathFeatures:
+    """Paths of many inputs, with what led to them.
+
+    The class is the *predicted* one, in fitting as in scoring: a server knows no other.
+
+    Attributes:
+        bits: ``[N, P]`` uint8, 0 or 1, 1 where the filter ran.
+        gate_logits: ``[N, P]`` float32, finite; a gate opens its filter above 0.
+        predicted: ``[N]`` int64, index of the largest logit of the network.
+    """
+
+    bits: npt.NDArray[np.uint8]
+    gate_logits: npt.NDArray[np.float32]
+    predicted: npt.NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        shape = self.bits.shape
+        if len(shape) != 2 or shape[1] == 0 or self.bits.dtype != np.uint8:
+            raise InvalidArgumentError(f"bits are {self.bits.dtype} of shape {shape}; uint8 [N, P] is needed")
+        for name, values, needed in (
+            ("gate_logits", self.gate_logits, (np.dtype(np.float32), shape)),
+            ("predicted", self.predicted, (np.dtype(np.int64), shape[:1])),
+        ):
+            if (values.dtype, values.shape) != needed:
+                raise InvalidArgumentError(
+                    f"{name} are {values.dtype} of shape {values.shape}; {needed[0]} {needed[1]} is needed"
+                )
+        if len(self) and self.bits.max() > 1:
+            raise InvalidArgumentError(f"bits hold {self.bits.max()}; only 0 and 1 are allowed")
+        if not np.isfinite(self.gate_logits).all():
+            raise InvalidArgumentError("gate_logits hold NaN or infinity: the network's output is broken")
+        if len(self) and self.predicted.min() < 0:
+            raise InvalidArgumentError(f"predicted holds {self.predicted.min()}; classes count from 0")
+
+    def __len__(self) -> int:
+        return len(self.bits)
+
+    @property
+    def filters(self) -> int:
+        """Length ``P`` of a path."""
+        return int(self.bits.shape[1])
+
+    def batches(self, size: int) -> Iterator[PathFeatures]:
+        """Cut into pieces of at most ``size`` inputs, in order."""
+        for start in range(0, len(self), size):
+            part = slice(start, start + size)
+            yield PathFeatures(self.bits[part], self.gate_logits[part], self.predicted[part])
