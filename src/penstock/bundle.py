@@ -5,10 +5,10 @@ A bundle is one version folder of a Triton-style model repository:
     <repository>/<name>/config.pbtxt            how to call the model; belongs to all its versions
     <repository>/<name>/labels.txt              class names, one a line
     <repository>/<name>/<version>/model.onnx    the graph, runs in any stock ONNX Runtime
-    <repository>/<name>/<version>/bundle.json   the `Manifest`: what the graph is, how it was checked, its hash
+    <repository>/<name>/<version>/bundle.json   the `Manifest`: what the graph is, how checked, its hash
 
-The version folder is written beside its place and renamed into it, so a reader sees a whole bundle or none. The
-configuration is written before the first version and never changed by a later one.
+The version folder is written beside its place and renamed into it, so a reader sees a whole bundle or none.
+The configuration is written before the first version and never changed by a later one.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Calibration:
         target_fpr: promised share of flagged honest inputs, marginal over calibration sets.
         threshold: a score above it raises the flag.
         images: number of calibration images.
-        source: ``graph`` if the scores came from the exported graph itself, ``stored`` if they were stored with the
-            checkpoint and the graph was verified to reproduce such scores.
+        source: ``graph`` if the scores came from the exported graph itself, ``stored`` if they were stored
+            with the checkpoint and the graph was verified to reproduce such scores.
     """
 
     detector: str
@@ -70,6 +70,7 @@ class Manifest:
         layout: what the path's bits mean.
         lowering: ``dense``, ``masked`` or ``gathered``.
         layer_lowerings: lowering of each gated layer by name.
+        measured_ms: median time of each lowering that was tried, one image, where ``auto`` chose.
         precision: ``fp32``.
         max_batch: largest batch that one request may carry.
         single: whether the graph takes exactly one image, so that a batch is spread over several runs.
@@ -85,6 +86,7 @@ class Manifest:
     layout: PathLayout
     lowering: str
     layer_lowerings: dict[str, str] = field(default_factory=dict)
+    measured_ms: dict[str, float] = field(default_factory=dict)
     precision: str = "fp32"
     max_batch: int
     single: bool
@@ -108,7 +110,7 @@ class Manifest:
             value: dict[str, Any] = json.loads(text)
             if value["schema"] != SCHEMA:
                 raise BundleError(
-                    f"{MANIFEST_FILE} has schema {value['schema']!r}; this version reads {SCHEMA}: export again"
+                    f"{MANIFEST_FILE} has schema {value['schema']!r}; this version reads {SCHEMA}"
                 )
             calibration = value["calibration"]
             return cls(
@@ -181,20 +183,15 @@ def write_bundle(
         also: further text files for the version folder, by name.
 
     Raises:
-        InvalidArgumentError: the name cannot be a model's, or the model's ``config.pbtxt`` says something else than
-            this export would.
+        InvalidArgumentError: the name cannot be a model's, or the model's ``config.pbtxt`` says something
+            else than this export would.
     """
     check_name(name)
     config = config_text(name, manifest)
     labels = "".join(f"{label}\n" for label in manifest.class_names)
     home = repository / name
-    if (home / CONFIG_FILE).exists():
-        _refuse_other_config(home, config, labels)
-    else:
-        write_atomic(home / LABELS_FILE, labels)
-        write_atomic(home / CONFIG_FILE, config)
     while True:
-        version = home / str(max(versions(home), default=0) + 1)
+        version = home / str(max(_numbers(home), default=0) + 1)
         try:
             with folder_atomic(version) as folder:
                 (folder / MODEL_FILE).write_bytes(model.read_bytes())
@@ -202,6 +199,9 @@ def write_bundle(
                 for file, text in (also or {}).items():
                     (folder / file).write_text(text, encoding="utf-8")
                 read_bundle(folder)
+                # Last, so that an export that failed leaves no configuration for others to trip over.
+                _write_or_agree(home / CONFIG_FILE, config)
+                _write_or_agree(home / LABELS_FILE, labels)
         except FileExistsError:
             continue  # another export took this number meanwhile
         return read_bundle(version)
@@ -209,9 +209,14 @@ def write_bundle(
 
 def versions(home: Path) -> list[int]:
     """Version numbers of a model, ascending: folders named by a positive integer without leading zeros."""
+    return [number for number in _numbers(home) if (home / str(number)).is_dir()]
+
+
+def _numbers(home: Path) -> list[int]:
+    """Numbers that are taken, ascending: by versions, or by files that have no business there."""
     if not home.is_dir():
         return []
-    names = (entry.name for entry in home.iterdir() if entry.is_dir())
+    names = (entry.name for entry in home.iterdir())
     return sorted(
         int(name) for name in names if name.isascii() and name.isdigit() and not name.startswith("0")
     )
@@ -270,14 +275,16 @@ def config_text(name: str, manifest: Manifest) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _refuse_other_config(home: Path, config: str, labels: str) -> None:
-    for file, expected in ((CONFIG_FILE, config), (LABELS_FILE, labels)):
-        path = home / file
-        if not path.exists() or path.read_text(encoding="utf-8") != expected:
+def _write_or_agree(path: Path, text: str) -> None:
+    """Write a file of the model's, or see that it says the same already; of two at once one writes."""
+    try:
+        write_atomic(path, text, replace=False)
+    except FileExistsError:
+        if path.read_text(encoding="utf-8") != text:
             raise InvalidArgumentError(
-                f"{path} does not fit this export (other shapes, classes or batching), and belongs to the versions "
-                f"already there: choose another --name than {home.name!r}"
-            )
+                f"{path} does not fit this export (other shapes, classes or batching), and belongs to the "
+                f"versions already there: choose another --name than {path.parent.name!r}"
+            ) from None
 
 
 __all__ = [

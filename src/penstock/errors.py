@@ -13,8 +13,8 @@
         ├── NotFittedError        ... ``fit``
         └── NotCalibratedError    ... ``calibrate``
 
-A message says what was wrong, the value, and what to do. Nothing here knows of gRPC: the service holds the one
-table that maps these types to status codes.
+A message says what was wrong, the value, and what to do. Nothing here knows of gRPC: the service holds the
+one table that maps these types to status codes.
 """
 
 

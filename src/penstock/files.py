@@ -1,11 +1,12 @@
 """Write files so that a reader, or a crash, never meets half of one.
 
-The rule is the same everywhere: write to a temporary name in the same folder, flush it to the disk, rename it into
-place, flush the folder. A rename within one file system is atomic (POSIX ``rename``).
+The rule is the same everywhere: write to a temporary name in the same folder, flush it to the disk, rename it
+into place, flush the folder. A rename within one file system is atomic (POSIX ``rename``).
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -15,8 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_atomic(path: Path, content: bytes | str) -> None:
-    """Replace ``path`` by ``content`` in one step; on any failure the old file stays as it was."""
+def write_atomic(path: Path, content: bytes | str, *, replace: bool = True) -> None:
+    """Write ``content`` to ``path`` in one step; on any failure the old file stays as it was.
+
+    Raises:
+        FileExistsError: ``path`` is there already and is not to be replaced; of several writers one wins.
+    """
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -26,10 +31,12 @@ def write_atomic(path: Path, content: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o644)  # mkstemp makes private files; what we write is for other users to read
-        os.replace(name, path)
-    except BaseException:
+        if replace:
+            os.replace(name, path)
+        else:
+            _link(name, path)
+    finally:
         Path(name).unlink(missing_ok=True)
-        raise
     sync_folder(path.parent)
 
 
@@ -52,8 +59,11 @@ def folder_atomic(path: Path) -> Iterator[Path]:
             raise FileExistsError(f"{path} exists already")
         os.chmod(temporary, 0o755)
         os.rename(temporary, path)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        # Somebody else's folder came in after the look above: the system calls that "not empty".
+        if isinstance(error, OSError) and error.errno == errno.ENOTEMPTY:
+            raise FileExistsError(f"{path} exists already") from error
         raise
     sync_folder(path.parent)
 
@@ -71,6 +81,18 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _link(name: str, path: Path) -> None:
+    """Give a file a second name unless that is taken."""
+    try:
+        os.link(name, path)
+    except FileExistsError:
+        raise
+    except OSError as error:  # no hard links here, as on some network shares: look first, as well as one can
+        if path.exists():
+            raise FileExistsError(f"{path} exists already") from error
+        os.replace(name, path)
 
 
 def _sync_file(path: Path) -> None:

@@ -1,16 +1,18 @@
 """Paths: which filters of a network ran for an input.
 
-A gate decides for each filter ``j`` of layer ``l`` whether it runs: ``z[l][j]`` is 0 or 1. The layers' codes, laid
-end to end in network order, are the input's **path**, ``P`` bits long. A `PathLayout` says which bits belong to
-which layer and what their filters cost, a `PathSet` holds the paths of many inputs under one layout.
+A gate decides for each filter ``j`` of layer ``l`` whether it runs: ``z[l][j]`` is 0 or 1. The layers' codes,
+laid end to end in network order, are the input's **path**, ``P`` bits long. A `PathLayout` says which bits
+belong to which layer and what their filters cost, a `PathSet` holds the paths of many inputs under one
+layout.
 
 The cost of a path is counted in multiply-accumulates (MACs). A gated convolution with ``m`` MACs runs
 
     m * (open filters / filters) * (open input channels / input channels)
 
-of them: a closed filter is not computed, and where a layer's input comes straight from another gated layer, neither
-are the products with that layer's closed filters. With ``f`` MACs that every input pays (ungated layers, the gates
-themselves) and ``D`` the dense network's MACs, without gates, the share that a path asks for is
+of them: a closed filter is not computed, and where a layer's input comes straight from another gated layer,
+neither are the products with that layer's closed filters. With ``f`` MACs that every input pays (ungated
+layers, the gates themselves) and ``D`` the dense network's MACs, without gates, the share that a path asks
+for is
 
     active(z) = (f + sum_l m_l * open_l / C_l * open_src(l) / C_src(l)) / D
 
@@ -40,8 +42,8 @@ class PathLayer:
         name: qualified name of the convolution in the network, ``layer1.0.conv1``.
         filters: number of filters, and so of bits.
         macs: MACs of this convolution with everything open, for one input.
-        source: index of the gated layer whose closed filters are missing from this layer's input, or ``None`` if
-            all input channels are always there.
+        source: index of the gated layer whose closed filters are missing from this layer's input, or ``None``
+            if all input channels are always there.
     """
 
     name: str
@@ -70,10 +72,14 @@ class PathLayout:
                 raise InvalidArgumentError(
                     f"layer {layer.name!r} has {layer.filters} filters; at least 1 is needed"
                 )
+            if layer.macs < 0:
+                raise InvalidArgumentError(f"layer {layer.name!r} has {layer.macs} MACs; 0 is the least")
             if layer.source is not None and not 0 <= layer.source < index:
                 raise InvalidArgumentError(
-                    f"layer {layer.name!r} has source {layer.source}; it must be the index of an earlier layer"
+                    f"layer {layer.name!r} has source {layer.source}; it must be the index of an earlier one"
                 )
+        if self.fixed_macs < 0:
+            raise InvalidArgumentError(f"fixed_macs is {self.fixed_macs}; at least 0 is needed")
         if self.dense_macs < 1:
             raise InvalidArgumentError(f"dense_macs is {self.dense_macs}; a network has at least one MAC")
 
@@ -124,11 +130,13 @@ class PathLayout:
             return cls(
                 layers=layers, fixed_macs=int(value["fixed_macs"]), dense_macs=int(value["dense_macs"])
             )
-        except (KeyError, TypeError) as error:
-            raise InvalidArgumentError(f"not a path layout: {error}") from error
+        except InvalidArgumentError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidArgumentError(f"not a path layout: {error!r}") from error
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PathSet:
     """Paths of many inputs.
 
@@ -157,7 +165,8 @@ class PathSet:
     @property
     def opening_rate(self) -> Floats:
         """``[P]`` share of the inputs for which each filter is open."""
-        return self.bits.mean(axis=0, dtype=np.float64)
+        rate: Floats = self.bits.mean(axis=0, dtype=np.float64)
+        return rate
 
     def layer_density(self) -> Floats:
         """``[layers]`` mean share of open filters per layer."""
@@ -169,7 +178,7 @@ class PathSet:
         return (rate >= low) & (rate <= high)
 
     def by_class(self, labels: npt.NDArray[np.integer[Any]], classes: int) -> Floats:
-        """``[classes, P]`` opening rate of each filter among the inputs of each class; NaN for an absent class."""
+        """``[classes, P]`` opening rate of each filter among each class's inputs; NaN for an absent class."""
         rates = np.full((classes, self.layout.bits), np.nan)
         for label in np.unique(labels):
             rates[label] = self.bits[labels == label].mean(axis=0, dtype=np.float64)
