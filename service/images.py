@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from penstock.errors import InvalidArgumentError, NotFoundError
 from penstock.service.answers import Answer, Images
 
 _MODES = {1: "L", 3: "RGB"}
+_UNFOLDED = 100_000
 
 
 def read_images(files: Sequence[Path], shape: tuple[int, int, int]) -> Images:
@@ -44,7 +45,9 @@ def read_images(files: Sequence[Path], shape: tuple[int, int, int]) -> Images:
 
 def answers_table(files: Sequence[Path], answer: Answer, class_names: Sequence[str]) -> Table:
     """One row per file: class, probability, cost, score, flag."""
-    table = Table("file", "class", "probability", "share of MACs", "anomaly score", "flag")
+    table = Table(
+        Column("file", overflow="fold"), "class", "probability", "share of MACs", "anomaly score", "flag"
+    )
     shifted = np.exp(answer.logits - answer.logits.max(axis=1, keepdims=True))
     probabilities = shifted / shifted.sum(axis=1, keepdims=True)
     for row, file in enumerate(files):
@@ -61,9 +64,9 @@ def answers_table(files: Sequence[Path], answer: Answer, class_names: Sequence[s
 
 
 def print_table(table: Table) -> None:
-    """Print to stdout, as wide as the content needs when nobody looks at a terminal."""
+    """Print to stdout; into a pipe or a file without folding, so that each answer stays on one line."""
     console = Console()
-    console.print(table, soft_wrap=not console.is_terminal)
+    console.print(table, width=console.width if console.is_terminal else _UNFOLDED)
 
 
 def _pixels(file: Path, mode: str, size: tuple[int, int]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:

@@ -32,6 +32,12 @@ class Scheduler:
         self._slots = asyncio.Semaphore(slots)
         self._pool = ThreadPoolExecutor(slots, thread_name_prefix=name)
         self._waiting = 0
+        self._running = 0
+
+    @property
+    def running(self) -> int:
+        """Jobs in progress, those that nobody waits for any more included."""
+        return self._running
 
     @property
     def waiting(self) -> int:
@@ -84,10 +90,12 @@ class Scheduler:
         for it. Awaiting the future therefore needs a shield.
         """
         running = asyncio.get_running_loop().run_in_executor(self._pool, job)
+        self._running += 1
         running.add_done_callback(self._free_slot)
         return running
 
     def _free_slot(self, ended: asyncio.Future[T]) -> None:
+        self._running -= 1
         self._slots.release()
         if not ended.cancelled():
             ended.exception()  # seen, so that asyncio does not report it when the caller has gone

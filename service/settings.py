@@ -63,12 +63,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("grpc_port", "metrics_port"):
-            self._check(name, 0 <= getattr(self, name) <= 65535, "a port is 0 (any free one) to 65535")
-        self._check("max_queue", self.max_queue >= 1, "at least 1 request must be able to wait")
+            self._check(name, 0 <= getattr(self, name) <= 65535, "0 (any free port) to 65535")
+        self._check("max_queue", self.max_queue >= 1, "1 or more")
         self._check("max_message_mib", 1 <= self.max_message_mib <= 2047, "1 to 2047 MiB")
         self._check("threads", self.threads >= 0, "0 (one per core) or more")
         self._check("grace_seconds", 0 <= self.grace_seconds < float("inf"), "0 seconds or more")
-        self._check("profile_window", self.profile_window >= 1, "at least 1 answer")
+        self._check("profile_window", self.profile_window >= 1, "1 or more")
         self._check(
             "log_level",
             self.log_level in ("debug", "info", "warning", "error"),

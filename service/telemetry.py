@@ -37,6 +37,7 @@ class Telemetry:
             "nv_inference_request_duration_us", "Microseconds spent on answered requests, waiting included"
         )
         self._pending = self._gauge("nv_inference_pending_request_count", "Requests that wait for a run")
+        self._running = self._gauge("penstock_running", "Runs of the graph in progress")
         self._flagged = Counter(
             "penstock_flagged", "Images flagged as adversarial", _MODEL, registry=self.registry
         )
@@ -57,6 +58,7 @@ class Telemetry:
         for metric in (self._success, self._images, self._runs, self._duration, self._flagged, self._macs):
             metric.labels(*labels)
         self._pending.labels(*labels).set_function(lambda: scheduler.waiting)
+        self._running.labels(*labels).set_function(lambda: scheduler.running)
 
     @contextmanager
     def request(self, model: str, version: int) -> Iterator[None]:

@@ -11,13 +11,16 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import grpc
 import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
 import tritonclient.grpc
 from onnx import TensorProto, helper, numpy_helper
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from penstock.bundle import INPUT, OUTPUTS, Manifest, write_bundle
 from penstock.files import sha256
@@ -50,15 +53,17 @@ def tiny_graph(*, single: bool, work: str = "") -> onnx.ModelProto:
 
     Args:
         single: whether the batch dimension is fixed to 1.
-        work: ``slow`` runs for as long as the first pixel says (about a second at 1.0), ``brittle`` fails at run time
-            when the first pixel is above 0.5.
+        work: ``slow`` runs for as long as the first pixel says, some tenths of a second at 1.0;
+            ``brittle`` fails at run time when the first pixel is 0.5 or more.
     """
     batch: int | str = 1 if single else "N"
     rng = np.random.default_rng(7)
-    constants = {
+    constants: dict[str, npt.NDArray[Any]] = {
         "class_weights": rng.normal(size=(3, len(CLASSES))).astype(np.float32),
         "path_weights": rng.normal(size=(3, LAYOUT.bits)).astype(np.float32),
-        "threshold": np.float32(THRESHOLD).reshape(1),
+        "zero": np.zeros(1, dtype=np.float32),
+        "bias": rng.normal(size=LAYOUT.bits).astype(np.float32) / 4,
+        "threshold": np.full(1, THRESHOLD, dtype=np.float32),
         "axis": np.array([1], dtype=np.int64),
         "first": np.zeros(4, dtype=np.int64),
         "second": np.ones(4, dtype=np.int64),
@@ -67,7 +72,7 @@ def tiny_graph(*, single: bool, work: str = "") -> onnx.ModelProto:
         helper.make_node("ReduceMean", [INPUT], ["means"], axes=[2, 3], keepdims=0),
         helper.make_node("MatMul", ["means", "class_weights"], ["clean_logits"]),
         helper.make_node("MatMul", ["means", "path_weights"], ["gates"]),
-        helper.make_node("Greater", ["gates", "zero"], ["open"]),
+        helper.make_node("Greater", ["gates", "bias"], ["open"]),
         helper.make_node("Cast", ["open"], ["path"], to=TensorProto.UINT8),
         helper.make_node("Cast", ["open"], ["open_floats"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["open_floats"], ["active_macs"], axes=[1], keepdims=1),
@@ -76,7 +81,6 @@ def tiny_graph(*, single: bool, work: str = "") -> onnx.ModelProto:
         helper.make_node("Slice", [INPUT, "first", "second"], ["corner"]),
         helper.make_node("Reshape", ["corner", "axis"], ["pixel"]),
     ]
-    constants["zero"] = np.zeros(1, dtype=np.float32)
     if work == "slow":
         nodes += _slow_nodes(constants)
     elif work == "brittle":
@@ -106,7 +110,7 @@ def tiny_graph(*, single: bool, work: str = "") -> onnx.ModelProto:
     return model
 
 
-def _slow_nodes(constants: dict[str, npt.NDArray[np.generic]]) -> list[onnx.NodeProto]:
+def _slow_nodes(constants: dict[str, npt.NDArray[Any]]) -> list[onnx.NodeProto]:
     """Multiply a matrix by itself, ``2000 * pixel`` times, and add nothing of it to the logits."""
     constants["rounds"] = np.full(1, 2000, dtype=np.float32)
     constants["scalar"] = np.zeros(0, dtype=np.int64)
@@ -203,13 +207,12 @@ def run_server(repository: Path, folder: Path, **settings: object) -> Iterator[R
 
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models that answer: ``batched`` (versions 1 and 2), ``single``, ``slow``, ``slow-single``, ``brittle``."""
+    """Models that answer: ``batched`` (versions 1 and 2), ``single``, ``slow``, ``brittle``."""
     folder = tmp_path_factory.mktemp("served") / "models"
     add_bundle(folder, "batched")
     add_bundle(folder, "batched")
     add_bundle(folder, "single", single=True)
     add_bundle(folder, "slow", work="slow")
-    add_bundle(folder, "slow-single", single=True, work="slow")
     add_bundle(folder, "brittle", work="brittle")
     return folder
 
@@ -229,22 +232,57 @@ def client(server: RunningServer) -> Iterator[tritonclient.grpc.InferenceServerC
         yield stock
 
 
+@pytest.fixture
+def server_command() -> Callable[[dict[str, str]], tuple[list[str], dict[str, str]]]:
+    """For tests that expect a server not to start."""
+    return command
+
+
 Start = Callable[..., AbstractContextManager[RunningServer]]
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Start:
+@pytest.fixture(scope="session")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Start:
     """``start(repository, **settings)``: a server of the test's own."""
 
     def start_here(repository: Path, **settings: object) -> AbstractContextManager[RunningServer]:
-        return run_server(repository, tmp_path, **settings)
+        return run_server(repository, tmp_path_factory.mktemp("server"), **settings)
 
     return start_here
 
 
+Images = npt.NDArray[np.float32]
+
+
 @pytest.fixture
-def images() -> npt.NDArray[np.float32]:
-    """``[5, 3, 8, 8]`` in 0..1; the last one is flagged, the others are not."""
+def images() -> Images:
+    """``[5, 3, 8, 8]`` in 0..1, no two with the same answer; only the last one is flagged."""
     values = np.random.default_rng(3).uniform(0, 0.5, size=(5, *SHAPE)).astype(np.float32)
-    values[4] += 0.4
+    values[:, 0] *= np.linspace(0.2, 1.8, 5, dtype=np.float32)[:, None, None]
+    values[4] += 0.1
     return values
+
+
+Request = Callable[..., service_pb2.ModelInferRequest]
+
+
+@pytest.fixture
+def request_for() -> Request:
+    """``request_for(model, images)``: a right request, for a test to spoil."""
+
+    def build(model: str, images: Images) -> service_pb2.ModelInferRequest:
+        tensor = service_pb2.ModelInferRequest.InferInputTensor(
+            name=INPUT, datatype="FP32", shape=images.shape
+        )
+        return service_pb2.ModelInferRequest(
+            model_name=model, id="42", inputs=[tensor], raw_input_contents=[images.tobytes()]
+        )
+
+    return build
+
+
+@pytest.fixture
+def stub(server: RunningServer) -> Iterator[service_pb2_grpc.GRPCInferenceServiceStub]:
+    """The bare protocol, for requests that no client library would send."""
+    with grpc.insecure_channel(server.url) as channel:
+        yield service_pb2_grpc.GRPCInferenceServiceStub(channel)

@@ -1,0 +1,161 @@
+"""The path service, its client, the metrics, and the command that asks about image files."""
+
+from __future__ import annotations
+
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from penstock.errors import InvalidArgumentError, NotFoundError, PenstockError, UnavailableError
+from penstock.service import client
+from penstock.service.answers import Answer
+from penstock.service.client import PathClient
+from penstock.service.commands import infer
+from penstock.service.images import read_images
+from penstock.service.probe import main as probe
+
+Images = npt.NDArray[np.float32]
+
+
+@pytest.fixture
+def fresh(repository: Path, start: Any) -> Iterator[Any]:
+    """A server that nobody has asked yet and that remembers six images."""
+    with start(repository, profile_window=6) as running:
+        yield running
+
+
+def test_profile_covers_the_most_recent_images(fresh: Any, images: Images) -> None:
+    with PathClient(fresh.url) as paths:
+        before = paths.path_profile("batched")
+        assert (before.window, before.active_macs, before.classes) == (0, 0.0, ())
+        assert before.layer_density == {"conv1": 0.0, "conv2": 0.0}
+
+        first = client.infer(fresh.url, "batched", images)
+        assert paths.path_profile("batched").window == 5
+        second = client.infer(fresh.url, "batched", images[2:])
+        profile = paths.path_profile("batched", "2")
+        assert paths.path_profile("batched", "1").window == 0
+
+    recent = [np.concatenate(pair)[-6:] for pair in zip(*map(_arrays, (first, second)), strict=True)]
+    logits, path, macs, flags = recent
+    assert profile.window == 6
+    assert profile.active_macs == pytest.approx(macs.mean())
+    assert profile.flag_rate == pytest.approx(flags.mean())
+    assert profile.layer_density == pytest.approx({"conv1": path[:, :2].mean(), "conv2": path[:, 2:].mean()})
+    predicted = logits.argmax(axis=1)
+    assert {entry.name: entry.count for entry in profile.classes} == {
+        ("ant", "bee", "cat", "dog")[index]: int((predicted == index).sum()) for index in set(predicted)
+    }
+    flagged = sum(entry.flag_rate * entry.count for entry in profile.classes)
+    assert flagged == pytest.approx(flags.sum())
+
+
+def _arrays(answer: Answer) -> tuple[npt.NDArray[Any], ...]:
+    return answer.logits, answer.path, answer.active_macs, answer.adversarial
+
+
+def test_metrics(fresh: Any, images: Images) -> None:
+    client.infer(fresh.url, "batched", images)
+    client.infer(fresh.url, "single", images)
+    for _ in range(2):
+        with pytest.raises(InvalidArgumentError):
+            client.infer(fresh.url, "single", np.zeros((1, 3, 4, 4), dtype=np.float32))
+    with pytest.raises(NotFoundError):
+        client.infer(fresh.url, "nobody", images)
+    with urllib.request.urlopen(f"http://{fresh.metrics}/metrics", timeout=10) as page:
+        lines = page.read().decode().splitlines()
+    for line in (
+        'nv_inference_request_success{model="batched",version="2"} 1.0',
+        'nv_inference_request_success{model="batched",version="1"} 0.0',
+        'nv_inference_count{model="batched",version="2"} 5.0',
+        'nv_inference_exec_count{model="batched",version="2"} 1.0',
+        'nv_inference_exec_count{model="single",version="1"} 5.0',
+        'nv_inference_request_failure{model="single",reason="OTHER",version="1"} 2.0',
+        'nv_inference_pending_request_count{model="single",version="1"} 0.0',
+        'penstock_flagged_total{model="single",version="1"} 1.0',
+        'penstock_active_macs_count{model="single",version="1"} 5.0',
+        'penstock_rpc_total{code="OK",method="ModelInfer"} 2.0',
+        'penstock_rpc_total{code="INVALID_ARGUMENT",method="ModelInfer"} 2.0',
+        'penstock_rpc_total{code="NOT_FOUND",method="ModelInfer"} 1.0',
+    ):
+        assert line in lines
+    assert not any("nobody" in line for line in lines), "a client's text must not make a series"
+    duration = next(line for line in lines if line.startswith('nv_inference_request_duration_us{model="b'))
+    assert float(duration.split()[1]) >= 0
+
+
+def test_client_raises_what_the_server_raised(server: Any, images: Images) -> None:
+    with PathClient(server.url) as paths, pytest.raises(NotFoundError, match="nobody"):
+        paths.path_profile("nobody")
+    with PathClient(server.url) as paths, pytest.raises(InvalidArgumentError, match="abc"):
+        paths.path_profile("batched", "abc")
+    with pytest.raises(InvalidArgumentError, match="N from 1 to 8"):
+        client.infer(server.url, "batched", np.repeat(images, 2, axis=0))
+    with pytest.raises(PenstockError, match="internal error, request id"):
+        client.infer(server.url, "brittle", np.ones((1, 3, 8, 8), dtype=np.float32))
+
+
+def test_client_without_a_server() -> None:
+    with pytest.raises(UnavailableError, match=r"127\.0\.0\.1:1"):
+        client.model_info("127.0.0.1:1", "batched", timeout=5)
+
+
+def test_probe(server: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert probe([server.url]) == 0
+    assert probe([server.url, "batched"]) == 0
+    assert probe([server.url, "nobody"]) == 1
+    assert probe(["127.0.0.1:1"]) == 1
+    assert probe([]) == 2
+    assert "usage" in capsys.readouterr().err
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    """Ten files of every kind: grey, RGB, RGBA, palette; PNG and JPEG; of various sizes."""
+    rng = np.random.default_rng(0)
+    found = []
+    for number, mode in enumerate(("L", "RGB", "RGBA", "P", "1") * 2):
+        pixels = rng.integers(0, 256, size=(12 + number, 20, 3), dtype=np.uint8)
+        file = tmp_path / f"[{number}].{'jpg' if mode in ('L', 'RGB') else 'png'}"
+        Image.fromarray(pixels).convert(mode).save(file)
+        found.append(file)
+    return found
+
+
+@pytest.mark.parametrize("model", ["batched", "single"])
+def test_infer_command_prints_a_row_per_file(
+    server: Any, files: list[Path], capsys: pytest.CaptureFixture[str], model: str
+) -> None:
+    assert infer(server.url, model, files) == 0  # ten files are more than one batch
+    printed = capsys.readouterr().out
+    for file in files:
+        assert file.name in printed
+    assert any(name in printed for name in ("ant", "bee", "cat", "dog"))
+    assert "suspicious" in printed
+
+
+def test_images_are_converted_and_scaled(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 2), (255, 0, 51)).save(tmp_path / "colour.png")
+    colour = read_images([tmp_path / "colour.png"], (3, 8, 6))
+    assert colour.shape == (1, 3, 8, 6)
+    assert colour.dtype == np.float32
+    np.testing.assert_allclose(colour[0, :, 3, 3], [1, 0, 0.2], rtol=1e-6)
+    assert read_images([tmp_path / "colour.png"], (1, 8, 6)).shape == (1, 1, 8, 6)
+
+
+def test_image_mistakes_are_named(server: Any, tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(InvalidArgumentError, match=r"text\.png' cannot be read as an image"):
+        infer(server.url, "batched", [tmp_path / "text.png"])
+    with pytest.raises(NotFoundError, match=r"missing\.png"):
+        infer(server.url, "batched", [tmp_path / "missing.png"])
+    with pytest.raises(InvalidArgumentError, match="pass at least one file"):
+        infer(server.url, "batched", [])
+    with pytest.raises(InvalidArgumentError, match="5 channels"):
+        read_images([tmp_path / "text.png"], (5, 8, 8))
