@@ -1,0 +1,235 @@
+import dataclasses
+import json
+from pathlib import Path
+from threading import Barrier, Thread
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock import bundle
+from penstock.bundle import Bundle, Calibration, Manifest, read_bundle, versions, write_bundle
+from penstock.errors import BundleError, InvalidArgumentError, NotFoundError
+from penstock.files import sha256
+from penstock.paths import PathLayer, PathLayout
+
+onnx = pytest.importorskip("onnx")
+
+LAYOUT = PathLayout(layers=(PathLayer(name="conv", filters=4, macs=100),), fixed_macs=10, dense_macs=100)
+
+
+def write_model(path: Path, value: float) -> Path:
+    """A graph that adds a number: as good as any other here."""
+    helper = onnx.helper
+    shape = [1, 3, 4, 4]
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["images", "value"], ["logits"])],
+        "adds",
+        [helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, shape)],
+        [helper.make_tensor("value", onnx.TensorProto.FLOAT, [], [value])],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def manifest(model_sha256: str, **change: Any) -> Manifest:
+    made = Manifest(
+        model_sha256=model_sha256,
+        source={"name": "test", "sha256": "0" * 64},
+        input_shape=(3, 4, 4),
+        class_names=("cat", "dog"),
+        layout=LAYOUT,
+        lowering="masked",
+        layer_lowerings={"conv": "masked"},
+        max_batch=8,
+        single=False,
+        parity={"logits": 1e-6},
+        calibration=Calibration(detector="path", target_fpr=0.05, threshold=1.5, images=499, source="graph"),
+        versions={"penstock": "0"},
+    )
+    return dataclasses.replace(made, **change)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_model(tmp_path / "source.onnx", 1.0)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def written(repository: Path, model: Path) -> Bundle:
+    return write_bundle(repository, "net", manifest(sha256(model)), model, also={"notes.txt": "kept"})
+
+
+def edit(bundle_: Bundle, **change: object) -> None:
+    file = bundle_.folder / bundle.MANIFEST_FILE
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+
+
+def test_a_bundle_is_read_as_it_was_written(written: Bundle, repository: Path, model: Path) -> None:
+    assert written.folder == repository / "net" / "1"
+    again = read_bundle(written.folder)
+    assert again.manifest == manifest(sha256(model))
+    assert again.model_file.read_bytes() == model.read_bytes()
+    assert (again.folder / "notes.txt").read_text() == "kept"
+    assert (repository / "net" / "labels.txt").read_text() == "cat\ndog\n"
+    assert sorted(entry.name for entry in (repository / "net").iterdir()) == [
+        "1",
+        "config.pbtxt",
+        "labels.txt",
+    ]
+
+
+@given(
+    names=st.lists(st.text(max_size=10), max_size=4),
+    parity=st.dictionaries(st.text(max_size=5), st.floats(allow_nan=False, allow_infinity=False), max_size=3),
+    shape=st.tuples(st.integers(1, 9), st.integers(1, 999), st.integers(1, 999)),
+    calibrated=st.booleans(),
+)
+def test_manifest_round_trip(
+    names: list[str], parity: dict[str, float], shape: tuple[int, int, int], calibrated: bool
+) -> None:
+    made = manifest("0" * 64, class_names=tuple(names), parity=parity, input_shape=shape)
+    if not calibrated:
+        made = dataclasses.replace(made, calibration=None)
+    assert Manifest.from_json(made.to_json()) == made
+
+
+def test_versions_count_up_and_ignore_what_is_no_version(written: Bundle, model: Path) -> None:
+    home = written.folder.parent
+    for name in ("007", ".9.tmp", "old", "7a"):
+        (home / name).mkdir()
+    (home / "4").write_text("a file, which takes the number all the same")
+    assert write_bundle(home.parent, "net", manifest(sha256(model)), model).folder.name == "5"
+    assert versions(home) == [1, 5]
+    assert versions(home / "nowhere") == []
+
+
+@pytest.mark.parametrize("also", [{"notes.txt": 3}, {"nowhere/notes.txt": "text"}], ids=str)
+def test_a_failure_on_the_way_leaves_nothing(repository: Path, model: Path, also: dict[str, Any]) -> None:
+    with pytest.raises((TypeError, OSError)):
+        write_bundle(repository, "net", manifest(sha256(model)), model, also=also)
+    assert list((repository / "net").iterdir()) == []
+
+
+def test_a_manifest_of_another_model_is_refused(repository: Path, model: Path) -> None:
+    with pytest.raises(BundleError, match="sha256"):
+        write_bundle(repository, "net", manifest("0" * 64), model)
+    assert list((repository / "net").iterdir()) == []
+
+
+def test_two_exports_at_once_get_two_versions(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have chosen number 1 before either is there."""
+    barrier, numbers = Barrier(2, timeout=20), bundle._numbers
+    calls: list[list[int]] = []
+
+    def choose_together(home: Path) -> list[int]:
+        calls.append(found := numbers(home))
+        if len(calls) <= 2:
+            barrier.wait()
+        return found
+
+    monkeypatch.setattr(bundle, "_numbers", choose_together)
+    written: list[Bundle] = []
+
+    def export(value: float) -> None:
+        source = write_model(tmp_path / f"{value}.onnx", value)
+        written.append(write_bundle(repository, "net", manifest(sha256(source)), source))
+
+    threads = [Thread(target=export, args=(value,)) for value in (1.0, 2.0)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(one.folder.name for one in written) == ["1", "2"]
+    assert len({one.manifest.model_sha256 for one in written}) == 2
+    assert versions(repository / "net") == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"class_names": ("cat", "cow")}, {"input_shape": (3, 8, 8)}, {"max_batch": 4}, {"single": True}],
+    ids=str,
+)
+def test_an_export_with_another_configuration_is_refused(
+    written: Bundle, model: Path, change: dict[str, Any]
+) -> None:
+    home = written.folder.parent
+    before = (home / "config.pbtxt").read_text()
+    with pytest.raises(InvalidArgumentError, match="choose another --name than 'net'"):
+        write_bundle(home.parent, "net", manifest(sha256(model), **change), model)
+    assert versions(home) == [1]
+    assert (home / "config.pbtxt").read_text() == before
+
+
+def test_a_damaged_graph_is_refused(written: Bundle) -> None:
+    with written.model_file.open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(BundleError, match=r"model\.onnx is damaged"):
+        read_bundle(written.folder)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "bundle.json"])
+def test_a_missing_file_is_refused(written: Bundle, name: str) -> None:
+    (written.folder / name).unlink()
+    with pytest.raises(BundleError, match=f"has no {name}"):
+        read_bundle(written.folder)
+
+
+def test_a_missing_bundle_is_refused(repository: Path) -> None:
+    with pytest.raises(NotFoundError, match="no bundle at"):
+        read_bundle(repository / "net" / "1")
+
+
+def test_another_schema_is_refused(written: Bundle) -> None:
+    edit(written, schema=2)
+    with pytest.raises(BundleError, match="schema 2; this version reads 1"):
+        read_bundle(written.folder)
+
+
+@pytest.mark.parametrize(
+    "change", [{"layout": {}}, {"calibration": {"x": 1}}, {"unknown": 1}, {"input_shape": 3}], ids=str
+)
+def test_a_manifest_that_cannot_be_is_refused(written: Bundle, change: dict[str, object]) -> None:
+    edit(written, **change)
+    with pytest.raises(BundleError, match="cannot be read"):
+        read_bundle(written.folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"{", b"\xff"], ids=repr)
+def test_a_damaged_manifest_is_refused(written: Bundle, content: bytes) -> None:
+    (written.folder / "bundle.json").write_bytes(content)
+    with pytest.raises(BundleError, match="cannot be read"):
+        read_bundle(written.folder)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "a b", "näme", "a\n"])
+def test_names_that_cannot_be_folders_are_refused(repository: Path, model: Path, name: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="model name"):
+        write_bundle(repository, name, manifest(sha256(model)), model)
+    assert not repository.exists()
+
+
+def test_configuration_of_a_graph_that_takes_batches() -> None:
+    text = bundle.config_text("net", manifest(""))
+    assert 'name: "net"' in text
+    assert "max_batch_size: 8" in text
+    assert '{ name: "images" data_type: TYPE_FP32 dims: [3, 4, 4] }' in text
+    assert '{ name: "path" data_type: TYPE_UINT8 dims: [4] }' in text
+    assert "penstock_max_batch" not in text
+
+
+def test_configuration_of_a_graph_for_single_images() -> None:
+    text = bundle.config_text("net", manifest("", single=True))
+    assert "max_batch_size: 0" in text
+    assert '{ name: "images" data_type: TYPE_FP32 dims: [1, 3, 4, 4] }' in text
+    assert '{ name: "adversarial" data_type: TYPE_BOOL dims: [1, 1] }' in text
+    assert 'parameters { key: "penstock_max_batch" value { string_value: "8" } }' in text
