@@ -47,7 +47,8 @@ def model_info(url: str, model: str, *, timeout: float = 30.0) -> ModelInfo:
     """
     with _connected(url) as client:
         config = client.get_model_config(model, client_timeout=timeout).config
-    channels, height, width = config.input[0].dims
+    # A stock Triton announces a graph for single images with its batch dimension, the 1.
+    channels, height, width = config.input[0].dims[-3:]
     names = config.parameters[CLASS_NAMES_PARAMETER].string_value
     return ModelInfo(
         input_shape=(channels, height, width),

@@ -12,7 +12,6 @@ import numpy as np
 from tritonclient.grpc import model_config_pb2, service_pb2
 
 from penstock import __version__, bundle
-from penstock.bundle import Manifest
 from penstock.errors import InvalidArgumentError
 from penstock.service.answers import Answer, Images
 from penstock.service.parameters import (
@@ -81,14 +80,14 @@ def model_config(model: Model) -> service_pb2.ModelConfigResponse:
     config.CopyFrom(model.config)
     config.name = model.name
     if model.manifest.single:
-        config.max_batch_size = model.manifest.max_batch
+        config.max_batch_size = model.max_batch
         for tensor in (*config.input, *config.output):
             del tensor.dims[0]
     config.parameters[CLASS_NAMES_PARAMETER].string_value = json.dumps(model.manifest.class_names)
     return service_pb2.ModelConfigResponse(config=config)
 
 
-def request_images(request: service_pb2.ModelInferRequest, manifest: Manifest) -> Images:
+def request_images(request: service_pb2.ModelInferRequest, model: Model) -> Images:
     """The images of a request.
 
     Returns:
@@ -104,7 +103,7 @@ def request_images(request: service_pb2.ModelInferRequest, manifest: Manifest) -
         raise InvalidArgumentError(
             f"input {bundle.INPUT!r} has datatype {tensor.datatype[:50]!r}; expected 'FP32'"
         )
-    shape = _checked_shape(tensor, manifest)
+    shape = _checked_shape(tensor, model)
     return _values(request, tensor, shape).reshape(shape)
 
 
@@ -177,19 +176,17 @@ def _only_input(
     return request.inputs[0]
 
 
-def _checked_shape(
-    tensor: service_pb2.ModelInferRequest.InferInputTensor, manifest: Manifest
-) -> tuple[int, ...]:
+def _checked_shape(tensor: service_pb2.ModelInferRequest.InferInputTensor, model: Model) -> tuple[int, ...]:
     shape = tuple(tensor.shape)
-    expected = f"[N,{','.join(map(str, manifest.input_shape))}]"
-    if len(shape) != 4 or shape[1:] != manifest.input_shape:
+    expected = f"[N,{','.join(map(str, model.manifest.input_shape))}]"
+    if len(shape) != 4 or shape[1:] != model.manifest.input_shape:
         raise InvalidArgumentError(
             f"unexpected shape for input {bundle.INPUT!r}. Expected {expected}, got {_shown(shape)}"
         )
-    if not 1 <= shape[0] <= manifest.max_batch:
+    if not 1 <= shape[0] <= model.max_batch:
         raise InvalidArgumentError(
             f"batch size {shape[0]} for input {bundle.INPUT!r} cannot be served. "
-            f"Expected {expected} with N from 1 to {manifest.max_batch}, got {_shown(shape)}"
+            f"Expected {expected} with N from 1 to {model.max_batch}, got {_shown(shape)}"
         )
     return shape
 

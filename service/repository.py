@@ -46,6 +46,11 @@ class Model:
     scheduler: Scheduler
     profile: ProfileWindow
 
+    @property
+    def max_batch(self) -> int:
+        """Largest batch of one request: the configuration may lower what the bundle allows."""
+        return int(self.config.max_batch_size) or self.manifest.max_batch
+
 
 class Repository:
     """The models by name and version.
@@ -129,8 +134,10 @@ class Repository:
             try:
                 self._models[home.name][number] = self._load_version(home, number, config)
                 log.info("loaded model %s version %d", home.name, number)
-            except PenstockError as error:
+            except (PenstockError, OSError) as error:
                 log.error("model %s version %d is not served: %s", home.name, number, error)
+            except Exception:  # whatever else a spoilt file may bring about, the other models serve on
+                log.exception("model %s version %d is not served", home.name, number)
 
     def _load_version(self, home: Path, number: int, config: model_config_pb2.ModelConfig) -> Model:
         source = read_bundle(home / str(number))
@@ -180,8 +187,9 @@ def _check_config(config: model_config_pb2.ModelConfig, manifest: Manifest, home
     """Refuse a version that the model's configuration does not describe: clients believe it."""
     expected = [1] * manifest.single + list(manifest.input_shape)
     found = {tensor.name: list(tensor.dims) for tensor in config.input}
-    if found != {INPUT: expected} or (config.max_batch_size == 0) != manifest.single:
+    batches = range(1) if manifest.single else range(1, manifest.max_batch + 1)
+    if found != {INPUT: expected} or config.max_batch_size not in batches:
         raise BundleError(
-            f"{home / CONFIG_FILE} has inputs {found} and max_batch_size {config.max_batch_size}; "
-            f"the bundle takes {expected}, {'single images' if manifest.single else 'batches'}"
+            f"{home / CONFIG_FILE} has inputs {found} and max_batch_size {config.max_batch_size}; expected "
+            f"{ {INPUT: expected} } and {batches.start if manifest.single else f'1 to {manifest.max_batch}'}"
         )

@@ -74,7 +74,7 @@ class InferenceServicer:
         version = converters.version_number(request.model_version)
         model = self._engine.repository.get(request.model_name, version)
         with self._telemetry.request(model.name, model.version):
-            images = converters.request_images(request, model.manifest)
+            images = converters.request_images(request, model)
             outputs = converters.requested_outputs(request)
             answer = await self._engine.infer(model, images)
             return converters.infer_response(request, model, answer, outputs)
