@@ -52,16 +52,15 @@ class Server:
         Raises:
             ConfigurationError: a port cannot be had.
         """
-        host = self._settings.host
         self._grpc = self._build()
+        address = self._address(self._settings.grpc_port)
         try:
-            self.grpc_port = self._grpc.add_insecure_port(f"{host}:{self._settings.grpc_port}")
+            self.grpc_port = self._grpc.add_insecure_port(address)
         except RuntimeError as error:  # gRPC logs the reason and says only that it failed
             raise ConfigurationError(
-                f"cannot listen at {host}:{self._settings.grpc_port}: the port is in use, "
-                "or the host is not this one"
+                f"cannot listen at {address}: the port is in use, or the host is not this one"
             ) from error
-        self._metrics = MetricsServer(self._telemetry, host, self._settings.metrics_port)
+        self._metrics = MetricsServer(self._telemetry, self._settings.host, self._settings.metrics_port)
         self.metrics_port = self._metrics.port
         await self._health.set_all(self._health_by_name())
         await self._grpc.start()
@@ -79,11 +78,14 @@ class Server:
     def summary(self) -> str:
         """One line that says what is served where; other programs read the ports from it."""
         models = sum(bool(self.repository.ready_versions(name)) for name in self.repository.names)
-        host = self._settings.host
         return (
-            f"penstock is serving {models} {'model' if models == 1 else 'models'} at {host}:{self.grpc_port} "
-            f"(metrics {host}:{self.metrics_port})"
+            f"penstock is serving {models} {'model' if models == 1 else 'models'} "
+            f"at {self._address(self.grpc_port)} (metrics {self._address(self.metrics_port)})"
         )
+
+    def _address(self, port: int) -> str:
+        host = self._settings.host
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"  # IPv6 in brackets
 
     def _build(self) -> grpc.aio.Server:
         limit = self._settings.max_message_bytes

@@ -1,7 +1,7 @@
 """Settings of the service, from flags and the environment.
 
-Every field has a flag of ``penstock serve`` (``grpc_port``: ``--grpc-port``) and a variable
-(``PENSTOCK_GRPC_PORT``). A flag wins over the environment, the environment over the default.
+Every field has a variable (``grpc_port``: ``PENSTOCK_GRPC_PORT``), the common ones have a flag. A flag wins
+over the environment, the environment over the default.
 """
 
 from __future__ import annotations
