@@ -1,0 +1,1 @@
+"""Attacks on decoupled networks, for the evaluation of detectors."""

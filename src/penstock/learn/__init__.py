@@ -1,0 +1,1 @@
+"""Training loops: dense networks and their decoupling."""

@@ -54,7 +54,7 @@ class Batches(IterableDataset[tuple[Tensor, Tensor]]):
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         count = len(self.labels)
         order = torch.randperm(count, generator=generator) if self.training else torch.arange(count)
-        for which in order.split(self.batch_size)[: len(self)]:
+        for which in torch.split(order, self.batch_size)[: len(self)]:
             images = self.images[which]
             if self.training:
                 images = augment(images, padding=self.padding, flip=self.flip, generator=generator)

@@ -77,7 +77,9 @@ class DecoupleConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.budget <= 1:
-            raise ConfigurationError(f"budget is {self.budget}; it is a share of the dense MACs, above 0 and up to 1")
+            raise ConfigurationError(
+                f"budget is {self.budget}; it is a share of the dense MACs, above 0 and up to 1"
+            )
         if not 0 <= self.approach <= 1 or not 0 <= self.settle < 1:
             raise ConfigurationError(
                 f"approach is {self.approach} and settle {self.settle}; both are shares of the training, 0 to 1"
@@ -103,7 +105,7 @@ def read_config(path: Path) -> DecoupleConfig:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not TOML: {error}") from error
-    nested = {"dense": Schedule, "decouple": Schedule, "gate": GateConfig}
+    nested: dict[str, type[Any]] = {"dense": Schedule, "decouple": Schedule, "gate": GateConfig}
     for key, kind in nested.items():
         if key in values:
             values[key] = _build(kind, values[key], f"{path} [{key}]")

@@ -14,7 +14,6 @@ from penstock.learn.batches import Batches
 from penstock.learn.config import DecoupleConfig
 from penstock.learn.training import Training
 from penstock.nn import losses
-from penstock.nn.cost import active_macs
 from penstock.nn.surgery import GatedNetwork
 
 
@@ -26,9 +25,9 @@ class DenseTraining(Training):
         return {"task": F.cross_entropy(self.network(images).float(), labels)}
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Count right answers."""
+        """Judge the answers."""
         images, labels = batch
-        self.accuracy.update(self.network(images), labels)
+        self.judge(self.network(images), labels)
 
 
 class DecoupleTraining(Training):
@@ -67,12 +66,13 @@ class DecoupleTraining(Training):
             terms["mutual_information"] = config.mutual_information * self.readers(output.codes, labels)
         if config.alignment:
             terms["alignment"] = config.alignment * losses.alignment(output.codes, output.responses)
-        active = active_macs(self.gated.layout, output.codes)
-        terms["budget"] = config.budget_weight * losses.budget(active, self.target())
+        terms["budget"] = config.budget_weight * losses.budget(output.active_macs, self.target())
         if config.distillation:
             with torch.no_grad():
                 teacher = self._teacher[0].to(images.device)(images).float()
-            terms["distillation"] = config.distillation * losses.distillation(logits, teacher, config.temperature)
+            terms["distillation"] = config.distillation * losses.distillation(
+                logits, teacher, config.temperature
+            )
         return terms
 
     def target(self) -> float:
@@ -90,11 +90,11 @@ class DecoupleTraining(Training):
             layer.gate.hard_share = 1.0 if settled else 0.5
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Count right answers and MACs."""
+        """Judge the answers and count MACs."""
         images, labels = batch
         output = self.gated(images)
-        self.accuracy.update(output.logits, labels)
-        self.active.update(active_macs(self.gated.layout, output.codes))
+        self.judge(output.logits, labels)
+        self.active.update(output.active_macs)
 
     def penalty(self) -> Tensor:
         """An epoch over budget loses five points of accuracy for each point of MACs above it."""

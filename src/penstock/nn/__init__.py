@@ -1,0 +1,1 @@
+"""Gates, surgery, losses, cost, backbones and checkpoints."""

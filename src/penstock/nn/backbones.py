@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,9 @@ from penstock.errors import InvalidArgumentError
 
 class Normalize(nn.Module):
     """``(x - mean) / std`` per channel; the constants travel in the state dict."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -73,7 +77,8 @@ class CifarResNet(nn.Module):
         """``[N, 3, 32, 32]`` in 0..1 to logits ``[N, classes]``."""
         x = F.relu(self.bn1(self.conv1(self.normalize(x))))
         x = self.layer3(self.layer2(self.layer1(x)))
-        return self.linear(self.pool(x).flatten(1))
+        logits: Tensor = self.linear(self.pool(x).flatten(1))
+        return logits
 
 
 class DigitsCNN(nn.Module):
@@ -84,7 +89,7 @@ class DigitsCNN(nn.Module):
         self.normalize = Normalize((0.305,), (0.376,))
         widths = (1, 32, 32, 64, 64, 64)
         layers: list[nn.Module] = []
-        for index, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False)):
+        for index, (inputs, outputs) in enumerate(pairwise(widths)):
             layers += [nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
             if index == 1:
                 layers.append(nn.MaxPool2d(2))
@@ -94,7 +99,8 @@ class DigitsCNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, 1, 8, 8]`` in 0..1 to logits ``[N, classes]``."""
-        return self.linear(self.pool(self.features(self.normalize(x))).flatten(1))
+        logits: Tensor = self.linear(self.pool(self.features(self.normalize(x))).flatten(1))
+        return logits
 
 
 BACKBONES: dict[str, Callable[[int], nn.Module]] = {

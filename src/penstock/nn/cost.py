@@ -65,19 +65,37 @@ COUNTED_MODULES: dict[type[nn.Module], Callable[..., int]] = {
 }
 
 
-def active_macs(layout: PathLayout, codes: Sequence[Tensor]) -> Tensor:
-    """Differentiable form of `PathLayout.active_macs`.
+class ActiveMacs(nn.Module):
+    """Differentiable form of `PathLayout.active_macs`, in a handful of operators however deep the network.
+
+    With ``d`` the layers' densities, a 1 appended for layers whose input is always whole, the share is
+    ``fixed + sum_l macs_l d_l d_src(l)``.
 
     Args:
-        layout: what the codes cost.
-        codes: z of each layer, ``[N, filters]``, hard or soft.
-
-    Returns:
-        ``[N]`` share of the dense MACs.
+        layout: what a path's bits cost.
     """
-    density = [code.mean(dim=1) for code in codes]
-    share = torch.full_like(density[0], layout.fixed_macs / layout.dense_macs)
-    for own, layer in zip(density, layout.layers, strict=True):
-        entering = own if layer.source is None else own * density[layer.source]
-        share = share + entering * (layer.macs / layout.dense_macs)
-    return share
+
+    membership: Tensor
+    source: Tensor
+    macs: Tensor
+
+    def __init__(self, layout: PathLayout) -> None:
+        super().__init__()
+        layers = layout.layers
+        membership = torch.zeros(layout.bits, len(layers))
+        for index, (part, layer) in enumerate(zip(layout.slices, layers, strict=True)):
+            membership[part, index] = 1 / layer.filters
+        source = [len(layers) if layer.source is None else layer.source for layer in layers]
+        share = [[layer.macs / layout.dense_macs] for layer in layers]
+        self.fixed = layout.fixed_macs / layout.dense_macs
+        # Derived from the layout, so they have no place in a checkpoint.
+        self.register_buffer("membership", membership, persistent=False)
+        self.register_buffer("source", torch.tensor(source), persistent=False)
+        self.register_buffer("macs", torch.tensor(share), persistent=False)
+
+    def forward(self, path: Tensor) -> Tensor:
+        """Share of the dense MACs, ``[N, 1]``, of codes ``[N, P]``, hard or soft, in network order."""
+        density = path @ self.membership
+        entering = torch.nn.functional.pad(density, (0, 1), value=1.0)[:, self.source]
+        share: Tensor = (density * entering) @ self.macs + self.fixed
+        return share

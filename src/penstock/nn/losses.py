@@ -36,9 +36,7 @@ class ClassReaders(nn.Module):
 
     def forward(self, codes: Sequence[Tensor], labels: Tensor) -> Tensor:
         """Sum over layers of the cross-entropy: minus the mutual information bound, up to the entropy of y."""
-        losses = [
-            F.cross_entropy(head(code), labels) for head, code in zip(self.heads, codes, strict=True)
-        ]
+        losses = [F.cross_entropy(head(code), labels) for head, code in zip(self.heads, codes, strict=True)]
         return torch.stack(losses).sum()
 
 
@@ -57,7 +55,7 @@ def sparsity(codes: Sequence[Tensor], target: float) -> Tensor:
 
 
 def budget(active: Tensor, target: float) -> Tensor:
-    """``| mean(active) - target |``: steers the mean share of MACs, ``active`` ``[N]``, to the target."""
+    """``| mean(active) - target |``: steers the mean share of MACs, ``active`` ``[N, 1]``, to the target."""
     return (active.mean() - target).abs()
 
 

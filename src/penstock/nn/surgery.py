@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from penstock.errors import SurgeryError
-from penstock.nn.cost import conv_macs, node_macs, shape_of
+from penstock.nn.cost import ActiveMacs, conv_macs, node_macs, shape_of
 from penstock.nn.gates import Gate, GateConfig, GatedConv2d
 from penstock.paths import PathLayer, PathLayout
 
@@ -37,12 +37,14 @@ class GatedOutput(NamedTuple):
         codes: z of each gated layer, ``[N, filters]``.
         gate_logits: y of each gated layer, ``[N, filters]``.
         responses: unmasked output of each gated layer averaged over space, ``[N, filters]``.
+        active_macs: share of the dense network's MACs that the codes ask for, ``[N, 1]``.
     """
 
     logits: Tensor
     codes: tuple[Tensor, ...]
     gate_logits: tuple[Tensor, ...]
     responses: tuple[Tensor, ...]
+    active_macs: Tensor
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class GatedNetwork(nn.Module):
         self.body = body
         self.layout = layout
         self.report = report
+        self.active_macs = ActiveMacs(layout)
 
     @property
     def gated_layers(self) -> tuple[GatedConv2d, ...]:
@@ -78,7 +81,7 @@ class GatedNetwork(nn.Module):
         """Run on images ``[N, C, H, W]``."""
         logits, records = self.body(x)
         codes, gate_logits, responses = zip(*records, strict=True)
-        return GatedOutput(logits, codes, gate_logits, responses)
+        return GatedOutput(logits, codes, gate_logits, responses, self.active_macs(torch.cat(codes, dim=1)))
 
 
 def attach_gates(
@@ -161,10 +164,9 @@ class _Surgeon:
         self._replace(node, last, GatedConv2d(conv, norm, activation, gate))
 
     def finish(self) -> None:
-        """Let the graph return every gated layer's records beside its output, and drop what is no longer used."""
+        """Let the graph return every gated layer's records beside its output."""
         output = next(node for node in self.body.graph.nodes if node.op == "output")
         output.args = ((output.args[0], tuple(self._records)),)
-        self.body.graph.eliminate_dead_code()
         self.body.delete_all_unused_submodules()
         self.body.graph.lint()
         self.body.recompile()
@@ -221,8 +223,20 @@ class _Surgeon:
             nodes.append(after)
         output, code, logits, response = nodes
         last.replace_all_uses_with(output)
+        self._erase(first, last)
         self._owner[output] = len(self.layers) - 1
         self._records.append((code, logits, response))
+
+    def _erase(self, first: fx.Node, last: fx.Node) -> None:
+        """Take out the replaced group, from its end, and the names under which its modules stood before."""
+        node = last
+        while node is not first:
+            before = node.all_input_nodes[0]
+            self.body.graph.erase_node(node)
+            if node.op == "call_module" and self._uses[str(node.target)] == 1:
+                self.body.delete_submodule(str(node.target))
+            node = before
+        self.body.graph.erase_node(first)
 
 
 def _trace(model: nn.Module, example: Tensor) -> fx.GraphModule:

@@ -1,0 +1,1 @@
+"""Pictures of what a network's paths look like."""

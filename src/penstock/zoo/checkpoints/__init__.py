@@ -1,0 +1,1 @@
+"""Committed checkpoints: data, no code."""

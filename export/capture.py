@@ -1,0 +1,93 @@
+"""From a PyTorch module to ``onnx_ir``: PyTorch's own exporter, with gated convolutions kept whole.
+
+The exporter translates everything around them; each gated convolution arrives as one ``penstock::GatedConv`` node,
+which a lowering later replaces by plain operators.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+
+import onnx_ir as ir
+import torch
+from onnx_ir.passes import common as passes
+from onnxscript.rewriter import RewritePass
+from onnxscript.rewriter.rules.common import fuse_batchnorm_into_conv_rule
+
+from penstock.bundle import INPUT, OUTPUTS
+from penstock.errors import UnsupportedError
+from penstock.export.contract import DenseModel, ServedModel, capturable
+
+OPSET = 18
+IR_VERSION = 8  # read by every ONNX Runtime since 1.10; newer versions add nothing that we use
+
+
+def capture(model: ServedModel | DenseModel, input_shape: tuple[int, int, int]) -> ir.Model:
+    """Translate a model to ``onnx_ir``.
+
+    Args:
+        model: what to export; it is not changed.
+        input_shape: ``(C, H, W)`` of one image.
+
+    Returns:
+        A model of opset 18 with a free batch dimension named ``batch``; gated convolutions are still nodes of the
+        domain ``penstock``.
+
+    Raises:
+        UnsupportedError: PyTorch's exporter refuses the network.
+    """
+    example = torch.rand(2, *input_shape)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                capturable(model),
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=list(OUTPUTS),
+                dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
+                verbose=False,
+            )
+    except (torch.onnx.OnnxExporterError, RuntimeError) as error:
+        raise UnsupportedError(f"PyTorch's exporter cannot translate this network: {error}") from error
+    assert program is not None
+    return program.model
+
+
+def tidy(model: ir.Model) -> ir.Model:
+    """Fold batch norms, drop what nobody reads and what only the exporter knew, and set the file's version."""
+    RewritePass([fuse_batchnorm_into_conv_rule])(model)
+    for step in (
+        passes.IdentityEliminationPass(),
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.DeduplicateInitializersPass(),
+        passes.RemoveUnusedNodesPass(),
+        passes.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
+        passes.RemoveUnusedOpsetsPass(),
+        passes.TopologicalSortPass(),
+        passes.ClearMetadataAndDocStringPass(),
+        passes.NameFixPass(),
+    ):
+        step(model)
+    model.ir_version = IR_VERSION
+    return model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's progress lines and notes about its own internals from the user's terminal."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)

@@ -1,0 +1,55 @@
+"""The detector as a module, so that it is captured into the graph together with the network.
+
+It does, in single precision, what `penstock.detect.combined` does in double; the names are those of its tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from penstock.detect.combined import SHAPES, CombinedScore
+
+NAME = "path-likelihood+gate-mahalanobis"
+
+
+class DetectorHead(nn.Module):
+    """Scores paths.
+
+    Args:
+        state: arrays of a fitted `penstock.detect.PathDetector`.
+    """
+
+    usual: Tensor
+    surprise: Tensor
+    mean: Tensor
+    scale: Tensor
+    directions: Tensor
+    direction_weight: Tensor
+    residual_weight: Tensor
+    location: Tensor
+    spread: Tensor
+
+    def __init__(self, state: Mapping[str, npt.NDArray[np.float32]]) -> None:
+        super().__init__()
+        CombinedScore.from_arrays(state)  # refuses tables that do not fit together
+        for name in SHAPES:
+            self.register_buffer(name, torch.from_numpy(np.array(state[name])))
+
+    def forward(self, logits: Tensor, bits: Tensor, gate_logits: Tensor) -> Tensor:
+        """Anomaly score ``[N, 1]`` of logits ``[N, classes]``, bits and gate logits ``[N, P]``."""
+        own = logits.argmax(dim=1)
+        surprise = ((bits - self.usual[own]).abs() * self.surprise[own]).sum(dim=1, keepdim=True)
+        x = (gate_logits - self.mean[own]) / self.scale
+        along = x @ self.directions
+        beyond = x - along @ self.directions.T
+        distance = torch.sqrt(
+            (along * along) @ self.direction_weight[:, None]
+            + (beyond * beyond).sum(dim=1, keepdim=True) * self.residual_weight
+        )
+        raw = torch.cat([surprise, distance], dim=1)
+        return ((raw - self.location[own]) / self.spread[own]).mean(dim=1, keepdim=True)

@@ -1,0 +1,63 @@
+"""Run an exported graph in ONNX Runtime, as it will be served, to check it and to calibrate its detector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from penstock.bundle import INPUT, OUTPUTS
+
+Outputs = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An exported graph, loaded.
+
+    Attributes:
+        session: ONNX Runtime's session on one CPU.
+        single: whether it takes exactly one image at a time.
+    """
+
+    session: ort.InferenceSession
+    single: bool
+
+    def run(self, images: npt.NDArray[np.uint8], batch: int = 250) -> Outputs:
+        """Answers for many images.
+
+        Args:
+            images: ``[N, C, H, W]`` uint8.
+            batch: images per run, where the graph takes more than one.
+
+        Returns:
+            Every output by name, ``[N, ...]``.
+        """
+        step = 1 if self.single else batch
+        pieces = []
+        for start in range(0, len(images), step):
+            floats = images[start : start + step].astype(np.float32) / np.float32(255)
+            pieces.append(self.session.run(list(OUTPUTS), {INPUT: floats}))
+        return {
+            name: np.concatenate(parts)
+            for name, parts in zip(OUTPUTS, zip(*pieces, strict=True), strict=True)
+        }
+
+
+def open_graph(file: Path | bytes, *, single: bool, threads: int = 0) -> Graph:
+    """Load an ONNX file, or its content, on the CPU.
+
+    Args:
+        file: path or serialised model.
+        single: whether it takes exactly one image at a time.
+        threads: of one run; 0: as many as there are cores.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors only
+    options.intra_op_num_threads = threads
+    model = file if isinstance(file, bytes) else str(file)
+    return Graph(ort.InferenceSession(model, options, providers=["CPUExecutionProvider"]), single)

@@ -1,0 +1,173 @@
+"""Compare an exported graph with the PyTorch network that it was made from, before anything is written.
+
+A gate whose logit lies within `MARGIN` of its threshold may fall to either side in another engine: its bit is then
+no error, and neither are the logits of an image with such a bit, which took another path. They are counted and
+reported. Everything else must agree: bits exactly, logits, costs and scores to `TOLERANCE`.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import torch
+
+from penstock.errors import VerificationError
+from penstock.export.capture import tidy
+from penstock.export.contract import Answer, ServedModel
+from penstock.export.lowering import Lowering, read_gated_conv
+from penstock.export.runtime import Outputs, open_graph
+from penstock.paths import PathLayout
+
+TOLERANCE = 1e-4
+MARGIN = 1e-4
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What PyTorch answers.
+
+    Attributes:
+        answer: outputs of the contract, as tensors ``[N, ...]``.
+        gate_logits: ``[N, P]``; empty for a dense network.
+    """
+
+    answer: Answer
+    gate_logits: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """How well a graph agrees with PyTorch.
+
+    Attributes:
+        images: number of images compared.
+        max_abs: largest difference of a logit, over images whose paths agree.
+        score_max_abs: the same of the anomaly score, relative to ``max(1, |score|)``.
+        top1_agreement: share of all images with the same most likely class.
+        bits_flipped: bits that differ, all of them within the margin.
+        images_flipped: images with such a bit.
+    """
+
+    images: int
+    max_abs: float
+    score_max_abs: float
+    top1_agreement: float
+    bits_flipped: int
+    images_flipped: int
+
+
+@torch.inference_mode()
+def reference(model: torch.nn.Module, images: npt.NDArray[np.uint8], batch: int = 250) -> Reference:
+    """Answers of a `ServedModel` or `DenseModel` in PyTorch for uint8 images ``[N, C, H, W]``."""
+    answers, gate_logits = [], []
+    for start in range(0, len(images), batch):
+        floats = torch.from_numpy(images[start : start + batch]).float() / 255
+        answers.append(model(floats))
+        if isinstance(model, ServedModel):
+            gate_logits.append(torch.cat(model.network(floats).gate_logits, dim=1))
+    joined = Answer(*(torch.cat(parts) for parts in zip(*answers, strict=True)))
+    empty = np.zeros((len(images), 0), np.float32)
+    return Reference(joined, torch.cat(gate_logits).numpy() if gate_logits else empty)
+
+
+def verify(expected: Reference, got: Outputs, layout: PathLayout) -> Parity:
+    """Check a graph's answers.
+
+    Raises:
+        VerificationError: something differs by more than may be; says what, by how much, and in which layer.
+    """
+    want = {name: tensor.numpy() for name, tensor in expected.answer._asdict().items()}
+    differs = want["path"] != got["path"]
+    _refuse_far_bits(differs, expected, layout)
+    same = ~differs.any(axis=1)
+    if not same.any():
+        raise VerificationError(
+            f"all {len(same)} images took another path in the graph, by bits within {MARGIN} of their thresholds: "
+            f"nothing is left to compare; verify on other images"
+        )
+    parity = Parity(
+        images=len(same),
+        max_abs=_largest(want["logits"][same], got["logits"][same]),
+        score_max_abs=_largest_relative(want["anomaly_score"][same], got["anomaly_score"][same]),
+        top1_agreement=float((want["logits"].argmax(1) == got["logits"].argmax(1)).mean()),
+        bits_flipped=int(differs.sum()),
+        images_flipped=int((~same).sum()),
+    )
+    for name, value in (
+        ("logits", parity.max_abs),
+        ("anomaly_score", parity.score_max_abs),
+        ("active_macs", _largest(want["active_macs"][same], got["active_macs"][same])),
+    ):
+        if not value <= TOLERANCE:
+            raise VerificationError(
+                f"{name} differs from PyTorch by {value:.3g}; at most {TOLERANCE:g} is allowed"
+            )
+    return parity
+
+
+def verify_extremes(
+    captured: ir.Model, served: ServedModel, lowering: Lowering, images: npt.NDArray[np.uint8]
+) -> None:
+    """Check a lowering with all gates open and with all gates closed, which real images hardly ever show.
+
+    Args:
+        captured: the model before lowering; it is not changed.
+        served: the same in PyTorch; it is not changed.
+        lowering: what to check.
+        images: ``[N, C, H, W]`` uint8, a few.
+
+    Raises:
+        VerificationError: the forced graph disagrees with the forced network.
+    """
+    for logit in (1.0, -1.0):
+        forced = copy.deepcopy(served)
+        for layer in forced.network.gated_layers:
+            torch.nn.init.zeros_(layer.gate.expand.weight)
+            torch.nn.init.constant_(layer.gate.expand.bias, logit)
+        graph = captured.clone()
+        for node in graph.graph:
+            _force_gate(node, logit)
+        lowering.lower(graph)
+        content = ir.serde.serialize_model(tidy(graph)).SerializeToString()
+        got = open_graph(content, single=lowering.single).run(images)
+        try:
+            verify(reference(forced, images), got, forced.network.layout)
+        except VerificationError as error:
+            raise VerificationError(f"with all gates {'open' if logit > 0 else 'closed'}: {error}") from error
+
+
+def _force_gate(node: ir.Node, logit: float) -> None:
+    """Let a gated convolution's gate answer ``logit`` whatever it sees."""
+    if read_gated_conv(node) is None:
+        return
+    for value, fill in zip(node.inputs[-2:], (0.0, logit), strict=True):
+        assert value is not None
+        assert value.const_value is not None
+        value.const_value = ir.tensor(np.full_like(value.const_value.numpy(), fill), name=value.name)
+
+
+def _refuse_far_bits(differs: npt.NDArray[np.bool_], expected: Reference, layout: PathLayout) -> None:
+    far = differs
+    if expected.gate_logits.shape[1]:
+        far = differs & (np.abs(expected.gate_logits) > MARGIN)
+    if far.any():
+        broken = next(
+            layer.name for layer, bits in zip(layout.layers, layout.split(far), strict=True) if bits.any()
+        )
+        raise VerificationError(
+            f"{int(far.sum())} path bits differ from PyTorch though their gates are farther than {MARGIN:g} from "
+            f"their thresholds; the first layer that breaks is {broken}"
+        )
+
+
+def _largest(a: npt.NDArray[np.generic], b: npt.NDArray[np.generic]) -> float:
+    return float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max())
+
+
+def _largest_relative(a: npt.NDArray[np.generic], b: npt.NDArray[np.generic]) -> float:
+    wanted = a.astype(np.float64)
+    return float((np.abs(wanted - b.astype(np.float64)) / np.maximum(1.0, np.abs(wanted))).max())

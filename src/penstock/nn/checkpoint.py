@@ -1,0 +1,160 @@
+"""Checkpoints: one safetensors file that holds all that export, evaluation and detection need.
+
+    gated.*        state of the `GatedNetwork`
+    dense.*        state of the dense network that it came from, for ``--dense``
+    detector.*     state of the detector, fitted on training images
+    calibration    anomaly scores of images that the network never saw, in double precision
+
+and in the file's metadata, as JSON, which backbone, classes and gates these weights belong to, the configuration of
+the run and its figures. No pickle is involved, so a checkpoint from a stranger is data, not code. Images are never
+stored.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from penstock import zoo
+from penstock.errors import BundleError, NotFoundError
+from penstock.files import sha256, write_atomic
+from penstock.nn.backbones import build_backbone
+from penstock.nn.gates import GateConfig
+from penstock.nn.surgery import GatedNetwork, attach_gates
+
+SCHEMA = 1
+CHECKPOINT_FILE = "checkpoint.safetensors"
+ZOO_PREFIX = "zoo:"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Checkpoint:
+    """A decoupled network with everything that belongs to it.
+
+    Attributes:
+        backbone: name of the architecture.
+        class_names: one per logit.
+        input_shape: ``(C, H, W)`` of one image.
+        gate: shape of the gates.
+        network: the gated network, in evaluation mode.
+        dense: the dense network that it came from, in evaluation mode.
+        detector: state arrays of the fitted detector; empty if none was fitted.
+        calibration: ``[N]`` anomaly scores of honest images unseen by network and detector; empty if there are none.
+        config: configuration of the run, as JSON values.
+        figures: what was measured, by name.
+    """
+
+    backbone: str
+    class_names: tuple[str, ...]
+    input_shape: tuple[int, int, int]
+    gate: GateConfig
+    network: GatedNetwork
+    dense: nn.Module
+    detector: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    calibration: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    config: Mapping[str, Any] = field(default_factory=dict)
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        """Write the checkpoint in one step."""
+        tensors = _prefixed("gated", self.network.state_dict()) | _prefixed("dense", self.dense.state_dict())
+        tensors |= _prefixed(
+            "detector", {name: torch.from_numpy(value) for name, value in self.detector.items()}
+        )
+        tensors["calibration"] = torch.from_numpy(self.calibration)
+        about = {
+            "schema": SCHEMA,
+            "backbone": self.backbone,
+            "class_names": self.class_names,
+            "input_shape": self.input_shape,
+            "gate": asdict(self.gate),
+            "config": dict(self.config),
+            "figures": dict(self.figures),
+        }
+        write_atomic(path, save(tensors, metadata={"penstock": json.dumps(about)}))
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint file.
+
+    Raises:
+        NotFoundError: there is no such file.
+        BundleError: damaged, not a checkpoint of Penstock, or of another schema.
+    """
+    if not path.is_file():
+        raise NotFoundError(f"no checkpoint file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {})["penstock"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        if about["schema"] != SCHEMA:
+            raise BundleError(
+                f"{path} has schema {about['schema']}; this version reads {SCHEMA}: train again"
+            )
+        return _restore(about, tensors)
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise BundleError(f"{path} is not a usable Penstock checkpoint: {error}") from error
+
+
+def find_source(source: str) -> Path:
+    """The checkpoint file that a SOURCE of the command line means.
+
+    Args:
+        source: a run folder, a checkpoint file, or ``zoo:NAME``.
+
+    Raises:
+        NotFoundError: there is nothing of that name.
+    """
+    if source.startswith(ZOO_PREFIX):
+        return zoo.find(source.removeprefix(ZOO_PREFIX)).file
+    path = Path(source)
+    file = path / CHECKPOINT_FILE if path.is_dir() else path
+    if not file.is_file():
+        raise NotFoundError(f"no run folder, checkpoint file or zoo entry {source!r}: nothing at {file}")
+    return file
+
+
+def load_source(source: str) -> tuple[Checkpoint, dict[str, str]]:
+    """Load what a SOURCE means, and say what it was: its name and the hash of its file."""
+    file = find_source(source)
+    return load_checkpoint(file), {"name": source, "sha256": sha256(file)}
+
+
+def _restore(about: dict[str, Any], tensors: dict[str, Tensor]) -> Checkpoint:
+    gate = GateConfig(**about["gate"])
+    input_shape = tuple(about["input_shape"])
+    dense = build_backbone(about["backbone"], len(about["class_names"]))
+    dense.load_state_dict(_with_prefix("dense", tensors))
+    network = attach_gates(dense.eval(), torch.zeros(1, *input_shape), gate)
+    network.load_state_dict(_with_prefix("gated", tensors))
+    return Checkpoint(
+        backbone=about["backbone"],
+        class_names=tuple(about["class_names"]),
+        input_shape=input_shape,
+        gate=gate,
+        network=network.eval(),
+        dense=dense,
+        detector={name: value.numpy() for name, value in _with_prefix("detector", tensors).items()},
+        calibration=tensors["calibration"].numpy(),
+        config=about["config"],
+        figures=about["figures"],
+    )
+
+
+def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": value.detach().contiguous() for name, value in tensors.items()}
+
+
+def _with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    start = f"{prefix}."
+    return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
