@@ -32,6 +32,7 @@ def serve(settings: Settings) -> int:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_worth_a_line)
     asyncio.run(serve_until_stopped(settings, _announce))
     return 0
 
@@ -63,6 +64,11 @@ def infer(url: str, model: str, images: Sequence[Path], *, timeout: float = 30.0
     ]
     print_table(answers_table(images, Answer.join(parts), info.class_names))
     return 0
+
+
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    """Whether gRPC reports something else than a client that went away while its answer was being sent."""
+    return not record.getMessage().startswith("ExecuteBatchError raised in core")
 
 
 def _announce(summary: str) -> None:

@@ -1,16 +1,17 @@
 """Find out, quietly, whether ONNX Runtime can use a CUDA device here.
 
-onnxruntime-gpu lists its CUDA provider on every machine; where the driver or a library is missing, it prints
-to stderr and silently runs on the CPU. So we look for the driver, a device and the libraries ourselves, in
-that order, and can say what is missing.
+onnxruntime-gpu lists its CUDA provider on every machine; where the driver or a library is missing, it prints to
+stderr and silently runs on the CPU. So we ask the driver ourselves, and then run a graph of one node.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import io
 from dataclasses import dataclass
-from pathlib import Path
 
+import numpy as np
 import onnxruntime
 
 CUDA = "CUDAExecutionProvider"
@@ -18,6 +19,15 @@ CPU = "CPUExecutionProvider"
 
 # ONNX Runtime's levels run from 0, verbose, to 4, fatal. What goes wrong comes back as an exception as well.
 FATAL_ONLY = 4
+
+# y = Identity(x), both FP32 [1], as an ONNX file: IR 8, opset 17. What serves has no library that writes such files.
+_IDENTITY = (
+    b"\x08\x08:;\n\x10\n\x01x\x12\x01y"
+    b'"\x08Identity\x12\x05probe'
+    b"Z\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01"
+    b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01"
+    b"B\x04\n\x00\x10\x11"
+)
 
 
 @dataclass(frozen=True)
@@ -41,11 +51,12 @@ class Device:
 def find_device() -> Device:
     """The best device of this machine: CUDA if it works, otherwise the CPU and why."""
     onnxruntime.set_default_logger_severity(FATAL_ONLY)
-    why_not = _why_not_cuda()
+    why_not = driver_problem() or provider_problem()
     return Device(CPU, why_not) if why_not else Device(CUDA)
 
 
-def _why_not_cuda() -> str:
+def driver_problem() -> str:
+    """What keeps the driver from offering a CUDA device; empty if nothing does."""
     if CUDA not in onnxruntime.get_available_providers():
         return "this build of ONNX Runtime has no CUDA provider (install onnxruntime-gpu)"
     try:
@@ -55,13 +66,23 @@ def _why_not_cuda() -> str:
     count = ctypes.c_int(0)
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value < 1:
         return "the NVIDIA driver finds no device"
-    # CUDA's libraries may come from Python packages, which the system's loader does not know.
-    onnxruntime.preload_dlls()
-    provider = Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
-    try:
-        ctypes.CDLL(str(provider.with_name("libonnxruntime_providers_shared.so")), mode=ctypes.RTLD_GLOBAL)
-        ctypes.CDLL(str(provider))
-    except OSError as error:
-        missing = str(error).split(":")[0]
-        return f"a CUDA library is missing ({missing}; pip install 'onnxruntime-gpu[cuda,cudnn]')"
     return ""
+
+
+def provider_problem() -> str:
+    """What keeps ONNX Runtime from running a graph on a CUDA device; empty if nothing does."""
+    # CUDA's libraries may come from Python packages, which the system's loader does not know. The call prints
+    # what it does not find, and stdout belongs to the caller.
+    with contextlib.redirect_stdout(io.StringIO()) as missing:
+        onnxruntime.preload_dlls()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = FATAL_ONLY
+    try:
+        session = onnxruntime.InferenceSession(_IDENTITY, options, providers=[CUDA], enable_fallback=0)
+        if CUDA in session.get_providers():
+            session.run(None, {"x": np.zeros(1, dtype=np.float32)})
+            return ""
+    except Exception as error:  # ONNX Runtime's exceptions share no base class but this one
+        return f"ONNX Runtime cannot use it ({str(error).splitlines()[0][:300]})"
+    hint = missing.getvalue().strip().splitlines() or ["pip install 'onnxruntime-gpu[cuda,cudnn]'"]
+    return f"ONNX Runtime cannot load its CUDA provider, as if a CUDA library were missing ({hint[0]})"

@@ -35,10 +35,8 @@ class Engine:
         Raises:
             UnavailableError: too many requests are waiting.
         """
-        if model.manifest.single:
-            pieces = [images[index : index + 1] for index in range(len(images))]
-        else:
-            pieces = [images]
+        step = 1 if model.manifest.single else len(images)
+        pieces = [images[begin : begin + step] for begin in range(0, len(images), step)]
         answers = await model.scheduler.run([partial(model.session.run, piece) for piece in pieces])
         answer = Answer.join(answers)
         model.profile.record(answer)
