@@ -13,7 +13,7 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 
 from penstock import __version__, bundle
 from penstock.errors import InvalidArgumentError
-from penstock.service.answers import Answer, Images
+from penstock.service.answers import DTYPES, Answer, Images, output_widths
 from penstock.service.parameters import (
     CLASS_NAMES_PARAMETER,
     FLAGS_PARAMETER,
@@ -27,7 +27,7 @@ from penstock.service.v1 import paths_pb2
 # Clients switch their habits on this list: it names only what is there.
 EXTENSIONS = ("model_configuration", "parameters")
 
-_DATATYPES = {np.dtype(np.float32): "FP32", np.dtype(np.uint8): "UINT8", np.dtype(np.bool_): "BOOL"}
+_DATATYPES = {np.float32: "FP32", np.uint8: "UINT8", np.bool_: "BOOL"}
 _LITTLE_ENDIAN_FP32 = np.dtype("<f4")
 
 
@@ -56,16 +56,14 @@ def model_metadata(model: Model, versions: list[int]) -> service_pb2.ModelMetada
     """Tensors of a model with ``-1`` for the batch, whether its graph takes batches or single images."""
     manifest = model.manifest
     metadata = service_pb2.ModelMetadataResponse.TensorMetadata
-    widths = {bundle.LOGITS: len(manifest.class_names), bundle.PATH: manifest.layout.bits}
-    types = {bundle.PATH: "UINT8", bundle.FLAG: "BOOL"}
     return service_pb2.ModelMetadataResponse(
         name=model.name,
         versions=[str(version) for version in versions],
         platform="onnxruntime_onnx",
         inputs=[metadata(name=bundle.INPUT, datatype="FP32", shape=[-1, *manifest.input_shape])],
         outputs=[
-            metadata(name=name, datatype=types.get(name, "FP32"), shape=[-1, widths.get(name, 1)])
-            for name in bundle.OUTPUTS
+            metadata(name=name, datatype=_DATATYPES[DTYPES[name]], shape=[-1, width])
+            for name, width in output_widths(manifest).items()
         ],
     )
 
@@ -132,7 +130,7 @@ def infer_response(
     tensors = answer.tensors
     for name in outputs:
         values = tensors[name]
-        response.outputs.add(name=name, datatype=_DATATYPES[values.dtype], shape=values.shape)
+        response.outputs.add(name=name, datatype=_DATATYPES[DTYPES[name]], shape=values.shape)
         response.raw_output_contents.append(
             values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
         )

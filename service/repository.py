@@ -15,6 +15,7 @@ from tritonclient.grpc import model_config_pb2
 
 from penstock.bundle import CONFIG_FILE, INPUT, Manifest, read_bundle, versions
 from penstock.errors import BundleError, ConfigurationError, NotFoundError, PenstockError, UnavailableError
+from penstock.service.answers import output_widths
 from penstock.service.devices import Device, find_device
 from penstock.service.profile import ProfileWindow
 from penstock.service.scheduler import Scheduler
@@ -125,6 +126,8 @@ class Repository:
         if not numbers and not (home / CONFIG_FILE).exists():
             return  # some other folder, not a model
         self._models[home.name] = dict.fromkeys(numbers)
+        if not numbers:
+            log.error("model %s is not served: it has no version folders", home.name)
         try:
             config = _read_config(home)
         except BundleError as error:
@@ -185,11 +188,18 @@ def _read_config(home: Path) -> model_config_pb2.ModelConfig:
 
 def _check_config(config: model_config_pb2.ModelConfig, manifest: Manifest, home: Path) -> None:
     """Refuse a version that the model's configuration does not describe: clients believe it."""
-    expected = [1] * manifest.single + list(manifest.input_shape)
-    found = {tensor.name: list(tensor.dims) for tensor in config.input}
-    batches = range(1) if manifest.single else range(1, manifest.max_batch + 1)
-    if found != {INPUT: expected} or config.max_batch_size not in batches:
+    batch = [1] if manifest.single else []
+    expected = {name: [*batch, width] for name, width in output_widths(manifest).items()}
+    expected[INPUT] = [*batch, *manifest.input_shape]
+    for tensor in (*config.input, *config.output):
+        if list(tensor.dims) != expected.get(tensor.name):
+            raise BundleError(
+                f"{home / CONFIG_FILE} has dims {list(tensor.dims)} for {tensor.name!r}; "
+                f"the bundle has {expected.get(tensor.name, 'no such tensor')}"
+            )
+    largest = 0 if manifest.single else manifest.max_batch
+    if not min(1, largest) <= config.max_batch_size <= largest:
         raise BundleError(
-            f"{home / CONFIG_FILE} has inputs {found} and max_batch_size {config.max_batch_size}; expected "
-            f"{ {INPUT: expected} } and {batches.start if manifest.single else f'1 to {manifest.max_batch}'}"
+            f"{home / CONFIG_FILE} has max_batch_size {config.max_batch_size}; expected "
+            + ("0, because the graph takes single images" if manifest.single else f"1 to {largest}")
         )

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnxruntime
 
 from penstock import bundle
 from penstock.bundle import Bundle, Manifest
 from penstock.errors import BundleError
-from penstock.service.answers import Answer, Images
+from penstock.service.answers import DTYPES, Answer, Images, output_widths
 from penstock.service.devices import CUDA, FATAL_ONLY, Device
 
-_ORT_TYPES = {
-    bundle.LOGITS: "tensor(float)",
-    bundle.PATH: "tensor(uint8)",
-    bundle.ACTIVE_MACS: "tensor(float)",
-    bundle.SCORE: "tensor(float)",
-    bundle.FLAG: "tensor(bool)",
-}
+_ORT_TYPES = {np.float32: "tensor(float)", np.uint8: "tensor(uint8)", np.bool_: "tensor(bool)"}
 
 
 class Session:
@@ -80,16 +75,14 @@ def _check_contract(session: onnxruntime.InferenceSession, manifest: Manifest, f
         )
     if not manifest.single and shape[0] == 1:
         raise BundleError(f"{file} takes one image; {bundle.MANIFEST_FILE} promises {manifest.max_batch}")
-    widths = {bundle.LOGITS: len(manifest.class_names), bundle.PATH: manifest.layout.bits}
     outputs = {node.name: node for node in session.get_outputs()}
-    for name, expected in _ORT_TYPES.items():
-        node = outputs.get(name)
+    for name, width in output_widths(manifest).items():
+        node, expected = outputs.get(name), _ORT_TYPES[DTYPES[name]]
         if node is None:
             raise BundleError(f"{file} has no output {name!r}; its outputs are {sorted(outputs)}")
-        width = (widths.get(name, 1),)
-        if node.type != expected or len(node.shape) != 2 or not _fits(node.shape[1:], width):
+        if node.type != expected or len(node.shape) != 2 or not _fits(node.shape[1:], (width,)):
             raise BundleError(
-                f"{file} has output {name!r} of {node.type} {node.shape}; expected {expected} [N, {width[0]}]"
+                f"{file} has output {name!r} of {node.type} {node.shape}; expected {expected} [N, {width}]"
             )
 
 

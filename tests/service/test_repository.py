@@ -17,6 +17,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from penstock.bundle import CONFIG_FILE, MANIFEST_FILE, MODEL_FILE
 from penstock.files import sha256
+from penstock.service.repository import Repository
+from penstock.service.settings import Settings
 
 Images = npt.NDArray[np.float32]
 Request = Callable[..., service_pb2.ModelInferRequest]
@@ -39,6 +41,11 @@ def truncate(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-100])
 
 
+def add_class(home: Path) -> None:
+    edit(home / "1" / MANIFEST_FILE, '"dog"', '"dog", "elk"')
+    edit(home / CONFIG_FILE, "dims: [1, 4]", "dims: [1, 5]")
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "half-a-graph": (lambda home: truncate(home / "1" / MODEL_FILE), "is damaged: its sha256"),
     "no-graph": (lambda home: replace_model(home / "1", b"nothing"), "is refused by ONNX Runtime"),
@@ -47,6 +54,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "half-a-manifest": (lambda home: truncate(home / "1" / MANIFEST_FILE), "bundle.json cannot be read"),
     "other-classes": (
         lambda home: edit(home / "1" / MANIFEST_FILE, '"dog"', '"dog", "elk"'),
+        "has dims [1, 4] for 'logits'; the bundle has [1, 5]",
+    ),
+    "graph-of-other-classes": (
+        add_class,
         "has output 'logits' of tensor(float) [1, 4]; expected tensor(float) [N, 5]",
     ),
     "missing-config": (lambda home: (home / CONFIG_FILE).unlink(), "config.pbtxt cannot be read"),
@@ -57,8 +68,17 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "config-of-other-shape": (
         lambda home: edit(home / CONFIG_FILE, "dims: [1, 3, 8, 8]", "dims: [1, 3, 9, 9]"),
-        "has inputs {'images': [1, 3, 9, 9]}",
+        "has dims [1, 3, 9, 9] for 'images'; the bundle has [1, 3, 8, 8]",
     ),
+    "config-of-other-output": (
+        lambda home: edit(home / CONFIG_FILE, '"active_macs"', '"cost"'),
+        "has dims [1, 1] for 'cost'; the bundle has no such tensor",
+    ),
+    "config-of-a-batch": (
+        lambda home: edit(home / CONFIG_FILE, "max_batch_size: 0", "max_batch_size: 4"),
+        "has max_batch_size 4; expected 0",
+    ),
+    "no-versions": (lambda home: shutil.rmtree(home / "1"), "it has no version folders"),
 }
 
 
@@ -77,6 +97,8 @@ def damaged(repository: Path, start: Any, tmp_path_factory: pytest.TempPathFacto
     shutil.copytree(whole / "1", whole / ".3.x7f3k2")
     shutil.copytree(whole / "1", whole / "03")
     truncate(copy_model(repository / "batched", folder / "latest-damaged") / "2" / MODEL_FILE)
+    lowered = copy_model(repository / "batched", folder / "lowered")
+    edit(lowered / CONFIG_FILE, "max_batch_size: 8", "max_batch_size: 4")
     for name, (spoil, _) in DAMAGES.items():
         spoil(copy_model(repository / "single", folder / name))
     with start(folder) as running:
@@ -129,6 +151,14 @@ def test_others_serve(damaged_stub: Any, request_for: Request, images: Images) -
     assert list(metadata.versions) == ["1", "2"]
 
 
+def test_configuration_may_lower_the_batch(damaged_stub: Any, request_for: Request, images: Images) -> None:
+    config = damaged_stub.ModelConfig(service_pb2.ModelConfigRequest(name="lowered"), timeout=30).config
+    assert config.max_batch_size == 4
+    assert damaged_stub.ModelInfer(request_for("lowered", images[:4]), timeout=30).id == "42"
+    with pytest.raises(grpc.RpcError, match="N from 1 to 4"):
+        damaged_stub.ModelInfer(request_for("lowered", images), timeout=30)
+
+
 def test_latest_whole_version_answers(damaged_stub: Any, request_for: Request, images: Images) -> None:
     request = request_for("latest-damaged", images)
     assert damaged_stub.ModelInfer(request, timeout=30).model_version == "1"
@@ -137,6 +167,18 @@ def test_latest_whole_version_answers(damaged_stub: Any, request_for: Request, i
         damaged_stub.ModelInfer(request, timeout=30)
     assert refused.value.code() is StatusCode.UNAVAILABLE
     assert refused.value.details() == "Model 'latest-damaged' version 2 is not at ready state"
+
+
+def test_damage_that_nobody_foresaw(
+    repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy_model(repository / "batched", tmp_path / "whole")
+    home = copy_model(repository / "batched", tmp_path / "ill-typed")
+    edit(home / "2" / MANIFEST_FILE, '"max_batch": 8', '"max_batch": "8"')
+    loaded = Repository(Settings(model_repository=tmp_path))
+    assert {name: loaded.ready_versions(name) for name in loaded.names} == {"whole": [1, 2], "ill-typed": [1]}
+    assert "model ill-typed version 2 is not served" in caplog.text
+    loaded.close()
 
 
 def test_log_holds_no_traceback(damaged: Any) -> None:
