@@ -7,8 +7,10 @@ epoch's number, so a run that was killed and resumed ends with the weights of on
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -127,24 +129,13 @@ def fit(training: Training, validation: Batches, folder: Path, *, precision: str
     callbacks: list[L.Callback] = [best, last]
     if progress:
         callbacks.append(RichProgressBar(leave=False))
-    trainer = L.Trainer(
-        max_epochs=training.schedule.epochs,
-        precision=cast(Any, precision),
-        logger=[CSVLogger(folder, name="logs"), TensorBoardLogger(folder, name="tensorboard")],
-        callbacks=callbacks,
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        deterministic=True,
-        log_every_n_steps=1_000_000,  # epochs are what we log
-    )
+    with _quiet():
+        trainer = _trainer(training, folder, callbacks, precision, progress)
     training.network.train()  # Lightning keeps whatever mode it finds
     # Deterministic algorithms are wanted, but filling fresh memory only costs time: nothing reads it unwritten.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     resume = folder / "last.ckpt"
-    with warnings.catch_warnings():
-        # Lightning advises worker processes for data that are in memory already.
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    with _quiet():
         trainer.fit(
             training,
             train_dataloaders=training.train_batches,
@@ -153,3 +144,39 @@ def fit(training: Training, validation: Batches, folder: Path, *, precision: str
         )
     state = torch.load(folder / "best.ckpt", map_location="cpu", weights_only=True)
     training.load_state_dict(state["state_dict"])
+
+
+def _trainer(
+    training: Training, folder: Path, callbacks: list[L.Callback], precision: str, progress: bool
+) -> L.Trainer:
+    return L.Trainer(
+        max_epochs=training.schedule.epochs,
+        precision=cast(Any, precision),
+        logger=[CSVLogger(folder, name="logs"), TensorBoardLogger(folder, name="tensorboard")],
+        callbacks=callbacks,
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        deterministic=True,
+        log_every_n_steps=len(training.train_batches),  # epochs are what we log
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's hints from the user's terminal: on devices, tips, workers for data that are in memory."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            # A run that goes on finds its own files.
+            warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+            # Inside Lightning, of PyTorch's private tree utilities.
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,266 @@
+"""The main job, end to end, on real images, in one command.
+
+Learn gates (or take a committed checkpoint), export the dense and the decoupled network, start the real server, ask
+it with stock tritonclient about honest and attacked images, and say what came back in one table.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tritonclient.grpc as triton
+from rich.console import Console
+from rich.table import Table
+from tritonclient.utils import InferenceServerException
+
+from penstock.attacks.pgd import PGD
+from penstock.bundle import FLAG, INPUT, LOGITS, PATH, Bundle
+from penstock.data import ImageSet, load
+from penstock.errors import InvalidArgumentError, PenstockError
+from penstock.export.measure import measure
+from penstock.export.pipeline import ExportOptions, export
+from penstock.export.runtime import open_graph
+from penstock.files import write_atomic
+from penstock.learn.config import DecoupleConfig, Schedule
+from penstock.learn.decouple import decouple
+from penstock.nn.checkpoint import load_source
+from penstock.nn.inference import answer
+from penstock.paths import PathSet
+from penstock.report.paths import draw_paths
+
+DATA = ("digits", "cifar10")
+ZOO_CIFAR10 = "zoo:resnet20-cifar10"
+ATTACKED_IMAGES = 200
+BATCH = 8  # images per request
+START_SECONDS = 60.0
+# An 8x8 digit has few pixels and strong strokes: it takes more than the customary 8/255 to turn it into another.
+ATTACKS = {"digits": PGD(eps=0.1, step=0.0125, steps=40), "cifar10": PGD()}
+DIGITS = DecoupleConfig(
+    data="digits",
+    backbone="digits-cnn",
+    dense=Schedule(epochs=60, batch_size=64, learning_rate=0.05),
+    decouple=Schedule(epochs=60, batch_size=64, learning_rate=0.05),
+    budget=0.5,
+    settle=0.3,
+)
+
+Tensors = dict[str, npt.NDArray[Any]]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What the demo measured; shares are between 0 and 1."""
+
+    dense_accuracy: float
+    decoupled_accuracy: float
+    mac_fraction: float
+    latency_ratio: float
+    dense_ms: float
+    decoupled_ms: float
+    lowering: str
+    parity_max_abs: float
+    top1_agreement: float
+    fpr_target: float
+    fpr: float
+    fpr_n: int
+    calibration_n: int
+    tpr_pgd: float
+    attack_success: float
+    attacked_n: int
+    served_requests: int
+    failed_requests: int
+
+
+def run_demo(data: str, picture: Path, json_file: Path | None, console: Console) -> Figures:
+    """Run the demo and print its table.
+
+    Args:
+        data: ``digits`` trains a small network first; ``cifar10`` takes the committed ResNet-20.
+        picture: PNG file to write, paths by class.
+        json_file: where to write the figures, if anywhere.
+        console: where to print.
+
+    Raises:
+        PenstockError: whatever went wrong, in words.
+    """
+    if data not in DATA:
+        raise InvalidArgumentError(f"no demo for {data!r}; there are {', '.join(DATA)}")
+
+    def say(line: str) -> None:
+        console.print(f"[dim]- {line}[/dim]", highlight=False)
+
+    with tempfile.TemporaryDirectory(prefix="penstock-demo-") as folder:
+        figures = _measure(data, Path(folder), picture, say)
+    console.print(_table(data, figures))
+    console.print(f"Paths by class: {picture}", highlight=False)
+    if json_file is not None:
+        write_atomic(json_file, json.dumps(asdict(figures), indent=2) + "\n")
+    return figures
+
+
+def _measure(data: str, folder: Path, picture: Path, say: Say) -> Figures:
+    splits = load(data)
+    source = ZOO_CIFAR10
+    if data == "digits":
+        decouple(DIGITS, folder / "run", progress=False, say=say)
+        source = str(folder / "run")
+    checkpoint, _ = load_source(source)
+    models = folder / "models"
+    dense = export(ExportOptions(source=source, repository=models, name="dense", dense=True), say)
+    decoupled = export(ExportOptions(source=source, repository=models, name="decoupled"), say)
+    latency = _latency(dense, decoupled, splits.test)
+
+    say(f"attacking {ATTACKED_IMAGES} images: {ATTACKS[data]}")
+    victims = splits.test.take(np.arange(ATTACKED_IMAGES))
+    attacked = ATTACKS[data](checkpoint.network, victims.floats(), victims.labels)
+
+    with _server(models) as url:
+        say(f"asking the server at {url} about {len(splits.test)} honest and {len(attacked)} attacked images")
+        client = Asker(url)
+        plain = client.ask("dense", splits.test.floats())
+        honest = client.ask("decoupled", splits.test.floats())
+        hostile = client.ask("decoupled", attacked)
+
+    expected = answer(checkpoint.network, splits.test.images)
+    same_path = (expected.bits == honest[PATH]).all(axis=1)
+    paths = PathSet(checkpoint.network.layout, honest[PATH].astype(np.uint8))
+    draw_paths(paths, splits.test.labels, splits.class_names, picture)
+    was_right = honest[LOGITS][: len(attacked)].argmax(1) == victims.labels
+    fooled = was_right & (hostile[LOGITS].argmax(1) != victims.labels)
+    assert decoupled.manifest.calibration is not None
+    return Figures(
+        dense_accuracy=_accuracy(plain, splits.test),
+        decoupled_accuracy=_accuracy(honest, splits.test),
+        mac_fraction=float(paths.active_macs.mean()),
+        latency_ratio=latency["dense"] / latency["decoupled"],
+        dense_ms=latency["dense"],
+        decoupled_ms=latency["decoupled"],
+        lowering=decoupled.manifest.lowering,
+        parity_max_abs=float(np.abs(expected.logits - honest[LOGITS])[same_path].max()),
+        top1_agreement=float((expected.predicted == honest[LOGITS].argmax(1)).mean()),
+        fpr_target=decoupled.manifest.calibration.target_fpr,
+        fpr=float(honest[FLAG].mean()),
+        fpr_n=len(splits.test),
+        calibration_n=decoupled.manifest.calibration.images,
+        tpr_pgd=float(hostile[FLAG][fooled].mean()) if fooled.any() else float("nan"),
+        attack_success=float(fooled.sum() / max(1, was_right.sum())),
+        attacked_n=len(attacked),
+        served_requests=client.served,
+        failed_requests=client.failed,
+    )
+
+
+class Asker:
+    """Asks a server with stock tritonclient, and counts.
+
+    Args:
+        url: ``HOST:PORT``.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.client = triton.InferenceServerClient(url)
+        self.served = 0
+        self.failed = 0
+
+    def ask(self, model: str, images: npt.NDArray[np.float32]) -> Tensors:
+        """Answers for ``[N, C, H, W]`` in 0..1, in requests of a few images each.
+
+        Raises:
+            PenstockError: a request failed, so there is no figure to report.
+        """
+        pieces = []
+        for start in range(0, len(images), BATCH):
+            batch = images[start : start + BATCH]
+            tensor = triton.InferInput(INPUT, list(batch.shape), "FP32")
+            tensor.set_data_from_numpy(batch)
+            try:
+                result = self.client.infer(model, [tensor])
+            except InferenceServerException as error:
+                self.failed += 1
+                raise PenstockError(f"the server refused a request: {error}") from error
+            self.served += 1
+            pieces.append({name: result.as_numpy(name) for name in (LOGITS, PATH, FLAG)})
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+@contextmanager
+def _server(models: Path) -> Iterator[str]:
+    """Run ``penstock serve`` in a process of its own and yield its address."""
+    command = [sys.executable, "-m", "penstock.cli", "serve", "--model-repository", str(models)]
+    command += ["--grpc-port", "0", "--metrics-port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        try:
+            announced = re.search(r"at (\S+:\d+)", process.stdout.readline())
+            if announced is None:
+                raise PenstockError(f"the server did not start (exit code {process.wait(START_SECONDS)})")
+            yield announced.group(1)
+        finally:
+            process.terminate()
+            process.wait(START_SECONDS)
+
+
+def _latency(dense: Bundle, decoupled: Bundle, images: ImageSet) -> dict[str, float]:
+    """Median milliseconds of one image in ONNX Runtime on one thread, measured in turns."""
+    bundles = {"dense": dense, "decoupled": decoupled}
+    sessions = {
+        name: open_graph(bundle.model_file, single=bundle.manifest.single, threads=1).session
+        for name, bundle in bundles.items()
+    }
+    return measure(sessions, images.images[:50], rounds=300)
+
+
+def _accuracy(answers: Tensors, images: ImageSet) -> float:
+    return float((answers[LOGITS].argmax(1) == images.labels).mean())
+
+
+def _table(data: str, f: Figures) -> Table:
+    table = Table(title=f"Penstock on {data}", show_header=True, header_style="bold")
+    table.add_column("measured")
+    table.add_column("value", justify="right")
+    table.add_column("how")
+    faster = (
+        "faster" if f.latency_ratio >= 1 else "slower: this network is too small to gain by skipping filters"
+    )
+    rows = (
+        ("accuracy, dense", f"{f.dense_accuracy:.2%}", f"{f.fpr_n:,} test images, served"),
+        ("accuracy, decoupled", f"{f.decoupled_accuracy:.2%}", "the same images"),
+        (
+            "share of MACs",
+            f"{f.mac_fraction:.1%}",
+            "from the path bits that the server returned, gates counted",
+        ),
+        ("latency, dense", f"{f.dense_ms:.3f} ms", "ONNX Runtime, batch 1, 1 thread, median, interleaved"),
+        (
+            "latency, decoupled",
+            f"{f.decoupled_ms:.3f} ms",
+            f"lowering {f.lowering}, gates and detector included",
+        ),
+        ("speed-up", f"{f.latency_ratio:.2f}x", faster),
+        ("parity", f"{f.parity_max_abs:.1e}", "largest difference of a logit, served against PyTorch"),
+        ("top-1 agreement", f"{f.top1_agreement:.2%}", "served against PyTorch"),
+        (
+            "false positives, promised",
+            f"{f.fpr_target:.1%}",
+            f"calibrated on {f.calibration_n:,} unseen images",
+        ),
+        ("false positives, measured", f"{f.fpr:.1%}", f"{f.fpr_n:,} other unseen images"),
+        ("attacks that succeed", f"{f.attack_success:.1%}", f"PGD through the gates, {f.attacked_n} images"),
+        ("of these, flagged", f"{f.tpr_pgd:.1%}", "the attack does not know the detector"),
+        ("requests", f"{f.served_requests:,}", f"{f.failed_requests} failed"),
+    )
+    for row in rows:
+        table.add_row(*row)
+    return table
