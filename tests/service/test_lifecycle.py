@@ -78,7 +78,7 @@ def pending(running: Any) -> float:
 def test_overload_and_giving_up(narrow: Any, request_for: Request, images: Images) -> None:
     with grpc.insecure_channel(narrow.url) as channel:
         stub = stub_of(channel)
-        running = stub.ModelInfer.future(slow(request_for, images, 6))
+        running = stub.ModelInfer.future(slow(request_for, images, 10))
         wait_until(lambda: sample(narrow, "penstock_running") == 1)
         queued = stub.ModelInfer.future(slow(request_for, images, 1))
         wait_until(lambda: pending(narrow) == 1)
