@@ -1,0 +1,43 @@
+"""What a figure was measured on: travels with every result."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def about() -> dict[str, Any]:
+    """Machine, threads, versions, commit and day."""
+    return {
+        "date": datetime.date.today().isoformat(),
+        "commit": _commit(),
+        "cpu": _cpu(),
+        "cores": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("penstock", "torch", "onnx", "numpy")}
+        | {"onnxruntime": onnxruntime.__version__},
+    }
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(RESULTS), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    fields = [line.split(":", 1) for line in lines if ":" in line]
+    found = {name.strip(): value.strip() for name, value in reversed(fields)}
+    wide = "avx512f" in found.get("flags", "")
+    return found.get("model name", platform.processor() or "unknown") + (" (AVX-512)" if wide else "")
