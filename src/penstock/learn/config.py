@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-from penstock.errors import ConfigurationError, NotFoundError
+from penstock.errors import ConfigurationError, InvalidArgumentError, NotFoundError
 from penstock.nn.gates import GateConfig
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+LARGEST_SEED = 2**32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +33,10 @@ class Schedule:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "learning_rate"):
-            if getattr(self, name) <= 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be positive")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ConfigurationError(f"weight_decay is {self.weight_decay}; it must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +46,8 @@ class DecoupleConfig:
     Attributes:
         data: data set, ``digits`` or ``cifar10``.
         backbone: network, a key of `penstock.nn.backbones.BACKBONES`.
-        start: file with the dense network's weights; ``None``: train it first, as ``dense`` says.
+        start: file with the dense network's weights, in the working folder or that of the data; ``None``: train it
+            first, as ``dense`` says.
         dense: schedule of the dense network, if it is trained here.
         decouple: schedule of the decoupling.
         budget: share of the dense MACs that the decoupled network may use on average, gates included.
@@ -54,7 +61,7 @@ class DecoupleConfig:
         gate: shape and start of the gates.
         fpr: false-positive rate that the detector is calibrated for.
         seed: of everything random.
-        precision: Lightning's name, ``32-true`` or ``bf16-mixed``.
+        precision: Lightning's name, one of `PRECISIONS`.
     """
 
     data: str
@@ -84,6 +91,17 @@ class DecoupleConfig:
             raise ConfigurationError(
                 f"approach is {self.approach} and settle {self.settle}; both are shares of the training, 0 to 1"
             )
+        for name in ("mutual_information", "alignment", "budget_weight", "distillation"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigurationError(f"{name} is {getattr(self, name)}; a weight must not be negative")
+        if not 0 < self.temperature < math.inf:
+            raise ConfigurationError(f"temperature is {self.temperature}; it must be positive")
+        if not 0 < self.fpr < 1:
+            raise ConfigurationError(f"fpr is {self.fpr}; a false-positive rate lies between 0 and 1")
+        if not 0 <= self.seed < LARGEST_SEED:
+            raise ConfigurationError(f"seed is {self.seed}; it must be from 0 to {LARGEST_SEED - 1}")
+        if self.precision not in PRECISIONS:
+            raise ConfigurationError(f"no precision {self.precision!r}; there are {', '.join(PRECISIONS)}")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file or a checkpoint."""
@@ -92,8 +110,6 @@ class DecoupleConfig:
 
 def read_config(path: Path) -> DecoupleConfig:
     """Read a TOML file whose keys are the fields of `DecoupleConfig`, with tables for the nested ones.
-
-    A relative ``start`` is looked up beside the configuration file and in the folder named by ``PENSTOCK_DATA``.
 
     Raises:
         NotFoundError: there is no such file.
@@ -108,6 +124,8 @@ def read_config(path: Path) -> DecoupleConfig:
     nested: dict[str, type[Any]] = {"dense": Schedule, "decouple": Schedule, "gate": GateConfig}
     for key, kind in nested.items():
         if key in values:
+            if not isinstance(values[key], dict):
+                raise ConfigurationError(f"{path}: {key} is {values[key]!r}; it must be a table, [{key}]")
             values[key] = _build(kind, values[key], f"{path} [{key}]")
     config: DecoupleConfig = _build(DecoupleConfig, values, str(path))
     return config
@@ -118,7 +136,19 @@ def _build(kind: type[Any], values: dict[str, Any], where: str) -> Any:
     unknown = sorted(set(values) - known)
     if unknown:
         raise ConfigurationError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
+    hints = get_type_hints(kind)
+    checked = {name: _typed(value, hints[name], f"{where}: {name}") for name, value in values.items()}
     try:
-        return kind(**values)
-    except TypeError as error:
+        return kind(**checked)
+    except (TypeError, InvalidArgumentError) as error:  # a key is missing, or a value is out of its range
         raise ConfigurationError(f"{where}: {error}") from error
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    """The value, if it is of the annotated type; a whole number is a float too, a bool is only a bool."""
+    fits = isinstance(value, (int, float) if hint is float else hint)
+    if not fits or (isinstance(value, bool) and hint is not bool):
+        raise ConfigurationError(
+            f"{where} is {value!r}; it must be of type {getattr(hint, '__name__', hint)}"
+        )
+    return float(value) if hint is float else value

@@ -23,7 +23,14 @@ import torch
 from torch import Tensor, nn
 
 from penstock.data import ImageSet, Splits, load
-from penstock.detect import PathDetector, PathFeatures, false_positive_interval, resplit_rates
+from penstock.detect import (
+    PathDetector,
+    PathFeatures,
+    conformal_threshold,
+    false_positive_interval,
+    resplit_rates,
+)
+from penstock.detect.calibration import conformal_rank
 from penstock.errors import ConfigurationError, InvalidArgumentError, NotFoundError
 from penstock.files import write_atomic
 from penstock.learn.batches import Batches
@@ -67,14 +74,23 @@ def decouple(
         ConfigurationError: the folder holds a run with another configuration.
         NotFoundError: the data set or the weights to start from are not there.
     """
-    _claim(out, config)
+    _refuse_other_run(out, config)
     if (out / CHECKPOINT_FILE).is_file():
         say(f"{out} is finished already")
         return load_checkpoint(out / CHECKPOINT_FILE)
     splits = load(config.data, folder=data)
     classes = len(splits.class_names)
+    conformal_rank(len(splits.calibration), config.fpr)  # refuses now what would fail after hours
     validation = Batches(splits.validation, 500)
-    dense = _dense_network(config, splits, validation, out, data, progress, say)
+    dense = _start(config, classes, data)
+    # From here on the folder is this configuration's; a typing error above does not spoil it.
+    write_atomic(out / CONFIG_FILE, _text(config))
+    if config.start is None:
+        say(f"training the dense {config.backbone}")
+        batches = _batches(config, splits, config.dense.batch_size)
+        learning = DenseTraining(dense, config.dense, batches, classes, config.seed)
+        fit(learning, validation, out / "dense", precision=config.precision, progress=progress)
+    dense.eval()
     say(f"decoupling {config.backbone} to {config.budget:.0%} of its MACs")
     torch.manual_seed(config.seed)
     network = attach_gates(dense, torch.zeros(1, *splits.train.images.shape[1:]), config.gate)
@@ -117,33 +133,23 @@ def load_weights(network: nn.Module, file: Path) -> None:
         )
 
 
-def _claim(out: Path, config: DecoupleConfig) -> None:
+def _refuse_other_run(out: Path, config: DecoupleConfig) -> None:
     file = out / CONFIG_FILE
-    text = json.dumps(config.to_json(), indent=2) + "\n"
-    if file.exists() and file.read_text(encoding="utf-8") != text:
+    if file.exists() and file.read_text(encoding="utf-8") != _text(config):
         raise ConfigurationError(f"{out} holds a run with another configuration: choose another folder")
-    write_atomic(file, text)
 
 
-def _dense_network(
-    config: DecoupleConfig,
-    splits: Splits,
-    validation: Batches,
-    out: Path,
-    data: Path | None,
-    progress: bool,
-    say: Say,
-) -> nn.Module:
+def _text(config: DecoupleConfig) -> str:
+    return json.dumps(config.to_json(), indent=2) + "\n"
+
+
+def _start(config: DecoupleConfig, classes: int, data: Path | None) -> nn.Module:
+    """The dense network as it is before any training here."""
     torch.manual_seed(config.seed)
-    network = build_backbone(config.backbone, len(splits.class_names))
+    network = build_backbone(config.backbone, classes)
     if config.start is not None:
         load_weights(network, _find_weights(config.start, data))
-        return network.eval()
-    say(f"training the dense {config.backbone}")
-    batches = _batches(config, splits, config.dense.batch_size)
-    training = DenseTraining(network, config.dense, batches, len(splits.class_names), config.seed)
-    fit(training, validation, out / "dense", precision=config.precision, progress=progress)
-    return network.eval()
+    return network
 
 
 def _find_weights(start: str, data: Path | None) -> Path:
@@ -204,11 +210,10 @@ def _flag_figures(fpr: float, calibration: Any, test: Any) -> dict[str, Any]:
     detector_rates = resplit_rates(
         np.concatenate([calibration, test]), len(calibration), fpr, rounds=100, seed=0
     )
-    rank = int(np.ceil((len(calibration) + 1) * (1 - fpr)))
     low, high = false_positive_interval(len(test), len(calibration), fpr)
     return {
         "fpr_target": fpr,
-        "fpr": float((test > np.sort(calibration)[rank - 1]).mean()),
+        "fpr": float((test > conformal_threshold(calibration, fpr)).mean()),
         "fpr_interval_99": [low, high],
         "fpr_mean_of_100_resplits": float(detector_rates.mean()),
     }

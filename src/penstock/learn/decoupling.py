@@ -89,6 +89,10 @@ class DecoupleTraining(Training):
             layer.gate.noise = 0.0 if settled else 1.0
             layer.gate.hard_share = 1.0 if settled else 0.5
 
+    def on_fit_end(self) -> None:
+        """Bring the teacher back from where the student was trained."""
+        self._teacher[0].cpu()
+
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Judge the answers and count MACs."""
         images, labels = batch

@@ -8,6 +8,7 @@ epoch's number, so a run that was killed and resumed ends with the weights of on
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -18,10 +19,12 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from penstock.files import write_atomic
 from penstock.learn.batches import Batches
 from penstock.learn.config import Schedule
 
@@ -105,11 +108,28 @@ class Training(L.LightningModule):
             optimizer,
             max_lr=self.schedule.learning_rate,
             total_steps=steps,
-            pct_start=WARM_UP,
+            # A rise over one step or less would be a division by zero.
+            pct_start=WARM_UP if WARM_UP * steps > 1 else 0.0,
             cycle_momentum=False,
             div_factor=10,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes a checkpoint so that a kill leaves the old one or the new one.
+
+    Lightning's own way is a temporary file in the system's folder for them, which is often on another disk: moving it
+    is a copy then, and a run that is killed meanwhile has half a checkpoint to go on from.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
+        """Write in one step."""
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        write_atomic(Path(path), content.getvalue())
 
 
 def fit(training: Training, validation: Batches, folder: Path, *, precision: str, progress: bool) -> None:
@@ -154,6 +174,7 @@ def _trainer(
         precision=cast(Any, precision),
         logger=[CSVLogger(folder, name="logs"), TensorBoardLogger(folder, name="tensorboard")],
         callbacks=callbacks,
+        plugins=[WholeFiles()],
         enable_progress_bar=progress,
         enable_model_summary=False,
         num_sanity_val_steps=0,
