@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ import numpy as np
 import numpy.typing as npt
 import tritonclient.grpc as triton
 from rich.console import Console
-from rich.table import Table
 from tritonclient.utils import InferenceServerException
 
 from penstock.attacks.pgd import PGD
@@ -37,6 +36,7 @@ from penstock.learn.decouple import decouple
 from penstock.nn.checkpoint import load_source
 from penstock.nn.inference import answer
 from penstock.paths import PathSet
+from penstock.report.main_job import Figures, figures_table
 from penstock.report.paths import draw_paths
 
 DATA = ("digits", "cifar10")
@@ -59,30 +59,6 @@ Tensors = dict[str, npt.NDArray[Any]]
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Figures:
-    """What the demo measured; shares are between 0 and 1."""
-
-    dense_accuracy: float
-    decoupled_accuracy: float
-    mac_fraction: float
-    latency_ratio: float
-    dense_ms: float
-    decoupled_ms: float
-    lowering: str
-    parity_max_abs: float
-    top1_agreement: float
-    fpr_target: float
-    fpr: float
-    fpr_n: int
-    calibration_n: int
-    tpr_pgd: float
-    attack_success: float
-    attacked_n: int
-    served_requests: int
-    failed_requests: int
-
-
 def run_demo(data: str, picture: Path, json_file: Path | None, console: Console) -> Figures:
     """Run the demo and print its table.
 
@@ -103,7 +79,7 @@ def run_demo(data: str, picture: Path, json_file: Path | None, console: Console)
 
     with tempfile.TemporaryDirectory(prefix="penstock-demo-") as folder:
         figures = _measure(data, Path(folder), picture, say)
-    console.print(_table(data, figures))
+    console.print(figures_table(data, figures))
     console.print(f"Paths by class: {picture}", highlight=False)
     if json_file is not None:
         write_atomic(json_file, json.dumps(asdict(figures), indent=2) + "\n")
@@ -224,43 +200,3 @@ def _latency(dense: Bundle, decoupled: Bundle, images: ImageSet) -> dict[str, fl
 
 def _accuracy(answers: Tensors, images: ImageSet) -> float:
     return float((answers[LOGITS].argmax(1) == images.labels).mean())
-
-
-def _table(data: str, f: Figures) -> Table:
-    table = Table(title=f"Penstock on {data}", show_header=True, header_style="bold")
-    table.add_column("measured")
-    table.add_column("value", justify="right")
-    table.add_column("how")
-    faster = (
-        "faster" if f.latency_ratio >= 1 else "slower: this network is too small to gain by skipping filters"
-    )
-    rows = (
-        ("accuracy, dense", f"{f.dense_accuracy:.2%}", f"{f.fpr_n:,} test images, served"),
-        ("accuracy, decoupled", f"{f.decoupled_accuracy:.2%}", "the same images"),
-        (
-            "share of MACs",
-            f"{f.mac_fraction:.1%}",
-            "from the path bits that the server returned, gates counted",
-        ),
-        ("latency, dense", f"{f.dense_ms:.3f} ms", "ONNX Runtime, batch 1, 1 thread, median, interleaved"),
-        (
-            "latency, decoupled",
-            f"{f.decoupled_ms:.3f} ms",
-            f"lowering {f.lowering}, gates and detector included",
-        ),
-        ("speed-up", f"{f.latency_ratio:.2f}x", faster),
-        ("parity", f"{f.parity_max_abs:.1e}", "largest difference of a logit, served against PyTorch"),
-        ("top-1 agreement", f"{f.top1_agreement:.2%}", "served against PyTorch"),
-        (
-            "false positives, promised",
-            f"{f.fpr_target:.1%}",
-            f"calibrated on {f.calibration_n:,} unseen images",
-        ),
-        ("false positives, measured", f"{f.fpr:.1%}", f"{f.fpr_n:,} other unseen images"),
-        ("attacks that succeed", f"{f.attack_success:.1%}", f"PGD through the gates, {f.attacked_n} images"),
-        ("of these, flagged", f"{f.tpr_pgd:.1%}", "the attack does not know the detector"),
-        ("requests", f"{f.served_requests:,}", f"{f.failed_requests} failed"),
-    )
-    for row in rows:
-        table.add_row(*row)
-    return table
