@@ -13,9 +13,8 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +25,7 @@ from tritonclient.utils import InferenceServerException
 from penstock.attacks.pgd import PGD
 from penstock.bundle import FLAG, INPUT, LOGITS, PATH, Bundle
 from penstock.data import ImageSet, load
-from penstock.errors import InvalidArgumentError, PenstockError
+from penstock.errors import InvalidArgumentError, PenstockError, UnavailableError
 from penstock.export.measure import measure
 from penstock.export.pipeline import ExportOptions, export
 from penstock.export.runtime import open_graph
@@ -55,7 +54,6 @@ DIGITS = DecoupleConfig(
     settle=0.3,
 )
 
-Tensors = dict[str, npt.NDArray[Any]]
 Say = Callable[[str], None]
 
 
@@ -109,33 +107,60 @@ def _measure(data: str, folder: Path, picture: Path, say: Say) -> Figures:
         honest = client.ask("decoupled", splits.test.floats())
         hostile = client.ask("decoupled", attacked)
 
-    expected = answer(checkpoint.network, splits.test.images)
-    same_path = (expected.bits == honest[PATH]).all(axis=1)
-    paths = PathSet(checkpoint.network.layout, honest[PATH].astype(np.uint8))
-    draw_paths(paths, splits.test.labels, splits.class_names, picture)
-    was_right = honest[LOGITS][: len(attacked)].argmax(1) == victims.labels
-    fooled = was_right & (hostile[LOGITS].argmax(1) != victims.labels)
-    assert decoupled.manifest.calibration is not None
+    answered = splits.test.take(honest.which)
+    expected = answer(checkpoint.network, answered.images)
+    same_path = (expected.bits == honest.path).all(axis=1)
+    paths = PathSet(checkpoint.network.layout, honest.path)
+    draw_paths(paths, answered.labels, answered.class_names, picture)
+    both = hostile.which[np.isin(hostile.which, honest.which)]
+    was_right = honest.right(splits.test, both)
+    fooled = was_right & ~hostile.right(victims, both)
+    flagged = hostile.flagged[np.isin(hostile.which, both)][fooled]
+    calibration = decoupled.manifest.calibration
+    assert calibration is not None
     return Figures(
-        dense_accuracy=_accuracy(plain, splits.test),
-        decoupled_accuracy=_accuracy(honest, splits.test),
+        dense_accuracy=float(plain.right(splits.test, plain.which).mean()),
+        decoupled_accuracy=float(honest.right(splits.test, honest.which).mean()),
         mac_fraction=float(paths.active_macs.mean()),
         latency_ratio=latency["dense"] / latency["decoupled"],
         dense_ms=latency["dense"],
         decoupled_ms=latency["decoupled"],
         lowering=decoupled.manifest.lowering,
-        parity_max_abs=float(np.abs(expected.logits - honest[LOGITS])[same_path].max()),
-        top1_agreement=float((expected.predicted == honest[LOGITS].argmax(1)).mean()),
-        fpr_target=decoupled.manifest.calibration.target_fpr,
-        fpr=float(honest[FLAG].mean()),
-        fpr_n=len(splits.test),
-        calibration_n=decoupled.manifest.calibration.images,
-        tpr_pgd=float(hostile[FLAG][fooled].mean()) if fooled.any() else float("nan"),
+        parity_max_abs=float(np.abs(expected.logits - honest.logits)[same_path].max()),
+        top1_agreement=float((expected.predicted == honest.logits.argmax(1)).mean()),
+        fpr_target=calibration.target_fpr,
+        fpr=float(honest.flagged.mean()),
+        fpr_n=len(answered),
+        calibration_n=calibration.images,
+        tpr_pgd=float(flagged.mean()) if len(flagged) else None,
         attack_success=float(fooled.sum() / max(1, was_right.sum())),
-        attacked_n=len(attacked),
+        attacked_n=len(both),
         served_requests=client.served,
         failed_requests=client.failed,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    """What a server answered.
+
+    Attributes:
+        which: ``[M]`` int64, the asked images that were answered, ascending.
+        logits: ``[M, classes]`` float32.
+        path: ``[M, P]`` uint8.
+        flagged: ``[M]`` bool.
+    """
+
+    which: npt.NDArray[np.int64]
+    logits: npt.NDArray[np.float32]
+    path: npt.NDArray[np.uint8]
+    flagged: npt.NDArray[np.bool_]
+
+    def right(self, images: ImageSet, which: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Whether each of the images ``which``, all of them answered, got its right class."""
+        rows = np.searchsorted(self.which, which)
+        right: npt.NDArray[np.bool_] = self.logits[rows].argmax(axis=1) == images.labels[which]
+        return right
 
 
 class Asker:
@@ -150,25 +175,29 @@ class Asker:
         self.served = 0
         self.failed = 0
 
-    def ask(self, model: str, images: npt.NDArray[np.float32]) -> Tensors:
-        """Answers for ``[N, C, H, W]`` in 0..1, in requests of a few images each.
+    def ask(self, model: str, images: npt.NDArray[np.float32]) -> Served:
+        """Ask about ``[N, C, H, W]`` in 0..1, in requests of a few images each; a failed one is counted and left out.
 
         Raises:
-            PenstockError: a request failed, so there is no figure to report.
+            UnavailableError: every request failed, so there is nothing to report.
         """
-        pieces = []
-        for start in range(0, len(images), BATCH):
-            batch = images[start : start + BATCH]
-            tensor = triton.InferInput(INPUT, list(batch.shape), "FP32")
-            tensor.set_data_from_numpy(batch)
+        which, pieces = [], []
+        for part in np.array_split(np.arange(len(images)), -(-len(images) // BATCH)):
+            tensor = triton.InferInput(INPUT, list(images[part].shape), "FP32")
+            tensor.set_data_from_numpy(images[part])
             try:
                 result = self.client.infer(model, [tensor])
             except InferenceServerException as error:
                 self.failed += 1
-                raise PenstockError(f"the server refused a request: {error}") from error
+                last = error
+                continue
             self.served += 1
-            pieces.append({name: result.as_numpy(name) for name in (LOGITS, PATH, FLAG)})
-        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+            which.append(part)
+            pieces.append([result.as_numpy(name) for name in (LOGITS, PATH, FLAG)])
+        if not pieces:
+            raise UnavailableError(f"the server answered no request for {model!r}: {last}")
+        logits, path, flags = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
+        return Served(np.concatenate(which), logits, path, flags[:, 0])
 
 
 @contextmanager
@@ -196,7 +225,3 @@ def _latency(dense: Bundle, decoupled: Bundle, images: ImageSet) -> dict[str, fl
         for name, bundle in bundles.items()
     }
     return measure(sessions, images.images[:50], rounds=300)
-
-
-def _accuracy(answers: Tensors, images: ImageSet) -> float:
-    return float((answers[LOGITS].argmax(1) == images.labels).mean())

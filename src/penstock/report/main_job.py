@@ -25,7 +25,7 @@ class Figures:
         fpr: measured share of honest test images that were flagged.
         fpr_n: number of these.
         calibration_n: number of images that the threshold was set on.
-        tpr_pgd: share of the successful attacks that were flagged; NaN if none succeeded.
+        tpr_pgd: share of the successful attacks that were flagged; ``None`` if none succeeded.
         attack_success: share of the rightly answered images that the attack turned into another class.
         attacked_n: number of attacked images.
         served_requests: requests that were answered.
@@ -45,7 +45,7 @@ class Figures:
     fpr: float
     fpr_n: int
     calibration_n: int
-    tpr_pgd: float
+    tpr_pgd: float | None
     attack_success: float
     attacked_n: int
     served_requests: int
@@ -85,7 +85,11 @@ def figures_table(data: str, f: Figures) -> Table:
         ),
         ("false positives, measured", f"{f.fpr:.1%}", f"{f.fpr_n:,} other unseen images"),
         ("attacks that succeed", f"{f.attack_success:.1%}", f"PGD through the gates, {f.attacked_n} images"),
-        ("of these, flagged", f"{f.tpr_pgd:.1%}", "the attack does not know the detector"),
+        (
+            "of these, flagged",
+            "-" if f.tpr_pgd is None else f"{f.tpr_pgd:.1%}",
+            "the attack does not know the detector",
+        ),
         ("requests", f"{f.served_requests:,}", f"{f.failed_requests} failed"),
     )
     for row in rows:
