@@ -18,7 +18,7 @@ import torch
 from penstock.errors import VerificationError
 from penstock.export.capture import tidy
 from penstock.export.contract import Answer, ServedModel
-from penstock.export.lowering import Lowering, read_gated_conv
+from penstock.export.lowering import Builder, Lowering, read_gated_conv
 from penstock.export.runtime import Outputs, open_graph
 from penstock.paths import PathLayout
 
@@ -131,7 +131,7 @@ def verify_extremes(
             torch.nn.init.constant_(layer.gate.expand.bias, logit)
         graph = captured.clone()
         for node in graph.graph:
-            _force_gate(node, logit)
+            _force_gate(graph.graph, node, logit)
         lowering.lower(graph)
         content = ir.serde.serialize_model(tidy(graph)).SerializeToString()
         got = open_graph(content, single=lowering.single).run(images)
@@ -141,14 +141,17 @@ def verify_extremes(
             raise VerificationError(f"with all gates {'open' if logit > 0 else 'closed'}: {error}") from error
 
 
-def _force_gate(node: ir.Node, logit: float) -> None:
+def _force_gate(graph: ir.Graph, node: ir.Node, logit: float) -> None:
     """Let a gated convolution's gate answer ``logit`` whatever it sees."""
-    if read_gated_conv(node) is None:
+    conv = read_gated_conv(node)
+    if conv is None:
         return
-    for value, fill in zip(node.inputs[-2:], (0.0, logit), strict=True):
-        assert value is not None
-        assert value.const_value is not None
-        value.const_value = ir.tensor(np.full_like(value.const_value.numpy(), fill), name=value.name)
+    build = Builder(graph, conv.layer)
+    # New initializers: the old ones may have other readers, because the exporter merges equal tensors.
+    weight = build.constant(np.zeros_like(conv.expand_weight), "forced.weight")
+    bias = build.constant(np.full_like(conv.expand_bias, logit), "forced.bias")
+    node.replace_input_with(len(node.inputs) - 2, weight)
+    node.replace_input_with(len(node.inputs) - 1, bias)
 
 
 def _first_differences(differs: npt.NDArray[np.bool_], layout: PathLayout) -> npt.NDArray[np.bool_]:
