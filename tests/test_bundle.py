@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 from pathlib import Path
 from threading import Barrier, Thread
 from typing import Any
@@ -196,12 +197,39 @@ def test_another_schema_is_refused(written: Bundle) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"layout": {}}, {"calibration": {"x": 1}}, {"unknown": 1}, {"input_shape": 3}], ids=str
+    ("change", "message"),
+    [
+        ({"layout": {}}, "missing 3 required"),
+        ({"calibration": {"x": 1}}, "unexpected keyword argument 'x'"),
+        ({"unknown": 1}, "unexpected keyword argument 'unknown'"),
+        ({"input_shape": 3}, "input_shape is 3"),
+        ({"input_shape": [3, 4]}, r"input_shape is \[3, 4\]"),
+        ({"input_shape": [3, 4, 4.5]}, "input_shape is 4.5; expected int"),
+        ({"input_shape": [3, 0, 4]}, r"input_shape is \(3, 0, 4\)"),
+        ({"max_batch": "8"}, "max_batch is '8'; expected int"),
+        ({"max_batch": True}, "max_batch is True; expected int"),
+        ({"max_batch": 0}, "max_batch is 0"),
+        ({"single": 1}, "single is 1; expected bool"),
+        ({"class_names": "cat"}, "class_names is 'cat'"),
+        ({"class_names": [1, 2]}, "class_names is 1; expected str"),
+        ({"source": {"name": None}}, r"source\['name'\] is None; expected str"),
+        ({"parity": {"logits": "small"}}, r"parity\['logits'\] is 'small'; expected float"),
+        ({"parity": None}, "parity is None"),
+        ({"lowering": None}, "lowering is None; expected str"),
+        (
+            {"layout": LAYOUT.to_json() | {"layers": [{"name": "conv", "filters": 4, "macs": 1.5}]}},
+            "layout.layers.macs is 1.5; expected int",
+        ),
+    ],
+    ids=str,
 )
-def test_a_manifest_that_cannot_be_is_refused(written: Bundle, change: dict[str, object]) -> None:
+def test_a_manifest_that_cannot_be_is_refused(
+    written: Bundle, change: dict[str, object], message: str
+) -> None:
     edit(written, **change)
-    with pytest.raises(BundleError, match="cannot be read"):
+    with pytest.raises(BundleError, match="cannot be read") as refused:
         read_bundle(written.folder)
+    assert re.search(message, str(refused.value).replace("\\", "")), refused.value
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"{", b"\xff"], ids=repr)

@@ -16,17 +16,18 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from penstock.errors import BundleError, InvalidArgumentError, NotFoundError
 from penstock.files import folder_atomic, sha256, write_atomic
 from penstock.paths import PathLayout
+from penstock.records import read_record
 
 SCHEMA = 1
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "bundle.json"
 CONFIG_FILE = "config.pbtxt"
 LABELS_FILE = "labels.txt"
+MAX_BATCH_PARAMETER = "penstock_max_batch"
 
 INPUT = "images"
 LOGITS, PATH, ACTIVE_MACS, SCORE, FLAG = OUTPUTS = (
@@ -95,9 +96,15 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
 
+    def __post_init__(self) -> None:
+        if self.max_batch < 1:
+            raise InvalidArgumentError(f"max_batch is {self.max_batch}; at least 1 is needed")
+        if min(self.input_shape) < 1:
+            raise InvalidArgumentError(f"input_shape is {self.input_shape}; every number must be 1 or more")
+
     def to_json(self) -> str:
         """The text of ``bundle.json``."""
-        return json.dumps(asdict(self) | {"layout": self.layout.to_json()}, indent=2) + "\n"
+        return json.dumps(asdict(self), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
@@ -107,22 +114,13 @@ class Manifest:
             BundleError: not JSON, another schema, or a missing, unknown or ill-typed key.
         """
         try:
-            value: dict[str, Any] = json.loads(text)
+            value = json.loads(text)
             if value["schema"] != SCHEMA:
                 raise BundleError(
                     f"{MANIFEST_FILE} has schema {value['schema']!r}; this version reads {SCHEMA}"
                 )
-            calibration = value["calibration"]
-            return cls(
-                **value
-                | {
-                    "input_shape": tuple(value["input_shape"]),
-                    "class_names": tuple(value["class_names"]),
-                    "layout": PathLayout.from_json(value["layout"]),
-                    "calibration": None if calibration is None else Calibration(**calibration),
-                }
-            )
-        except (ValueError, KeyError, TypeError) as error:
+            return read_record(cls, value)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise BundleError(f"{MANIFEST_FILE} cannot be read ({error!r}): export again") from error
 
 
@@ -239,7 +237,7 @@ def config_text(name: str, manifest: Manifest) -> str:
     """The ``config.pbtxt`` that Triton and the service read.
 
     A graph for single images has no batch dimension of its own to announce: its dims include the 1, and
-    ``penstock_max_batch`` tells the service how far it may spread.
+    `MAX_BATCH_PARAMETER` tells the service how far it may spread.
     """
     classes, bits = len(manifest.class_names), manifest.layout.bits
     batch = [1] if manifest.single else []
@@ -271,7 +269,7 @@ def config_text(name: str, manifest: Manifest) -> str:
     ]
     if manifest.single:
         value = f'{{ string_value: "{manifest.max_batch}" }}'
-        lines.append(f'parameters {{ key: "penstock_max_batch" value {value} }}')
+        lines.append(f'parameters {{ key: "{MAX_BATCH_PARAMETER}" value {value} }}')
     return "\n".join(lines) + "\n"
 
 
@@ -295,6 +293,7 @@ __all__ = [
     "LABELS_FILE",
     "LOGITS",
     "MANIFEST_FILE",
+    "MAX_BATCH_PARAMETER",
     "MODEL_FILE",
     "OUTPUTS",
     "PATH",

@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from penstock.errors import InvalidArgumentError
+from penstock.records import read_record
 
 Bits = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
@@ -116,7 +117,7 @@ class PathLayout:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file; `from_json` is the inverse."""
-        return asdict(self) | {"layers": [asdict(layer) for layer in self.layers]}
+        return asdict(self)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> PathLayout:
@@ -126,14 +127,9 @@ class PathLayout:
             InvalidArgumentError: a key is missing or of another kind.
         """
         try:
-            layers = tuple(PathLayer(**layer) for layer in value["layers"])
-            return cls(
-                layers=layers, fixed_macs=int(value["fixed_macs"]), dense_macs=int(value["dense_macs"])
-            )
-        except InvalidArgumentError:
-            raise
-        except (KeyError, TypeError, ValueError) as error:
-            raise InvalidArgumentError(f"not a path layout: {error!r}") from error
+            return read_record(cls, value)
+        except TypeError as error:
+            raise InvalidArgumentError(f"not a path layout: {error}") from error
 
 
 @dataclass(frozen=True, eq=False)
