@@ -13,7 +13,7 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from penstock.bundle import CONFIG_FILE, INPUT, Manifest, read_bundle, versions
+from penstock.bundle import CONFIG_FILE, INPUT, MAX_BATCH_PARAMETER, Manifest, read_bundle, versions
 from penstock.errors import BundleError, ConfigurationError, NotFoundError, PenstockError, UnavailableError
 from penstock.service.answers import output_widths
 from penstock.service.devices import Device, find_device
@@ -34,6 +34,7 @@ class Model:
         version: version number.
         manifest: what the bundle says of itself.
         config: ``config.pbtxt`` as it stands in the repository.
+        max_batch: largest batch of one request.
         session: the graph.
         scheduler: bounds its runs.
         profile: what its recent answers looked like.
@@ -43,14 +44,10 @@ class Model:
     version: int
     manifest: Manifest
     config: model_config_pb2.ModelConfig
+    max_batch: int
     session: Session
     scheduler: Scheduler
     profile: ProfileWindow
-
-    @property
-    def max_batch(self) -> int:
-        """Largest batch of one request: the configuration may lower what the bundle allows."""
-        return int(self.config.max_batch_size) or self.manifest.max_batch
 
 
 class Repository:
@@ -60,7 +57,7 @@ class Repository:
         settings: names the folder and says how to run.
 
     Raises:
-        ConfigurationError: the folder is not there.
+        ConfigurationError: the folder is not there or cannot be read.
         UnavailableError: a GPU is required and cannot be used.
     """
 
@@ -70,8 +67,14 @@ class Repository:
         folder = settings.model_repository
         if not folder.is_dir():
             raise ConfigurationError(f"model repository {str(folder)!r} is not a folder")
+        try:
+            homes = sorted(entry for entry in folder.iterdir() if entry.is_dir())
+        except OSError as error:
+            raise ConfigurationError(
+                f"model repository {str(folder)!r} cannot be read ({error.strerror})"
+            ) from error
         self._device = _choose_device(settings)
-        for home in sorted(entry for entry in folder.iterdir() if entry.is_dir()):
+        for home in homes:
             if not home.name.startswith("."):
                 self._load_model(home)
         if not self._models:
@@ -122,9 +125,13 @@ class Repository:
                     model.session.stop()
 
     def _load_model(self, home: Path) -> None:
-        numbers = versions(home)
-        if not numbers and not (home / CONFIG_FILE).exists():
-            return  # some other folder, not a model
+        try:
+            numbers = versions(home)
+            if not numbers and not (home / CONFIG_FILE).exists():
+                return  # some other folder, not a model
+        except OSError as error:  # such as the lost+found of a volume, which only its owner may read
+            log.warning("folder %s is passed over: it cannot be read (%s)", home, error.strerror)
+            return
         self._models[home.name] = dict.fromkeys(numbers)
         if not numbers:
             log.error("model %s is not served: it has no version folders", home.name)
@@ -144,7 +151,8 @@ class Repository:
 
     def _load_version(self, home: Path, number: int, config: model_config_pb2.ModelConfig) -> Model:
         source = read_bundle(home / str(number))
-        _check_config(config, source.manifest, home)
+        _check_tensors(config, source.manifest, home)
+        max_batch = _max_batch(config, source.manifest, home)
         cores = self._settings.parallelism
         # A batched graph spreads over the cores inside one run; a graph for single images, over several runs.
         slots, threads = (cores, 1) if source.manifest.single else (1, cores)
@@ -156,6 +164,7 @@ class Repository:
             number,
             source.manifest,
             config,
+            max_batch,
             session,
             Scheduler(home.name, slots, self._settings.max_queue),
             ProfileWindow(source.manifest, self._settings.profile_window),
@@ -186,7 +195,7 @@ def _read_config(home: Path) -> model_config_pb2.ModelConfig:
     return config
 
 
-def _check_config(config: model_config_pb2.ModelConfig, manifest: Manifest, home: Path) -> None:
+def _check_tensors(config: model_config_pb2.ModelConfig, manifest: Manifest, home: Path) -> None:
     """Refuse a version that the model's configuration does not describe: clients believe it."""
     batch = [1] if manifest.single else []
     expected = {name: [*batch, width] for name, width in output_widths(manifest).items()}
@@ -197,9 +206,27 @@ def _check_config(config: model_config_pb2.ModelConfig, manifest: Manifest, home
                 f"{home / CONFIG_FILE} has dims {list(tensor.dims)} for {tensor.name!r}; "
                 f"the bundle has {expected.get(tensor.name, 'no such tensor')}"
             )
-    largest = 0 if manifest.single else manifest.max_batch
-    if not min(1, largest) <= config.max_batch_size <= largest:
+    inputs = [tensor.name for tensor in config.input]
+    if inputs != [INPUT]:
+        raise BundleError(f"{home / CONFIG_FILE} has inputs {inputs}; expected [{INPUT!r}]")
+
+
+def _max_batch(config: model_config_pb2.ModelConfig, manifest: Manifest, home: Path) -> int:
+    """Largest batch of one request: the configuration may lower what the bundle allows.
+
+    A graph for single images has no batch of its own, so a parameter tells how far to spread.
+    """
+    if not manifest.single:
+        name, text = "max_batch_size", str(config.max_batch_size)
+    elif config.max_batch_size == 0:
+        name, text = MAX_BATCH_PARAMETER, str(manifest.max_batch)
+        if name in config.parameters:
+            text = config.parameters[name].string_value
+    else:
         raise BundleError(
-            f"{home / CONFIG_FILE} has max_batch_size {config.max_batch_size}; expected "
-            + ("0, because the graph takes single images" if manifest.single else f"1 to {largest}")
+            f"{home / CONFIG_FILE} has max_batch_size {config.max_batch_size}; "
+            "expected 0, because the graph takes single images"
         )
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= manifest.max_batch):
+        raise BundleError(f"{home / CONFIG_FILE} has {name} {text!r}; expected 1 to {manifest.max_batch}")
+    return int(text)

@@ -15,7 +15,7 @@ from grpc import StatusCode
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from penstock.bundle import CONFIG_FILE, MANIFEST_FILE, MODEL_FILE
+from penstock.bundle import CONFIG_FILE, MANIFEST_FILE, MODEL_FILE, Bundle, read_bundle, versions
 from penstock.files import sha256
 from penstock.service.repository import Repository
 from penstock.service.settings import Settings
@@ -45,6 +45,8 @@ def add_class(home: Path) -> None:
     edit(home / "1" / MANIFEST_FILE, '"dog"', '"dog", "elk"')
     edit(home / CONFIG_FILE, "dims: [1, 4]", "dims: [1, 5]")
 
+
+INPUT_LINES = 'input [\n  { name: "images" data_type: TYPE_FP32 dims: [1, 3, 8, 8] }\n]\n'
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "half-a-graph": (lambda home: truncate(home / "1" / MODEL_FILE), "is damaged: its sha256"),
@@ -78,6 +80,22 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda home: edit(home / CONFIG_FILE, "max_batch_size: 0", "max_batch_size: 4"),
         "has max_batch_size 4; expected 0",
     ),
+    "config-without-input": (
+        lambda home: edit(home / CONFIG_FILE, INPUT_LINES, ""),
+        "has inputs []; expected ['images']",
+    ),
+    "config-of-too-large-a-spread": (
+        lambda home: edit(home / CONFIG_FILE, 'string_value: "8"', 'string_value: "9"'),
+        "has penstock_max_batch '9'; expected 1 to 8",
+    ),
+    "config-of-no-spread": (
+        lambda home: edit(home / CONFIG_FILE, 'string_value: "8"', 'string_value: "many"'),
+        "has penstock_max_batch 'many'; expected 1 to 8",
+    ),
+    "ill-typed-manifest": (
+        lambda home: edit(home / "1" / MANIFEST_FILE, '"max_batch": 8', '"max_batch": "8"'),
+        "max_batch is '8'; expected int",
+    ),
     "no-versions": (lambda home: shutil.rmtree(home / "1"), "it has no version folders"),
 }
 
@@ -99,6 +117,8 @@ def damaged(repository: Path, start: Any, tmp_path_factory: pytest.TempPathFacto
     truncate(copy_model(repository / "batched", folder / "latest-damaged") / "2" / MODEL_FILE)
     lowered = copy_model(repository / "batched", folder / "lowered")
     edit(lowered / CONFIG_FILE, "max_batch_size: 8", "max_batch_size: 4")
+    narrowed = copy_model(repository / "single", folder / "narrowed")
+    edit(narrowed / CONFIG_FILE, 'string_value: "8"', 'string_value: "4"')
     for name, (spoil, _) in DAMAGES.items():
         spoil(copy_model(repository / "single", folder / name))
     with start(folder) as running:
@@ -151,12 +171,15 @@ def test_others_serve(damaged_stub: Any, request_for: Request, images: Images) -
     assert list(metadata.versions) == ["1", "2"]
 
 
-def test_configuration_may_lower_the_batch(damaged_stub: Any, request_for: Request, images: Images) -> None:
-    config = damaged_stub.ModelConfig(service_pb2.ModelConfigRequest(name="lowered"), timeout=30).config
+@pytest.mark.parametrize("name", ["lowered", "narrowed"])
+def test_configuration_may_lower_the_batch(
+    damaged_stub: Any, request_for: Request, images: Images, name: str
+) -> None:
+    config = damaged_stub.ModelConfig(service_pb2.ModelConfigRequest(name=name), timeout=30).config
     assert config.max_batch_size == 4
-    assert damaged_stub.ModelInfer(request_for("lowered", images[:4]), timeout=30).id == "42"
+    assert damaged_stub.ModelInfer(request_for(name, images[:4]), timeout=30).id == "42"
     with pytest.raises(grpc.RpcError, match="N from 1 to 4"):
-        damaged_stub.ModelInfer(request_for("lowered", images), timeout=30)
+        damaged_stub.ModelInfer(request_for(name, images), timeout=30)
 
 
 def test_latest_whole_version_answers(damaged_stub: Any, request_for: Request, images: Images) -> None:
@@ -170,14 +193,39 @@ def test_latest_whole_version_answers(damaged_stub: Any, request_for: Request, i
 
 
 def test_damage_that_nobody_foresaw(
-    repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    copy_model(repository / "batched", tmp_path / "strange")
     copy_model(repository / "batched", tmp_path / "whole")
-    home = copy_model(repository / "batched", tmp_path / "ill-typed")
-    edit(home / "2" / MANIFEST_FILE, '"max_batch": 8', '"max_batch": "8"')
+
+    def read(folder: Path) -> Bundle:
+        if folder == tmp_path / "strange" / "2":
+            raise ZeroDivisionError
+        return read_bundle(folder)
+
+    monkeypatch.setattr("penstock.service.repository.read_bundle", read)
     loaded = Repository(Settings(model_repository=tmp_path))
-    assert {name: loaded.ready_versions(name) for name in loaded.names} == {"whole": [1, 2], "ill-typed": [1]}
-    assert "model ill-typed version 2 is not served" in caplog.text
+    assert {name: loaded.ready_versions(name) for name in loaded.names} == {"strange": [1], "whole": [1, 2]}
+    assert "model strange version 2 is not served" in caplog.text
+    loaded.close()
+
+
+def test_folder_that_may_not_be_read_is_passed_over(
+    repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the ``lost+found`` of a volume. Root may read everything, so the refusal is imitated."""
+    copy_model(repository / "single", tmp_path / "whole")
+    (tmp_path / "lost+found").mkdir()
+
+    def look(home: Path) -> list[int]:
+        if home.name == "lost+found":
+            raise PermissionError(13, "Permission denied")
+        return versions(home)
+
+    monkeypatch.setattr("penstock.service.repository.versions", look)
+    loaded = Repository(Settings(model_repository=tmp_path))
+    assert loaded.names == ["whole"]
+    assert "lost+found is passed over: it cannot be read (Permission denied)" in caplog.text
     loaded.close()
 
 
