@@ -16,6 +16,8 @@ import pytest
 if TYPE_CHECKING:
     from torch import nn
 
+    from penstock.learn.config import DecoupleConfig
+
 # Tiny networks run fastest on one thread, and a run is repeated to the bit only with the same number of threads.
 # Set before PyTorch is loaded, so that it holds here and in the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -98,17 +100,30 @@ def residual() -> nn.Module:
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run folder: digits, a few epochs of each training."""
+def tiny_config() -> DecoupleConfig:
+    """A run of two seconds: digits, a few epochs of each training, gates that are quick to close."""
     from penstock.learn.config import DecoupleConfig, Schedule
+    from penstock.nn.gates import GateConfig
+
+    return DecoupleConfig(
+        data="digits",
+        backbone="digits-cnn",
+        budget=0.6,
+        budget_weight=16.0,
+        settle=0.3,
+        dense=Schedule(epochs=6, batch_size=64, learning_rate=0.05),
+        decouple=Schedule(epochs=8, batch_size=32, learning_rate=0.2),
+        gate=GateConfig(normalize=True, initial_logit=0.0),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_config: DecoupleConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished run folder of ``tiny_config``."""
     from penstock.learn.decouple import decouple
 
-    schedule = Schedule(epochs=8, batch_size=64, learning_rate=0.05)
-    config = DecoupleConfig(
-        data="digits", backbone="digits-cnn", budget=0.6, settle=0.3, dense=schedule, decouple=schedule
-    )
     folder = tmp_path_factory.mktemp("runs") / "tiny"
-    decouple(config, folder, progress=False)
+    decouple(tiny_config, folder, progress=False)
     return folder
 
 

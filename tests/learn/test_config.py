@@ -1,0 +1,105 @@
+from pathlib import Path
+
+import pytest
+
+from penstock.errors import ConfigurationError, InvalidArgumentError, NotFoundError
+from penstock.learn.config import DecoupleConfig, Schedule, read_config
+from penstock.nn.gates import GateConfig
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+LEAST = 'data = "digits"\nbackbone = "digits-cnn"\n'
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "config.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.name)
+def test_the_configurations_that_come_with_the_project_are_read(path: Path) -> None:
+    assert 0 < read_config(path).budget < 1
+
+
+def test_only_data_and_backbone_must_be_given(tmp_path: Path) -> None:
+    config = read_config(written(tmp_path, LEAST))
+    assert config == DecoupleConfig(data="digits", backbone="digits-cnn")
+
+
+def test_every_key_and_table_is_read(tmp_path: Path) -> None:
+    text = LEAST + (
+        'start = "weights.th"\nbudget = 0.4\nseed = 3\nprecision = "bf16-mixed"\n'
+        "[dense]\nepochs = 7\n[decouple]\nlearning_rate = 1\nbatch_size = 9\n[gate]\nreduction = 8\n"
+    )
+    assert read_config(written(tmp_path, text)) == DecoupleConfig(
+        data="digits",
+        backbone="digits-cnn",
+        start="weights.th",
+        budget=0.4,
+        seed=3,
+        precision="bf16-mixed",
+        dense=Schedule(epochs=7),
+        decouple=Schedule(learning_rate=1.0, batch_size=9),
+        gate=GateConfig(reduction=8),
+    )
+
+
+def test_a_whole_number_is_the_same_configuration_as_the_float(tmp_path: Path) -> None:
+    whole, point = (read_config(written(tmp_path, LEAST + f"budget = {text}")) for text in ("1", "1.0"))
+    assert repr(whole.to_json()) == repr(point.to_json())
+
+
+def test_a_missing_file_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="no configuration file"):
+        read_config(tmp_path / "nothing.toml")
+
+
+@pytest.mark.parametrize("content", [b"budget = ", b"= 3", b"\xff\xfe", b"data = digits"])
+def test_what_is_not_toml_is_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match="is not TOML"):
+        read_config(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "missing .* 'data' and 'backbone'"),
+        (LEAST + "bugdet = 0.5", "unknown key 'bugdet'; known are alignment, approach"),
+        (LEAST + "[dense]\nepoch = 3", r"\[dense\]: unknown key 'epoch'; known are batch_size"),
+        (LEAST + "dense = 3", r"dense is 3; it must be a table, \[dense\]"),
+        (LEAST + 'gate = "wide"', "gate is 'wide'; it must be a table"),
+        (LEAST + 'budget = "half"', "budget is 'half'; it must be of type float"),
+        (LEAST + "budget = true", "budget is True; it must be of type float"),
+        (LEAST + "seed = 1.5", "seed is 1.5; it must be of type int"),
+        (LEAST + "start = 3", "start is 3; it must be of type str | None"),
+        ("data = 3", "data is 3; it must be of type str"),
+        (LEAST + "[decouple]\nepochs = 2.5", r"\[decouple\]: epochs is 2.5; it must be of type int"),
+        (LEAST + "[decouple]\nepochs = true", "epochs is True"),
+        (LEAST + '[gate]\nnormalize = "yes"', "normalize is 'yes'; it must be of type bool"),
+        (LEAST + "[gate]\nreduction = 0", r"\[gate\]: .*reduction is 0"),
+        (LEAST + "[dense]\nepochs = 0", r"\[dense\]: epochs is 0; it must be positive"),
+        (LEAST + "[dense]\nlearning_rate = inf", "learning_rate is inf"),
+        (LEAST + "[dense]\nlearning_rate = nan", "learning_rate is nan"),
+        (LEAST + "[dense]\nweight_decay = -1", "weight_decay is -1.0"),
+        (LEAST + "budget = 0", "budget is 0.0; it is a share of the dense MACs"),
+        (LEAST + "budget = 1.2", "budget is 1.2"),
+        (LEAST + "budget = nan", "budget is nan"),
+        (LEAST + "settle = 1", "settle 1.0; both are shares"),
+        (LEAST + "approach = -0.1", "approach is -0.1"),
+        (LEAST + "alignment = -1", "alignment is -1.0; a weight must not be negative"),
+        (LEAST + "temperature = 0", "temperature is 0.0; it must be positive"),
+        (LEAST + "fpr = 0", "fpr is 0.0; a false-positive rate lies between 0 and 1"),
+        (LEAST + "seed = -1", "seed is -1; it must be from 0"),
+        (LEAST + 'precision = "8-bit"', "no precision '8-bit'; there are 32-true"),
+    ],
+)
+def test_a_setting_without_meaning_is_refused_with_file_key_and_value(
+    text: str, message: str, tmp_path: Path
+) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        read_config(path)
+    assert str(path) in str(caught.value)
+    assert isinstance(caught.value, InvalidArgumentError)
