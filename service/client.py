@@ -17,6 +17,7 @@ import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
 from penstock import bundle
+from penstock.errors import UnsupportedError
 from penstock.service.answers import Answer, Images
 from penstock.service.parameters import CLASS_NAMES_PARAMETER
 from penstock.service.profile import ClassProfile, Profile
@@ -43,12 +44,16 @@ def model_info(url: str, model: str, *, timeout: float = 30.0) -> ModelInfo:
     """Ask a server about one of its models.
 
     Raises:
-        PenstockError: the server cannot be reached, or does not know the model.
+        PenstockError: the server cannot be reached, does not know the model, or the model takes no images.
     """
     with _connected(url) as client:
         config = client.get_model_config(model, client_timeout=timeout).config
+    inputs = {tensor.name: list(tensor.dims) for tensor in config.input}
     # A stock Triton announces a graph for single images with its batch dimension, the 1.
-    channels, height, width = config.input[0].dims[-3:]
+    dims = inputs.get(bundle.INPUT, [])[-3:]
+    if len(dims) != 3:
+        raise UnsupportedError(f"{url}: model {model!r} takes {inputs}; expected images as 'images'")
+    channels, height, width = dims
     names = config.parameters[CLASS_NAMES_PARAMETER].string_value
     return ModelInfo(
         input_shape=(channels, height, width),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
@@ -16,6 +16,9 @@ from penstock.service.answers import Answer, Images
 
 _MODES = {1: "L", 3: "RGB"}
 _UNFOLDED = 100_000
+
+# What Pillow raises over a spoilt file, depending on the format.
+_SPOILT = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 def read_images(files: Sequence[Path], shape: tuple[int, int, int]) -> Images:
@@ -30,7 +33,7 @@ def read_images(files: Sequence[Path], shape: tuple[int, int, int]) -> Images:
 
     Raises:
         NotFoundError: a file is not there.
-        InvalidArgumentError: a file is no image, or the model does not take grey or RGB images.
+        InvalidArgumentError: a file is no image or not of 8 bits, or the model does not take grey or RGB images.
     """
     channels, height, width = shape
     if channels not in _MODES:
@@ -66,14 +69,22 @@ def answers_table(files: Sequence[Path], answer: Answer, class_names: Sequence[s
 def print_table(table: Table) -> None:
     """Print to stdout; into a pipe or a file without folding, so that each answer stays on one line."""
     console = Console()
-    console.print(table, width=console.width if console.is_terminal else _UNFOLDED)
+    if not console.is_terminal:
+        console = Console(width=_UNFOLDED)
+    console.print(table)
 
 
 def _pixels(file: Path, mode: str, size: tuple[int, int]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     try:
         with Image.open(file) as image:
-            return np.asarray(image.convert(mode).resize(size, Image.Resampling.BILINEAR))
+            found = image.mode
+            pixels = np.asarray(image.convert(mode).resize(size, Image.Resampling.BILINEAR))
     except FileNotFoundError:
         raise NotFoundError(f"no image file {str(file)!r}") from None
-    except (UnidentifiedImageError, OSError) as error:
+    except _SPOILT as error:
         raise InvalidArgumentError(f"{str(file)!r} cannot be read as an image ({error})") from error
+    if found.startswith(("I", "F")):  # 16 or 32 bits, which Pillow cuts off rather than scales
+        raise InvalidArgumentError(
+            f"{str(file)!r} has more than 8 bits a channel (mode {found}); save it with 8"
+        )
+    return pixels

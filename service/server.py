@@ -58,7 +58,8 @@ class Server:
             self.grpc_port = self._grpc.add_insecure_port(address)
         except RuntimeError as error:  # gRPC logs the reason and says only that it failed
             raise ConfigurationError(
-                f"cannot listen at {address}: the port is in use, or the host is not this one"
+                f"cannot listen at {address}: the port is in use, or the host is not this one; "
+                "choose another with --grpc-port, where 0 takes any free port"
             ) from error
         self._metrics = MetricsServer(self._telemetry, self._settings.host, self._settings.metrics_port)
         self.metrics_port = self._metrics.port

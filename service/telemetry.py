@@ -108,7 +108,10 @@ class MetricsServer:
         try:
             self._server, self._thread = start_http_server(port, host, telemetry.registry)
         except OSError as error:
-            raise ConfigurationError(f"cannot serve metrics at {host}:{port} ({error.strerror})") from error
+            raise ConfigurationError(
+                f"cannot serve metrics at {host}:{port} ({error.strerror}); "
+                "choose another with --metrics-port, where 0 takes any free port"
+            ) from error
 
     @property
     def port(self) -> int:

@@ -200,6 +200,7 @@ def test_port_in_use(slow_repository: Path, server_command: Any, kind: str) -> N
         variables = {f"PENSTOCK_{kind.upper()}_PORT": str(port)}
         error = failed_start(server_command, PENSTOCK_MODEL_REPOSITORY=str(slow_repository), **variables)
     assert f"127.0.0.1:{port}" in error
+    assert f"choose another with --{kind}-port" in error
 
 
 def test_empty_repository_serves_nothing_and_says_so(tmp_path: Path, start: Any) -> None:

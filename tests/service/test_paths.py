@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
+from tritonclient.grpc import service_pb2
 
-from penstock.errors import InvalidArgumentError, NotFoundError, PenstockError, UnavailableError
+from penstock.errors import (
+    InvalidArgumentError,
+    NotFoundError,
+    PenstockError,
+    UnavailableError,
+    UnsupportedError,
+)
 from penstock.service import client
 from penstock.service.answers import Answer
 from penstock.service.client import PathClient
@@ -106,6 +115,19 @@ def test_client_without_a_server() -> None:
         client.model_info("127.0.0.1:1", "batched", timeout=5)
 
 
+def test_model_that_takes_no_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    reply = service_pb2.ModelConfigResponse()
+    reply.config.input.add(name="tokens", dims=[-1])
+
+    @contextmanager
+    def other_server(url: str) -> Iterator[Any]:
+        yield SimpleNamespace(get_model_config=lambda model, **_: reply)
+
+    monkeypatch.setattr(client, "_connected", other_server)
+    with pytest.raises(UnsupportedError, match=r"model 'bert' takes {'tokens': \[-1\]}; expected images"):
+        client.model_info("127.0.0.1:1", "bert")
+
+
 def test_probe(server: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert probe([server.url]) == 0
     assert probe([server.url, "batched"]) == 0
@@ -133,11 +155,11 @@ def test_infer_command_prints_a_row_per_file(
     server: Any, files: list[Path], capsys: pytest.CaptureFixture[str], model: str
 ) -> None:
     assert infer(server.url, model, files) == 0  # ten files are more than one batch
-    printed = capsys.readouterr().out
-    for file in files:
-        assert file.name in printed
-    assert any(name in printed for name in ("ant", "bee", "cat", "dog"))
-    assert "suspicious" in printed
+    printed = capsys.readouterr().out.splitlines()
+    rows = [next(line for line in printed if str(file) in line) for file in files]
+    assert len(set(rows)) == len(files), "a row is to stay on one line, however long the file's name"
+    assert all(any(name in row for name in ("ant", "bee", "cat", "dog")) for row in rows)
+    assert any("suspicious" in row for row in rows)
 
 
 def test_images_are_converted_and_scaled(tmp_path: Path) -> None:
@@ -153,6 +175,12 @@ def test_image_mistakes_are_named(server: Any, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(InvalidArgumentError, match=r"text\.png' cannot be read as an image"):
         infer(server.url, "batched", [tmp_path / "text.png"])
+    (tmp_path / "broken.ppm").write_bytes(b"P5 2~ 9 255 no number")  # of which Pillow makes a ValueError
+    with pytest.raises(InvalidArgumentError, match=r"broken\.ppm' cannot be read as an image"):
+        infer(server.url, "batched", [tmp_path / "broken.ppm"])
+    Image.new("I;16", (9, 9), 300).save(tmp_path / "deep.png")
+    with pytest.raises(InvalidArgumentError, match=r"deep\.png' has more than 8 bits a channel \(mode I"):
+        infer(server.url, "batched", [tmp_path / "deep.png"])
     with pytest.raises(NotFoundError, match=r"missing\.png"):
         infer(server.url, "batched", [tmp_path / "missing.png"])
     with pytest.raises(InvalidArgumentError, match="pass at least one file"):

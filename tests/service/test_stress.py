@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import numpy as np
 import numpy.typing as npt
+import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 Images = npt.NDArray[np.float32]
@@ -71,6 +72,7 @@ async def many_calls(url: str, images: Images, request_for: Request, seed: int) 
     return outcomes
 
 
+@pytest.mark.slow
 def test_clients_that_give_up(repository: Any, start: Any, images: Images, request_for: Request) -> None:
     with start(repository, threads=2, log_level="warning") as running:
         outcomes = asyncio.run(many_calls(running.url, images, request_for, seed=1))
