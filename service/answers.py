@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from penstock import bundle
-from penstock.bundle import Manifest
 
 Images = npt.NDArray[np.float32]
 
@@ -21,12 +20,6 @@ DTYPES: Mapping[str, type[np.generic]] = {
     bundle.SCORE: np.float32,
     bundle.FLAG: np.bool_,
 }
-
-
-def output_widths(manifest: Manifest) -> dict[str, int]:
-    """The second dimension of every output, in the contract's order; the first is the batch."""
-    wide = {bundle.LOGITS: len(manifest.class_names), bundle.PATH: manifest.layout.bits}
-    return {name: wide.get(name, 1) for name in bundle.OUTPUTS}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 
 from penstock import __version__, bundle
 from penstock.errors import InvalidArgumentError
-from penstock.service.answers import DTYPES, Answer, Images, output_widths
+from penstock.service.answers import DTYPES, Answer, Images
 from penstock.service.parameters import (
     CLASS_NAMES_PARAMETER,
     FLAGS_PARAMETER,
@@ -63,7 +63,7 @@ def model_metadata(model: Model, versions: list[int]) -> service_pb2.ModelMetada
         inputs=[metadata(name=bundle.INPUT, datatype="FP32", shape=[-1, *manifest.input_shape])],
         outputs=[
             metadata(name=name, datatype=_DATATYPES[DTYPES[name]], shape=[-1, width])
-            for name, width in output_widths(manifest).items()
+            for name, width in manifest.output_widths.items()
         ],
     )
 

@@ -15,7 +15,6 @@ from tritonclient.grpc import model_config_pb2
 
 from penstock.bundle import CONFIG_FILE, INPUT, MAX_BATCH_PARAMETER, Manifest, read_bundle, versions
 from penstock.errors import BundleError, ConfigurationError, NotFoundError, PenstockError, UnavailableError
-from penstock.service.answers import output_widths
 from penstock.service.devices import Device, find_device
 from penstock.service.profile import ProfileWindow
 from penstock.service.scheduler import Scheduler
@@ -198,7 +197,7 @@ def _read_config(home: Path) -> model_config_pb2.ModelConfig:
 def _check_tensors(config: model_config_pb2.ModelConfig, manifest: Manifest, home: Path) -> None:
     """Refuse a version that the model's configuration does not describe: clients believe it."""
     batch = [1] if manifest.single else []
-    expected = {name: [*batch, width] for name, width in output_widths(manifest).items()}
+    expected = {name: [*batch, width] for name, width in manifest.output_widths.items()}
     expected[INPUT] = [*batch, *manifest.input_shape]
     for tensor in (*config.input, *config.output):
         if list(tensor.dims) != expected.get(tensor.name):

@@ -8,7 +8,7 @@ import onnxruntime
 from penstock import bundle
 from penstock.bundle import Bundle, Manifest
 from penstock.errors import BundleError
-from penstock.service.answers import DTYPES, Answer, Images, output_widths
+from penstock.service.answers import DTYPES, Answer, Images
 from penstock.service.devices import CUDA, FATAL_ONLY, Device
 
 _ORT_TYPES = {np.float32: "tensor(float)", np.uint8: "tensor(uint8)", np.bool_: "tensor(bool)"}
@@ -76,7 +76,7 @@ def _check_contract(session: onnxruntime.InferenceSession, manifest: Manifest, f
     if not manifest.single and shape[0] == 1:
         raise BundleError(f"{file} takes one image; {bundle.MANIFEST_FILE} promises {manifest.max_batch}")
     outputs = {node.name: node for node in session.get_outputs()}
-    for name, width in output_widths(manifest).items():
+    for name, width in manifest.output_widths.items():
         node, expected = outputs.get(name), _ORT_TYPES[DTYPES[name]]
         if node is None:
             raise BundleError(f"{file} has no output {name!r}; its outputs are {sorted(outputs)}")

@@ -44,7 +44,7 @@ class Settings:
     """Refuse to start where no CUDA device can be used, rather than fall back to the CPU."""
 
     max_queue: int = 256
-    """Requests of one model that may wait; the next one is refused at once."""
+    """Requests of one model version that may wait; the next one is refused at once."""
 
     max_message_mib: int = 64
     """Largest message in either direction, in MiB."""

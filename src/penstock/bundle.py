@@ -72,6 +72,7 @@ class Manifest:
         lowering: ``dense``, ``masked`` or ``gathered``.
         layer_lowerings: lowering of each gated layer by name.
         measured_ms: median time of each lowering that was tried, one image, where ``auto`` chose.
+        executed_macs: mean share of the dense MACs that the graph really executes, whatever its paths ask for.
         precision: ``fp32``.
         max_batch: largest batch that one request may carry.
         single: whether the graph takes exactly one image, so that a batch is spread over several runs.
@@ -88,6 +89,7 @@ class Manifest:
     lowering: str
     layer_lowerings: dict[str, str] = field(default_factory=dict)
     measured_ms: dict[str, float] = field(default_factory=dict)
+    executed_macs: float = 1.0
     precision: str = "fp32"
     max_batch: int
     single: bool
@@ -101,6 +103,12 @@ class Manifest:
             raise InvalidArgumentError(f"max_batch is {self.max_batch}; at least 1 is needed")
         if min(self.input_shape) < 1:
             raise InvalidArgumentError(f"input_shape is {self.input_shape}; every number must be 1 or more")
+
+    @property
+    def output_widths(self) -> dict[str, int]:
+        """The second dimension of every output, in the contract's order; the first is the batch."""
+        wide = {LOGITS: len(self.class_names), PATH: self.layout.bits}
+        return {name: wide.get(name, 1) for name in OUTPUTS}
 
     def to_json(self) -> str:
         """The text of ``bundle.json``."""
@@ -239,9 +247,7 @@ def config_text(name: str, manifest: Manifest) -> str:
     A graph for single images has no batch dimension of its own to announce: its dims include the 1, and
     `MAX_BATCH_PARAMETER` tells the service how far it may spread.
     """
-    classes, bits = len(manifest.class_names), manifest.layout.bits
     batch = [1] if manifest.single else []
-    shapes = {LOGITS: classes, PATH: bits, ACTIVE_MACS: 1, SCORE: 1, FLAG: 1}
     types = {PATH: "TYPE_UINT8", FLAG: "TYPE_BOOL"}
 
     def tensor(tensor_name: str, datatype: str, dims: list[int], extra: str = "") -> str:
@@ -251,10 +257,10 @@ def config_text(name: str, manifest: Manifest) -> str:
         tensor(
             output,
             types.get(output, "TYPE_FP32"),
-            [*batch, shapes[output]],
+            [*batch, width],
             f' label_filename: "{LABELS_FILE}"' if output == LOGITS else "",
         )
-        for output in OUTPUTS
+        for output, width in manifest.output_widths.items()
     ]
     lines = [
         f'name: "{name}"',

@@ -95,8 +95,8 @@ def test_metrics(fresh: Any, images: Images) -> None:
     ):
         assert line in lines
     assert not any("nobody" in line for line in lines), "a client's text must not make a series"
-    duration = next(line for line in lines if line.startswith('nv_inference_request_duration_us{model="b'))
-    assert float(duration.split()[1]) >= 0
+    duration = 'nv_inference_request_duration_us{model="batched",version="2"} '
+    assert [float(line.removeprefix(duration)) > 0 for line in lines if line.startswith(duration)] == [True]
 
 
 def test_client_raises_what_the_server_raised(server: Any, images: Images) -> None:
