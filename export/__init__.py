@@ -1,7 +1,8 @@
 """Compile decoupled networks to plain ONNX, check them against PyTorch, and write bundles.
 
-The stages, each in a module of its own: `source` loads what is to be exported, `contract` wraps it into the module
-whose outputs every exported model has, `capture` turns that into ``onnx_ir`` with one node per gated convolution,
-a lowering (`masked`, `gathered`) replaces those nodes by plain operators, `calibrate` sets the detector's threshold
-on the finished graph, `verify` compares it with PyTorch, and `pipeline` runs them in order and writes the bundle.
+The stages, each in a module of its own: `contract` wraps a network into the module whose outputs every exported model
+has, `capture` turns that into ``onnx_ir`` with one node per gated convolution, a lowering (`masked`, `gathered`)
+replaces those nodes by plain operators, `verify` compares the result with PyTorch, and `calibrate` sets the detector's
+threshold on it. `compiling` runs these for one lowering; `pipeline` compiles what `options` ask for, takes the fastest
+and writes the bundle.
 """

@@ -52,6 +52,7 @@ class Gathered:
 
     name = "gathered"
     single = True
+    skips = True
 
     def lower(self, model: ir.Model) -> None:
         """Replace every gated convolution of ``model``, in place, and fix the batch at one."""

@@ -20,10 +20,12 @@ class Lowering(Protocol):
     Attributes:
         name: as on the command line.
         single: whether the result takes exactly one image at a time.
+        skips: whether closed filters are really not computed.
     """
 
     name: str
     single: bool
+    skips: bool
 
     def lower(self, model: ir.Model) -> None:
         """Replace every gated convolution of ``model``, in place."""

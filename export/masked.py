@@ -18,6 +18,7 @@ class Masked:
 
     name = "masked"
     single = False
+    skips = False
 
     def lower(self, model: ir.Model) -> None:
         """Replace every gated convolution of ``model``, in place."""

@@ -90,6 +90,11 @@ class PathLayout:
         return sum(layer.filters for layer in self.layers)
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The layers' names, in order."""
+        return tuple(layer.name for layer in self.layers)
+
+    @property
     def slices(self) -> tuple[slice, ...]:
         """The bits of each layer, in order."""
         ends = np.cumsum([layer.filters for layer in self.layers]).tolist()

@@ -93,7 +93,9 @@ class PathDetector:
             NotFittedError: call `fit` first.
             NotCalibratedError: call `calibrate` first.
         """
-        return self.score(features) > np.float32(self.threshold)
+        # Not `>`: whatever is no number is no honest score either.
+        flagged: npt.NDArray[np.bool_] = ~(self.score(features) <= np.float32(self.threshold))
+        return flagged
 
     @property
     def threshold(self) -> float:

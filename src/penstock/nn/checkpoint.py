@@ -125,9 +125,10 @@ def find_source(source: str) -> Path:
 
 
 def load_source(source: str) -> tuple[Checkpoint, dict[str, str]]:
-    """Load what a SOURCE means, and say what it was: its name and the hash of its file."""
+    """Load what a SOURCE means, and say what it was: its name, without the folders of this machine, and its hash."""
     file = find_source(source)
-    return load_checkpoint(file), {"name": source, "sha256": sha256(file)}
+    name = source if source.startswith(ZOO_PREFIX) else Path(source).resolve().name
+    return load_checkpoint(file), {"name": name, "sha256": sha256(file)}
 
 
 def _restore(about: dict[str, Any], tensors: dict[str, Tensor]) -> Checkpoint:

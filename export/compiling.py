@@ -1,0 +1,157 @@
+"""Compile one candidate: from a checkpoint and a lowering to a finished, verified, calibrated graph."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+import onnxruntime
+
+from penstock.bundle import ACTIVE_MACS, SCORE, Calibration
+from penstock.export.calibrate import calibration_of, set_threshold
+from penstock.export.capture import capture, tidy
+from penstock.export.contract import DenseModel, ServedModel
+from penstock.export.head import DetectorHead
+from penstock.export.lowering import Lowering
+from penstock.export.runtime import Outputs, open_graph
+from penstock.export.verify import Parity, reference, verify, verify_extremes
+from penstock.nn.checkpoint import Checkpoint
+
+DENSE = "dense"
+EXTREME_IMAGES = (
+    4  # enough to check all gates open and all gates closed: paths do not depend on the image then
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Images to check and calibrate on.
+
+    Attributes:
+        images: ``[N, C, H, W]`` uint8.
+        real: whether they are honest images that the network never saw; synthetic ones serve to check with only.
+    """
+
+    images: npt.NDArray[np.uint8]
+    real: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compiled:
+    """A finished graph that agrees with PyTorch.
+
+    Attributes:
+        lowering: its name.
+        single: whether it takes exactly one image at a time.
+        content: the serialised graph.
+        parity: how well it agrees.
+        executed_macs: mean share of the dense MACs that it really executed on the sample.
+        calibration: how its threshold was set, if it flags.
+    """
+
+    lowering: str
+    single: bool
+    content: bytes
+    parity: Parity
+    executed_macs: float
+    calibration: Calibration | None
+
+
+def compile_dense(checkpoint: Checkpoint, sample: Sample) -> Compiled:
+    """The network as it was before it got gates, under the same contract.
+
+    Raises:
+        VerificationError: the graph does not answer as PyTorch does.
+    """
+    served = DenseModel(checkpoint.dense, checkpoint.network.layout).eval()
+    model = tidy(capture(served, checkpoint.input_shape))
+    got = open_graph(serialize(model), single=False).run(sample.images)
+    parity = verify(reference(served, sample.images), got, checkpoint.network.layout)
+    return Compiled(
+        lowering=DENSE,
+        single=False,
+        content=_finished(model, checkpoint, DENSE, None),
+        parity=parity,
+        executed_macs=1.0,
+        calibration=None,
+    )
+
+
+def compile_gated(checkpoint: Checkpoint, lowering: Lowering, sample: Sample, fpr: float | None) -> Compiled:
+    """The gated network in one lowering.
+
+    Args:
+        checkpoint: what to compile.
+        lowering: how.
+        sample: images to check and, if they are real, to calibrate on.
+        fpr: promised false-positive rate; ``None`` leaves the detector out.
+
+    Raises:
+        VerificationError: the graph does not answer as PyTorch does.
+        InvalidArgumentError: too few calibration images for this rate.
+    """
+    layout = checkpoint.network.layout
+    head = None if fpr is None else DetectorHead(checkpoint.detector)
+    served = ServedModel(checkpoint.network, head).eval()
+    model = capture(served, checkpoint.input_shape)
+    verify_extremes(model, served, lowering, sample.images[:EXTREME_IMAGES])
+    lowering.lower(model)
+    tidy(model)
+    got = open_graph(serialize(model), single=lowering.single).run(sample.images)
+    parity = verify(reference(served, sample.images), got, layout)
+    calibration = None
+    if fpr is not None:
+        calibration = _calibrate(checkpoint, sample, got, fpr)
+        set_threshold(model, calibration.threshold)
+    whole = float(layout.active_macs(np.ones((1, layout.bits))).item())
+    return Compiled(
+        lowering=lowering.name,
+        single=lowering.single,
+        content=_finished(model, checkpoint, lowering.name, calibration),
+        parity=parity,
+        executed_macs=float(got[ACTIVE_MACS].mean()) if lowering.skips else whole,
+        calibration=calibration,
+    )
+
+
+def serialize(model: ir.Model) -> bytes:
+    """The content of an ONNX file."""
+    return ir.serde.serialize_model(model).SerializeToString()
+
+
+def versions() -> dict[str, str]:
+    """Versions of the software that takes part in an export."""
+    packages = ("penstock", "torch", "onnx", "numpy")
+    return {name: version(name) for name in packages} | {"onnxruntime": onnxruntime.__version__}
+
+
+def _calibrate(checkpoint: Checkpoint, sample: Sample, got: Outputs, fpr: float) -> Calibration:
+    if sample.real:
+        return calibration_of(got[SCORE][:, 0], fpr, "graph")
+    return calibration_of(checkpoint.calibration, fpr, "stored")
+
+
+def _finished(
+    model: ir.Model, checkpoint: Checkpoint, lowering: str, calibration: Calibration | None
+) -> bytes:
+    """The graph's file, which speaks for itself where no manifest travels with it, and passes ONNX's checker."""
+    about: Mapping[str, Any] = {
+        "layout": checkpoint.network.layout.to_json(),
+        "class_names": checkpoint.class_names,
+        "lowering": lowering,
+        "calibration": None if calibration is None else asdict(calibration),
+        "versions": versions(),
+    }
+    model.producer_name = "penstock"
+    model.producer_version = version("penstock")
+    model.metadata_props.update({f"penstock.{key}": json.dumps(value) for key, value in about.items()})
+    content = serialize(model)
+    onnx.checker.check_model(onnx.load_model_from_string(content), full_check=True)
+    return content

@@ -1,0 +1,58 @@
+"""What one export is asked to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from penstock.bundle import check_name
+from penstock.errors import InvalidArgumentError
+from penstock.export.gathered import Gathered
+from penstock.export.lowering import Lowering
+from penstock.export.masked import Masked
+
+LOWERINGS: dict[str, Callable[[], Lowering]] = {"masked": Masked, "gathered": Gathered}
+AUTO = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What to export, and how.
+
+    Attributes:
+        source: a run folder, a checkpoint file, or ``zoo:NAME``.
+        repository: model repository to write to.
+        name: model name in it.
+        dense: export the network as it was before it got gates, under the same contract.
+        lowering: ``masked``, ``gathered``, or ``auto``: whichever is faster here.
+        flags: compute anomaly scores and flags.
+        fpr: promised false-positive rate.
+        data: folder of the data set; by default what ``PENSTOCK_DATA`` says.
+        max_batch: largest batch of one request.
+        threads: of the measurement that ``auto`` decides by.
+    """
+
+    source: str
+    repository: Path
+    name: str
+    dense: bool = False
+    lowering: str = AUTO
+    flags: bool = True
+    fpr: float = 0.05
+    data: Path | None = None
+    max_batch: int = 32
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        if self.lowering not in (AUTO, *LOWERINGS):
+            raise InvalidArgumentError(
+                f"no lowering {self.lowering!r}; there are {AUTO}, {', '.join(LOWERINGS)}"
+            )
+        if not 0 < self.fpr < 1:
+            raise InvalidArgumentError(f"fpr is {self.fpr}; a false-positive rate lies between 0 and 1")
+        if self.max_batch < 1 or self.threads < 1:
+            raise InvalidArgumentError(
+                f"max_batch is {self.max_batch} and threads {self.threads}; at least 1 each"
+            )
