@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from penstock.errors import UnsupportedError
 from penstock.nn.gates import GatedConv2d
 from penstock.nn.surgery import GatedNetwork
 from penstock.paths import PathLayout
@@ -103,11 +104,10 @@ class CapturedConv(nn.Module):
         self.tensors = nn.ParameterList(
             nn.Parameter(tensor.detach(), requires_grad=False) for tensor in tensors
         )
-        padding = top, left = cast(tuple[int, int], conv.padding)
-        self.size = (conv.stride, padding, conv.dilation)
+        self.size: tuple[Any, ...] = (conv.stride, conv.padding, conv.dilation)
         self.attributes: dict[str, Any] = {
             "strides": list(conv.stride),
-            "pads": [top, left, top, left],
+            "pads": _pads(conv, name),
             "dilations": list(conv.dilation),
             "layer": name,
             "relu": int(isinstance(layer.activation, nn.ReLU)),
@@ -127,6 +127,20 @@ class CapturedConv(nn.Module):
             version=1,
         )
         return output, code, logits, output.mean(dim=(2, 3))
+
+
+def _pads(conv: nn.Conv2d, name: str) -> list[int]:
+    """ONNX's ``[top, left, bottom, right]``."""
+    if conv.padding_mode != "zeros":
+        raise UnsupportedError(
+            f"convolution {name} pads with {conv.padding_mode!r}; only zeros can be compiled: leave it ungated (where)"
+        )
+    if conv.padding == "valid":
+        return [0, 0, 0, 0]
+    if conv.padding == "same":
+        sums = [step * (size - 1) for step, size in zip(conv.dilation, conv.kernel_size, strict=True)]
+        return [total // 2 for total in sums] + [total - total // 2 for total in sums]
+    return list(cast(tuple[int, int], conv.padding)) * 2
 
 
 def capturable(model: ServedModel | DenseModel) -> nn.Module:

@@ -178,4 +178,4 @@ def test_a_source_that_is_not_there_is_not_found(
 def test_a_loaded_source_says_what_it_was(file: Path) -> None:
     loaded, origin = load_source(str(file.parent))
     assert loaded.backbone == "digits-cnn"
-    assert origin == {"name": str(file.parent), "sha256": sha256(file)}
+    assert origin == {"name": file.parent.name, "sha256": sha256(file)}

@@ -279,7 +279,10 @@ class Branching(nn.Module):
     ("network", "message"),
     [
         (Branching(), "Branching cannot be traced"),
-        (nn.Sequential(nn.Conv2d(1, 4, 3)), "cannot be traced"),  # the example has three channels
+        (
+            nn.Sequential(nn.Conv2d(1, 4, 3)),
+            "cannot be traced: .* to have 1 channels, but got 3",
+        ),  # the example has three channels
         (nn.Sequential(nn.Flatten(), nn.Linear(192, 5)), "the network has none"),
         (nn.Sequential(nn.Conv2d(3, 4, 3)), f"0: {FIRST}"),
         (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, groups=2)), "grouped convolution"),
@@ -287,9 +290,12 @@ class Branching(nn.Module):
     ],
     ids=["branching", "wrong channels", "no convolution", "only the first", "only grouped", "unknown cost"],
 )
-def test_a_network_that_cannot_be_gated_is_refused_with_the_reason(network: nn.Module, message: str) -> None:
+def test_a_network_that_cannot_be_gated_is_refused_with_the_reason(
+    network: nn.Module, message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SurgeryError, match=message):
         attach_gates(network, torch.zeros(1, 3, 8, 8))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_gates_are_made_as_configured(chain: nn.Module) -> None:

@@ -246,8 +246,9 @@ def _trace(model: nn.Module, example: Tensor) -> fx.GraphModule:
         )
     copied = copy.deepcopy(model).eval()
     try:
-        body = fx.symbolic_trace(copied)
         with torch.no_grad():
+            copied(example)  # fails with a plain message, where ShapeProp would print a traceback
+            body = fx.symbolic_trace(copied)
             ShapeProp(body).propagate(example)
     except Exception as error:  # the tracer runs the user's own forward, which may raise anything
         raise SurgeryError(f"{type(model).__name__} cannot be traced: {error}") from error

@@ -1,0 +1,323 @@
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import torch
+
+from penstock.bundle import OUTPUTS, Bundle, read_bundle, versions
+from penstock.data import load
+from penstock.detect import conformal_threshold
+from penstock.errors import (
+    InvalidArgumentError,
+    NotFoundError,
+    PenstockError,
+    UnsupportedError,
+    VerificationError,
+)
+from penstock.export.lowering import read_gated_conv
+from penstock.export.masked import Masked
+from penstock.export.pipeline import LOWERINGS, ExportOptions, export
+from penstock.export.runtime import open_graph
+from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint
+from penstock.nn.inference import answer
+from penstock.paths import PathLayout
+
+GATED = ("masked", "gathered", "no-flags")
+FLAGGING = ("masked", "gathered")
+ALL = (*GATED, "dense")
+CLASSES = 10
+
+
+def run(bundle: Bundle, images: Any) -> dict[str, Any]:
+    return open_graph(bundle.model_file, single=bundle.manifest.single, threads=1).run(images)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_inputs_and_outputs_are_those_of_the_contract(kind: str, bundles: dict[str, Bundle]) -> None:
+    model = onnx.load(bundles[kind].model_file)
+    onnx.checker.check_model(model, full_check=True)
+    bits = bundles[kind].manifest.layout.bits
+    batch: int | str = 1 if kind == "gathered" else "batch"
+    float32, uint8, boolean = onnx.TensorProto.FLOAT, onnx.TensorProto.UINT8, onnx.TensorProto.BOOL
+
+    def told(value: onnx.ValueInfoProto) -> tuple[str, int, list[int | str]]:
+        kind_of = value.type.tensor_type
+        shape = [dim.dim_param or dim.dim_value for dim in kind_of.shape.dim]
+        return value.name, kind_of.elem_type, shape
+
+    assert [told(value) for value in model.graph.input] == [("images", float32, [batch, 1, 8, 8])]
+    assert [told(value) for value in model.graph.output] == [
+        ("logits", float32, [batch, CLASSES]),
+        ("path", uint8, [batch, bits]),
+        ("active_macs", float32, [batch, 1]),
+        ("anomaly_score", float32, [batch, 1]),
+        ("adversarial", boolean, [batch, 1]),
+    ]
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_the_file_alone_runs_in_a_stock_runtime(
+    kind: str, bundles: dict[str, Bundle], tmp_path: Path
+) -> None:
+    shutil.copy(bundles[kind].model_file, tmp_path / "alone.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "alone.onnx", providers=["CPUExecutionProvider"])
+    image = load("digits").test.take([0]).floats()
+    outputs = session.run(None, {"images": image})
+    assert [output.name for output in session.get_outputs()] == list(OUTPUTS)
+    assert outputs[0].shape == (1, CLASSES)
+    assert outputs[1].dtype == np.uint8
+    assert outputs[4].dtype == np.bool_
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_the_file_is_plain_onnx_of_an_old_version(kind: str, bundles: dict[str, Bundle]) -> None:
+    model = onnx.load(bundles[kind].model_file)
+    assert model.ir_version == 8
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 18)]
+    assert {node.domain for node in model.graph.node} == {""}
+    assert not model.functions
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_the_file_speaks_for_itself(kind: str, bundles: dict[str, Bundle], tiny: Checkpoint) -> None:
+    model = onnx.load(bundles[kind].model_file)
+    about = {prop.key: json.loads(prop.value) for prop in model.metadata_props}
+    manifest = bundles[kind].manifest
+    assert model.producer_name == "penstock"
+    assert PathLayout.from_json(about["penstock.layout"]) == tiny.network.layout
+    assert tuple(about["penstock.class_names"]) == tiny.class_names
+    assert about["penstock.lowering"] == manifest.lowering
+    assert set(about["penstock.versions"]) == {"penstock", "torch", "onnx", "numpy", "onnxruntime"}
+    if manifest.calibration is None:
+        assert about["penstock.calibration"] is None
+    else:
+        assert about["penstock.calibration"]["threshold"] == manifest.calibration.threshold
+        assert about["penstock.calibration"]["target_fpr"] == 0.05
+
+
+@pytest.mark.parametrize("kind", GATED)
+def test_the_bundle_answers_as_the_checkpoint(
+    kind: str, bundles: dict[str, Bundle], tiny: Checkpoint
+) -> None:
+    images = load("digits").test.images[:200]
+    got, want = run(bundles[kind], images), answer(tiny.network, images)
+    np.testing.assert_array_equal(got["path"], want.bits)
+    np.testing.assert_allclose(got["logits"], want.logits, atol=1e-4, rtol=0)
+    np.testing.assert_allclose(got["active_macs"][:, 0], want.active_macs, atol=1e-6)
+
+
+def test_the_dense_bundle_answers_as_the_dense_network_and_never_flags(
+    bundles: dict[str, Bundle], tiny: Checkpoint
+) -> None:
+    test = load("digits").test
+    got = run(bundles["dense"], test.images)
+    with torch.no_grad():
+        want = tiny.dense(torch.from_numpy(test.floats()))
+    np.testing.assert_allclose(got["logits"], want, atol=1e-4, rtol=0)
+    assert got["path"].all()
+    assert (got["active_macs"] == 1).all()
+    assert not got["anomaly_score"].any()
+    assert not got["adversarial"].any()
+    manifest = bundles["dense"].manifest
+    assert (manifest.lowering, manifest.layer_lowerings, manifest.calibration) == ("dense", {}, None)
+
+
+def test_without_flags_nothing_is_ever_flagged(bundles: dict[str, Bundle]) -> None:
+    got = run(bundles["no-flags"], load("digits").test.images)
+    assert not got["anomaly_score"].any()
+    assert not got["adversarial"].any()
+    assert bundles["no-flags"].manifest.calibration is None
+
+
+@pytest.mark.parametrize("kind", FLAGGING)
+def test_flags_are_scores_above_the_conformal_threshold_of_this_graph(
+    kind: str, bundles: dict[str, Bundle]
+) -> None:
+    splits = load("digits")
+    calibration = bundles[kind].manifest.calibration
+    assert calibration is not None
+    assert (calibration.source, calibration.images, calibration.target_fpr) == ("graph", 499, 0.05)
+    on_calibration, on_test = (run(bundles[kind], part.images) for part in (splits.calibration, splits.test))
+    # Another number of threads may add in another order: the last bit of a score is not to be relied on.
+    threshold = conformal_threshold(on_calibration["anomaly_score"][:, 0], 0.05)
+    assert calibration.threshold == pytest.approx(threshold, rel=1e-6)
+    for got in (on_calibration, on_test):
+        np.testing.assert_array_equal(got["adversarial"], got["anomaly_score"] > calibration.threshold)
+    assert 0 < on_calibration["adversarial"].sum() <= 0.05 * 499 + 1  # the image at the threshold itself
+    assert on_test["adversarial"].any()
+
+
+@pytest.mark.parametrize("pixel", [np.nan, np.inf, -np.inf, 1e38])
+@pytest.mark.parametrize("kind", FLAGGING)
+def test_an_image_that_is_no_image_is_flagged(kind: str, pixel: float, bundles: dict[str, Bundle]) -> None:
+    graph = open_graph(bundles[kind].model_file, single=bundles[kind].manifest.single, threads=1)
+    image = load("digits").test.take([0]).floats()
+    image[0, 0, 4, 4] = pixel
+    (flag,) = graph.session.run(["adversarial"], {"images": image})
+    assert flag.all()
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_the_manifest_tells_how_it_was_checked(
+    kind: str, bundles: dict[str, Bundle], tiny: Checkpoint
+) -> None:
+    manifest = bundles[kind].manifest
+    assert manifest.parity["images"] == 499
+    assert manifest.parity["max_abs"] <= 1e-4
+    assert manifest.parity["score_max_abs"] <= 1e-4
+    assert manifest.parity["top1_agreement"] == 1
+    assert manifest.input_shape == (1, 8, 8)
+    assert manifest.class_names == tiny.class_names
+    assert manifest.single == (kind == "gathered")
+    if kind != "dense":
+        lowering = "gathered" if kind == "gathered" else "masked"
+        assert manifest.layer_lowerings == {layer.name: lowering for layer in tiny.network.layout.layers}
+
+
+def test_auto_takes_what_it_measured_as_fastest(tiny_run: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    options = ExportOptions(source=str(tiny_run), repository=tmp_path, name="auto")
+    manifest = export(options, said.append).manifest
+    assert manifest.measured_ms.keys() == LOWERINGS.keys()
+    assert manifest.lowering == min(manifest.measured_ms, key=lambda name: manifest.measured_ms[name])
+    assert said[-1].endswith(f"taking {manifest.lowering}")
+
+
+def test_versions_count_up_and_another_configuration_is_refused(
+    tiny: Checkpoint, tiny_run: Path, tmp_path: Path
+) -> None:
+    def options(**changes: Any) -> ExportOptions:
+        usual: dict[str, Any] = {
+            "source": str(tiny_run),
+            "repository": tmp_path,
+            "name": "net",
+            "dense": True,
+        }
+        return ExportOptions(**usual | changes)
+
+    first, second = export(options()), export(options(dense=False, lowering="masked"))
+    assert [first.folder.name, second.folder.name] == ["1", "2"]
+    for changes in ({"dense": False, "lowering": "gathered"}, {"max_batch": 7}):
+        with pytest.raises(InvalidArgumentError, match="choose another --name than 'net'"):
+            export(options(**changes))
+    assert versions(tmp_path / "net") == [1, 2]
+    assert sorted(entry.name for entry in (tmp_path / "net").iterdir()) == [
+        "1",
+        "2",
+        "config.pbtxt",
+        "labels.txt",
+    ]
+    assert read_bundle(first.folder).manifest == first.manifest
+
+
+@pytest.fixture
+def elsewhere(tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkpoint of a data set that is not there."""
+    monkeypatch.delenv("PENSTOCK_DATA", raising=False)
+    folder = tmp_path / "run"
+    replace(tiny, config={"data": "cifar10"}).save(folder / CHECKPOINT_FILE)
+    return folder
+
+
+def test_without_images_synthetic_ones_and_stored_scores_serve_and_it_is_said(
+    elsewhere: Path, tiny: Checkpoint, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    options = ExportOptions(
+        source=str(elsewhere), repository=tmp_path / "models", name="net", lowering="masked"
+    )
+    bundle = export(options, said.append)
+    assert "cifar10 is not part of Penstock" in said[0]
+    assert "verifying on synthetic ones, threshold from stored scores" in said[0]
+    calibration = bundle.manifest.calibration
+    assert calibration is not None
+    assert (calibration.source, calibration.images) == ("stored", 499)
+    assert calibration.threshold == np.float32(conformal_threshold(tiny.calibration, 0.05))
+    assert bundle.manifest.parity["images"] == 64
+    # The stored scores are those of the digits: the threshold is right for them.
+    flagged = run(bundle, load("digits").calibration.images)["adversarial"].mean()
+    assert flagged == pytest.approx(0.05, abs=0.01)
+
+
+class Deaf(Masked):
+    """A wrong lowering: its gates hear only half of what their input says."""
+
+    def lower(self, model: ir.Model) -> None:
+        for node in model.graph:
+            if read_gated_conv(node) is not None:
+                weight = node.inputs[-2]
+                assert weight is not None
+                assert weight.const_value is not None
+                # Zero is half of zero, so nothing is wrong with all gates open or closed; only on real images.
+                weight.const_value = ir.tensor(weight.const_value.numpy() * np.float32(0.5), name=weight.name)
+        super().lower(model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"lowering": "masked"}, VerificationError, "the first layer that breaks is features"),
+        ({"lowering": "gathered", "fpr": 0.0001}, InvalidArgumentError, "499 calibration scores are too few"),
+        ({"source": "nowhere"}, NotFoundError, "no run folder"),
+        ({"source": "zoo:nothing"}, NotFoundError, "no zoo entry 'nothing'"),
+    ],
+    ids=["verification", "calibration", "source", "zoo"],
+)
+def test_a_failed_export_leaves_no_files(
+    changes: dict[str, Any],
+    error: type[PenstockError],
+    message: str,
+    tiny_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(LOWERINGS, "masked", Deaf)
+    options: dict[str, Any] = {"source": str(tiny_run), "repository": tmp_path / "models", "name": "net"}
+    with pytest.raises(error, match=message):
+        export(ExportOptions(**options | changes))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_data_that_was_asked_for_must_be_there(elsewhere: Path, tmp_path: Path) -> None:
+    options = ExportOptions(source=str(elsewhere), repository=tmp_path / "models", name="net", data=tmp_path)
+    with pytest.raises(NotFoundError, match=r"no cifar10_train_a\.parquet"):
+        export(options)
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_checkpoint_without_detector_needs_no_flags_said(tiny: Checkpoint, tmp_path: Path) -> None:
+    replace(tiny, detector={}, calibration=np.zeros(0)).save(tmp_path / "bare.safetensors")
+    options = ExportOptions(
+        source=str(tmp_path / "bare.safetensors"), repository=tmp_path / "models", name="net"
+    )
+    with pytest.raises(UnsupportedError, match="holds no detector: export it with --no-flags"):
+        export(options)
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lowering": "fastest"}, "no lowering 'fastest'; there are auto, masked, gathered"),
+        ({"name": "a/b"}, "model name 'a/b'"),
+        ({"fpr": 0.0}, "fpr is 0.0"),
+        ({"fpr": 1.0}, "fpr is 1.0"),
+        ({"max_batch": 0}, "max_batch is 0"),
+        ({"threads": 0}, "threads 0"),
+    ],
+)
+def test_options_that_cannot_be_right_are_refused(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"source": "x", "repository": tmp_path, "name": "net"}
+    with pytest.raises(InvalidArgumentError, match=message):
+        ExportOptions(**options | changes)
