@@ -67,8 +67,9 @@ def _zoo_list(_: argparse.Namespace) -> int:
     from penstock import zoo
 
     table = Table(title="Committed checkpoints")
-    for heading in ("source", "dense", "decoupled", "MACs", "input-dependent", "started from"):
-        table.add_column(heading)
+    for heading in ("source", "dense", "decoupled", "MACs", "input-\ndependent"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("started from", overflow="fold")
     for entry in zoo.entries():
         shares = ("dense_accuracy", "decoupled_accuracy", "mac_fraction", "input_dependent")
         table.add_row(f"zoo:{entry.name}", *(f"{entry.figures[key]:.2%}" for key in shares), entry.origin)
