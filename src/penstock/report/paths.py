@@ -34,7 +34,9 @@ def draw_paths(paths: PathSet, labels: npt.NDArray[np.int64], class_names: Seque
     figure = Figure(figsize=(16, 1.6 + 0.36 * len(class_names)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    image = axes.imshow(np.concatenate(columns, axis=1), aspect="auto", cmap="Blues", vmin=0, vmax=1)
+    image = axes.imshow(
+        np.concatenate(columns, axis=1), aspect="auto", cmap="Blues", vmin=0, vmax=1, interpolation="nearest"
+    )
     axes.set_yticks(range(len(class_names)), class_names)
     starts = [part.start for part in paths.layout.slices]
     ends = [part.stop for part in paths.layout.slices]
