@@ -104,8 +104,10 @@ class Builder:
         return value
 
     def constant(self, array: npt.ArrayLike, name: str) -> ir.Value:
-        """Add an initializer."""
+        """Add an initializer; its name gets a number if it is taken."""
         full = f"{self.prefix}.{name}"
+        if full in self.graph.initializers:
+            full = self._name(name)
         tensor = ir.tensor(np.asarray(array, order="C"), name=full)
         shape = ir.Shape(tensor.numpy().shape)
         value = ir.Value(name=full, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=shape)

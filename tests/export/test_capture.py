@@ -68,6 +68,40 @@ def test_every_form_of_padding_and_stride_is_compiled(
         assert verify(reference(served, images), graph.run(images), gated.layout).images_flipped == 0
 
 
+class Joining(nn.Module):
+    """Joins gated results, some of which are read twice: sums of two, of one with itself, of unequal sizes, a stack."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.left = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding=1)
+        self.right, self.top = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+        self.pool, self.linear = nn.AdaptiveAvgPool2d(1), nn.Linear(24, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        left = self.left(self.stem(images))
+        right = self.right(left)
+        top = self.top(self.pool(right))
+        stack = torch.cat([torch.relu(left + right), right + right, left + top], dim=1)
+        logits: Tensor = self.linear(self.pool(stack).flatten(1))
+        return logits
+
+
+def test_gated_results_may_meet_in_one_operator(
+    some_images: Callable[..., npt.NDArray[np.uint8]], to_bytes: Callable[[ir.Model], bytes]
+) -> None:
+    torch.manual_seed(0)
+    gated = attach_gates(Joining().eval(), torch.zeros(1, 3, 8, 8))
+    for layer in gated.gated_layers:
+        nn.init.normal_(layer.gate.expand.bias, std=0.5)
+    served = ServedModel(gated, None).eval()
+    images = some_images(8)
+    for lowering in (Masked(), Gathered()):
+        model = capture(served, (3, 8, 8))
+        lowering.lower(model)
+        graph = open_graph(to_bytes(tidy(model)), single=lowering.single, threads=1)
+        assert verify(reference(served, images), graph.run(images), gated.layout).images_flipped == 0
+
+
 def test_padding_that_onnx_does_not_have_is_refused_by_name() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"))
     served = ServedModel(attach_gates(network.eval(), torch.zeros(1, 3, 8, 8)), None)
