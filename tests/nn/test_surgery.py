@@ -1,4 +1,5 @@
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -243,6 +244,20 @@ def test_a_reader_of_the_unmasked_value_keeps_the_group_apart() -> None:
     layer.gate.expand.weight.data.zero_()
     images = torch.rand(2, 3, 8, 8)
     torch.testing.assert_close(gated(images).logits, network(images))
+
+
+def test_what_is_called_relu_and_is_none_is_not_taken_for_one() -> None:
+    layers = {"stem": nn.Conv2d(3, 4, 3), "conv": nn.Conv2d(4, 4, 3), "relu": nn.Identity()}
+    network = nn.Sequential(OrderedDict(layers)).eval()
+    gated = attach_gates(network, torch.zeros(1, 3, 8, 8))
+    (layer,) = gated.gated_layers
+    assert isinstance(layer.activation, nn.Identity)
+
+
+def test_gates_are_made_where_the_network_lies(chain: nn.Module) -> None:
+    network = copy.deepcopy(chain).to("meta")  # stands for a GPU
+    gated = attach_gates(network, torch.zeros(1, 3, 16, 16, device="meta"))
+    assert {tensor.device.type for tensor in (*gated.parameters(), *gated.buffers())} == {"meta"}
 
 
 def test_responses_are_unmasked_and_gate_logits_explain_the_codes(chain: nn.Module, force: Force) -> None:

@@ -119,7 +119,8 @@ def attach_gates(
         fixed_macs=dense_macs - gated_macs + surgeon.gate_macs,
         dense_macs=dense_macs,
     )
-    return GatedNetwork(body, layout, tuple(surgeon.report)).train(model.training)
+    network = GatedNetwork(body, layout, tuple(surgeon.report))
+    return network.to(example.device).train(model.training)
 
 
 class _Surgeon:
@@ -193,7 +194,8 @@ class _Surgeon:
             # A ReLU holds nothing, so a shared one may be absorbed; a shared batch norm holds statistics of others.
             if self._uses[str(user.target)] == 1 or kind is nn.ReLU:
                 return (nn.ReLU() if kind is nn.ReLU else module), user
-        if kind is nn.ReLU and (user.target in (F.relu, torch.relu) or user.target == "relu"):
+        method = user.op == "call_method" and user.target == "relu"
+        if kind is nn.ReLU and (method or user.target in (F.relu, torch.relu)):
             return nn.ReLU(), user
         return nn.Identity(), node
 
