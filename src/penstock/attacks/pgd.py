@@ -51,9 +51,11 @@ class PGD:
             from art.estimators.classification import PyTorchClassifier
         except ImportError as error:
             raise UnsupportedError('attacks need an extra: pip install "penstock[attacks]"') from error
-        classes = network(torch.from_numpy(images[:1])).logits.shape[1]
+        network.eval()
+        with torch.no_grad():
+            classes = network(torch.from_numpy(images[:1])).logits.shape[1]
         classifier = PyTorchClassifier(
-            model=_LogitsOnly(network.eval()),
+            model=_LogitsOnly(network),
             loss=nn.CrossEntropyLoss(),
             input_shape=images.shape[1:],
             nb_classes=classes,
