@@ -91,6 +91,7 @@ def test_what_is_not_toml_is_refused(content: bytes, tmp_path: Path) -> None:
         (LEAST + "alignment = -1", "alignment is -1.0; a weight must not be negative"),
         (LEAST + "temperature = 0", "temperature is 0.0; it must be positive"),
         (LEAST + "fpr = 0", "fpr is 0.0; a false-positive rate lies between 0 and 1"),
+        (LEAST + "[decouple]\nbatch_size = 1", "batch_size of decouple is 1; gates that normalize need"),
         (LEAST + "seed = -1", "seed is -1; it must be from 0"),
         (LEAST + 'precision = "8-bit"', "no precision '8-bit'; there are 32-true"),
     ],

@@ -11,7 +11,7 @@ from penstock.data import load
 from penstock.errors import ConfigurationError, InvalidArgumentError, NotFoundError, PenstockError
 from penstock.learn.config import DecoupleConfig
 from penstock.learn.decouple import FIGURES_FILE, decouple, load_weights
-from penstock.nn.backbones import build_backbone
+from penstock.nn.backbones import BACKBONES, build_backbone
 from penstock.nn.checkpoint import CHECKPOINT_FILE, load_checkpoint
 from penstock.nn.inference import answer
 
@@ -97,6 +97,17 @@ def test_what_cannot_work_is_refused_before_training_and_does_not_claim_the_fold
     with pytest.raises(PenstockError, match=message):
         decouple(short(**changes), out, progress=False)
     assert not out.exists()
+
+
+def test_a_network_that_does_not_take_the_images_is_refused_before_training(
+    short: Short, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BACKBONES, "coloured", lambda classes: torch.nn.Conv2d(3, classes, 3))
+    with pytest.raises(
+        ConfigurationError, match=r"'coloured' does not take the images of 'digits', \(1, 8, 8\)"
+    ):
+        decouple(short(backbone="coloured"), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_starts_from_given_weights(short: Short, tmp_path: Path, tiny_run: Path) -> None:

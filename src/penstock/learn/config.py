@@ -98,6 +98,10 @@ class DecoupleConfig:
             raise ConfigurationError(f"temperature is {self.temperature}; it must be positive")
         if not 0 < self.fpr < 1:
             raise ConfigurationError(f"fpr is {self.fpr}; a false-positive rate lies between 0 and 1")
+        if self.gate.normalize and self.decouple.batch_size < 2:
+            raise ConfigurationError(
+                "batch_size of decouple is 1; gates that normalize need at least 2 images"
+            )
         if not 0 <= self.seed < LARGEST_SEED:
             raise ConfigurationError(f"seed is {self.seed}; it must be from 0 to {LARGEST_SEED - 1}")
         if self.precision not in PRECISIONS:

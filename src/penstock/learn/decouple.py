@@ -83,6 +83,7 @@ def decouple(
     conformal_rank(len(splits.calibration), config.fpr)  # refuses now what would fail after hours
     validation = Batches(splits.validation, 500)
     dense = _start(config, classes, data)
+    _refuse_misfit(config, dense, splits.train.images.shape[1:])
     # From here on the folder is this configuration's; a typing error above does not spoil it.
     write_atomic(out / CONFIG_FILE, _text(config))
     if config.start is None:
@@ -137,6 +138,17 @@ def _refuse_other_run(out: Path, config: DecoupleConfig) -> None:
     file = out / CONFIG_FILE
     if file.exists() and file.read_text(encoding="utf-8") != _text(config):
         raise ConfigurationError(f"{out} holds a run with another configuration: choose another folder")
+
+
+def _refuse_misfit(config: DecoupleConfig, dense: nn.Module, shape: tuple[int, ...]) -> None:
+    """See now, and not after other work, that the network takes the data set's images."""
+    try:
+        with torch.no_grad():
+            dense.eval()(torch.zeros(1, *shape))
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"backbone {config.backbone!r} does not take the images of {config.data!r}, {shape}: {error}"
+        ) from error
 
 
 def _text(config: DecoupleConfig) -> str:

@@ -171,6 +171,7 @@ def _trainer(
 ) -> L.Trainer:
     return L.Trainer(
         max_epochs=training.schedule.epochs,
+        devices=1,  # several would all see the same batches, and start this command anew for each
         precision=cast(Any, precision),
         logger=[CSVLogger(folder, name="logs"), TensorBoardLogger(folder, name="tensorboard")],
         callbacks=callbacks,
