@@ -54,4 +54,5 @@ def draw_paths(paths: PathSet, labels: npt.NDArray[np.int64], class_names: Seque
         fontsize=11,
     )
     figure.colorbar(image, ax=axes, label="share of the class's images", pad=0.01)
-    figure.savefig(file, dpi=110)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, format="png", dpi=110)
