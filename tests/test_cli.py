@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 
 from penstock import __version__
 from penstock.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,6 +74,16 @@ def test_mistakes_are_told_in_one_line(
     assert message in told
     assert len(told.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []  # nothing half-written
+
+
+def test_what_the_system_refuses_is_told_in_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    config = ROOT / "configs" / "digits.toml"
+    assert main(["decouple", "--config", str(config), "--out", str(tmp_path / "file" / "run")]) == 1
+    told = capsys.readouterr().err
+    assert re.fullmatch(r"penstock: error: .*Not a directory: .*\n", told)
 
 
 def test_wrong_usage_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"penstock: error: {_missing(parsed.command, error)}", file=sys.stderr)
         return 1
+    except OSError as error:  # a folder that may not be written, a full disk: the system says which and why
+        print(f"penstock: error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("penstock: interrupted", file=sys.stderr)
         return 130
