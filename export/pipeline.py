@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from penstock import data
 from penstock.bundle import Bundle, Manifest, write_bundle
@@ -64,8 +65,25 @@ def _sample(checkpoint: Checkpoint, options: ExportOptions, say: Say) -> Sample:
         if options.data is not None:
             raise
         say(f"no images of the data set ({error}): verifying on synthetic ones, threshold from stored scores")
-        shape = (SYNTHETIC_IMAGES, *checkpoint.input_shape)
-        return Sample(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8), real=False)
+        return Sample(synthetic_images(SYNTHETIC_IMAGES, checkpoint.input_shape), real=False)
+
+
+def synthetic_images(count: int, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
+    """Random squares of many sizes, colours and contrasts, ``[count, C, H, W]``.
+
+    Noise of single pixels would do worse: its averages, which gates look at, are much the same in every image, so
+    nearly all images would take nearly the same path.
+    """
+    draw = np.random.default_rng(0)
+    channels, height, width = shape
+    images = np.empty((count, *shape), np.uint8)
+    for image in images:
+        side = 2 ** int(draw.integers(0, 5))
+        darkest, brightest = np.sort(draw.integers(0, 256, (2, channels, 1, 1)), axis=0)
+        colours = (channels, -(-height // side), -(-width // side))
+        squares = draw.integers(darkest, brightest + 1, colours)
+        image[:] = squares.repeat(side, axis=1).repeat(side, axis=2)[:, :height, :width]
+    return images
 
 
 def _measure(candidates: Mapping[str, Compiled], sample: Sample, threads: int) -> dict[str, float]:

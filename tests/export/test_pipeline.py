@@ -25,9 +25,9 @@ from penstock.errors import (
 )
 from penstock.export.lowering import read_gated_conv
 from penstock.export.masked import Masked
-from penstock.export.pipeline import LOWERINGS, ExportOptions, export
+from penstock.export.pipeline import LOWERINGS, ExportOptions, export, synthetic_images
 from penstock.export.runtime import open_graph
-from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint
+from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint
 from penstock.nn.inference import answer
 from penstock.paths import PathLayout
 
@@ -226,6 +226,16 @@ def elsewhere(tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     folder = tmp_path / "run"
     replace(tiny, config={"data": "cifar10"}).save(folder / CHECKPOINT_FILE)
     return folder
+
+
+def test_synthetic_images_take_more_paths_than_noise_does(tiny_run: Path) -> None:
+    network = load_checkpoint(tiny_run / CHECKPOINT_FILE).network
+    images = synthetic_images(64, (1, 8, 8))
+    assert (images == synthetic_images(64, (1, 8, 8))).all()
+    noise = np.random.default_rng(0).integers(0, 256, images.shape, dtype=np.uint8)
+    moving, under_noise = ((answer(network, each).bits.std(axis=0) > 0).mean() for each in (images, noise))
+    assert moving > 1.2 * under_noise
+    assert synthetic_images(3, (3, 30, 17)).shape == (3, 3, 30, 17)
 
 
 def test_without_images_synthetic_ones_and_stored_scores_serve_and_it_is_said(
