@@ -21,7 +21,7 @@ from penstock.paths import PathLayout
 FREE_MODULES = (nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d, nn.Identity, nn.Dropout, nn.Flatten)
 FREE_FUNCTIONS: frozenset[object] = frozenset(
     {operator.add, operator.sub, operator.mul, operator.truediv, operator.getitem, torch.flatten, torch.add}
-    | {F.relu, torch.relu, F.pad, torch.cat}
+    | {F.relu, torch.relu, F.pad, torch.cat, getattr}  # getattr: a tensor's shape
 )
 FREE_METHODS = frozenset({"flatten", "view", "reshape", "size", "relu"})
 
