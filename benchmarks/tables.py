@@ -7,7 +7,6 @@ python benchmarks/tables.py --check    # exit 1 if the README differs from the r
 from __future__ import annotations
 
 import json
-import re
 import sys
 from typing import Any
 
@@ -22,14 +21,14 @@ def main() -> int:
     old = README.read_text(encoding="utf-8")
     new = old
     for mark, table in (("main-job", main_job(results)), ("lowerings", lowerings(results))):
-        parts = re.split(rf"(?<=<!-- {mark} -->\n)|(?=<!-- /{mark} -->)", new)
-        if len(parts) != 3:
+        begin, end = f"<!-- {mark} -->\n", f"<!-- /{mark} -->"
+        if not (new.count(begin) == new.count(end) == 1 and new.index(begin) < new.index(end)):
             print(
-                f"README needs one place for {mark}, between <!-- {mark} --> and <!-- /{mark} -->",
-                file=sys.stderr,
+                f"README needs one place for {mark}, a line {begin.strip()} and a line {end}", file=sys.stderr
             )
             return 1
-        new = parts[0] + table + parts[2]
+        before, rest = new.split(begin)
+        new = before + begin + table + end + rest.split(end)[1]
     if "--check" in sys.argv:
         if new != old:
             print("README does not fit benchmarks/results: run python benchmarks/tables.py", file=sys.stderr)
@@ -56,7 +55,8 @@ def main_job(results: dict[str, Any]) -> str:
     )
     lines = ["| | " + " | ".join(demos) + " |", "| --- |" + " ---: |" * len(demos)]
     for title, key, form in rows:
-        lines.append(f"| {title} | " + " | ".join(form.format(demo[key]) for demo in demos.values()) + " |")
+        values = ("none" if demo[key] is None else form.format(demo[key]) for demo in demos.values())
+        lines.append(f"| {title} | " + " | ".join(values) + " |")
     return "\n".join([*lines, "", _machine(results), ""])
 
 
@@ -77,7 +77,7 @@ def lowerings(results: dict[str, Any]) -> str:
 def _machine(results: dict[str, Any]) -> str:
     machine = results["machine"]
     versions = ", ".join(f"{name} {value}" for name, value in machine["versions"].items())
-    where = machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores, no GPU"
+    where = f"{machine['cpu']}, {machine['cores']} cores, no GPU in use"
     return f"Measured {machine['date']} at {machine['commit']} on {where}; Python {machine['python']}, {versions}."
 
 

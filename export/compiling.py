@@ -21,13 +21,12 @@ from penstock.export.contract import DenseModel, ServedModel
 from penstock.export.head import DetectorHead
 from penstock.export.lowering import Lowering
 from penstock.export.runtime import Outputs, open_graph
-from penstock.export.verify import Parity, reference, verify, verify_extremes
+from penstock.export.verify import Parity, reference, verify, verify_extremes, verify_flags
 from penstock.nn.checkpoint import Checkpoint
 
 DENSE = "dense"
-EXTREME_IMAGES = (
-    4  # enough to check all gates open and all gates closed: paths do not depend on the image then
-)
+FLAG_IMAGES = 100  # to check the finished file's flags on
+EXTREME_IMAGES = 4  # to check all gates open and all closed on: paths do not depend on the image then
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Compiled:
         single: whether it takes exactly one image at a time.
         content: the serialised graph.
         parity: how well it agrees.
-        executed_macs: mean share of the dense MACs that it really executed on the sample.
+        executed_macs: mean share of the dense MACs that it really executed on the sample, real or synthetic.
         calibration: how its threshold was set, if it flags.
     """
 
@@ -110,11 +109,13 @@ def compile_gated(checkpoint: Checkpoint, lowering: Lowering, sample: Sample, fp
     if fpr is not None:
         calibration = _calibrate(checkpoint, sample, got, fpr)
         set_threshold(model, calibration.threshold)
+    content = _finished(model, checkpoint, lowering.name, calibration)
+    verify_flags(open_graph(content, single=lowering.single).run(sample.images[:FLAG_IMAGES]), calibration)
     whole = float(layout.active_macs(np.ones((1, layout.bits))).item())
     return Compiled(
         lowering=lowering.name,
         single=lowering.single,
-        content=_finished(model, checkpoint, lowering.name, calibration),
+        content=content,
         parity=parity,
         executed_macs=float(got[ACTIVE_MACS].mean()) if lowering.skips else whole,
         calibration=calibration,

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 import torch
 
+from penstock.bundle import FLAG, SCORE, Calibration
 from penstock.errors import VerificationError
 from penstock.export.capture import tidy
 from penstock.export.contract import Answer, ServedModel
@@ -24,6 +25,7 @@ from penstock.paths import PathLayout
 
 TOLERANCE = 1e-4
 MARGIN = 1e-4
+FLIPPED = 0.05  # share of the images that may take another path by such bits
 
 
 @dataclass(frozen=True)
@@ -85,10 +87,10 @@ def verify(expected: Reference, got: Outputs, layout: PathLayout) -> Parity:
     first = _first_differences(differs, layout)
     _refuse_far_bits(first, expected, layout)
     same = ~differs.any(axis=1)
-    if not same.any():
+    if (~same).mean() > FLIPPED:
         raise VerificationError(
-            f"all {len(same)} images took another path in the graph, by bits within {MARGIN} of their thresholds: "
-            f"nothing is left to compare; verify on other images"
+            f"{(~same).mean():.0%} of the images took another path in the graph, by bits within {MARGIN:g} of their "
+            f"thresholds; at most {FLIPPED:.0%} may: the network's gates are undecided, train them longer"
         )
     parity = Parity(
         images=len(same),
@@ -108,6 +110,24 @@ def verify(expected: Reference, got: Outputs, layout: PathLayout) -> Parity:
                 f"{name} differs from PyTorch by {value:.3g}; at most {TOLERANCE:g} is allowed"
             )
     return parity
+
+
+def verify_flags(got: Outputs, calibration: Calibration | None) -> None:
+    """Check the flags of a finished graph against its own scores and the threshold that its manifest will name.
+
+    Args:
+        got: what the finished graph answered.
+        calibration: where its threshold comes from; ``None``: it must never flag.
+
+    Raises:
+        VerificationError: a flag is raised or missing where the score says otherwise.
+    """
+    threshold = np.float32(np.finfo(np.float32).max if calibration is None else calibration.threshold)
+    wrong = got[FLAG] != ~(got[SCORE] <= threshold)
+    if wrong.any():
+        raise VerificationError(
+            f"{int(wrong.sum())} of {len(wrong)} flags do not follow from their scores and the threshold {threshold}"
+        )
 
 
 def verify_extremes(

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,7 +26,7 @@ from tritonclient.utils import InferenceServerException
 from penstock.attacks.pgd import PGD
 from penstock.bundle import FLAG, INPUT, LOGITS, PATH, Bundle
 from penstock.data import ImageSet, load
-from penstock.errors import InvalidArgumentError, PenstockError, UnavailableError
+from penstock.errors import InvalidArgumentError, UnavailableError
 from penstock.export.measure import measure
 from penstock.export.pipeline import ExportOptions, export
 from penstock.export.runtime import open_graph
@@ -205,14 +206,24 @@ def _server(models: Path) -> Iterator[str]:
     """Run ``penstock serve`` in a process of its own and yield its address."""
     command = [sys.executable, "-m", "penstock.cli", "serve", "--model-repository", str(models)]
     command += ["--grpc-port", "0", "--metrics-port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    with (
+        tempfile.TemporaryFile("w+") as log,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+    ):
         assert process.stdout is not None
+        overdue = threading.Timer(START_SECONDS, process.kill)
+        overdue.start()
         try:
             announced = re.search(r"at (\S+:\d+)", process.stdout.readline())
+            overdue.cancel()
             if announced is None:
-                raise PenstockError(f"the server did not start (exit code {process.wait(START_SECONDS)})")
+                process.wait(START_SECONDS)
+                log.seek(0)
+                said = log.read().strip().splitlines() or ["nothing"]
+                raise UnavailableError(f"the server did not start; the last that it said: {said[-1]}")
             yield announced.group(1)
         finally:
+            overdue.cancel()
             process.terminate()
             process.wait(START_SECONDS)
 

@@ -54,6 +54,8 @@ class DecoupleConfig:
         mutual_information: lambda_m, per layer.
         alignment: lambda_k, per layer.
         budget_weight: lambda_s of the budget term.
+        sparsity: lambda_s of the paper's term, which counts filters instead of MACs; 0 leaves it out.
+        density: share of open filters that the paper's term steers every layer to; 0 is a plain L1 penalty.
         distillation: weight of the dense network's softened answers; 0 leaves it out.
         temperature: of the distillation.
         approach: share of the training over which the budget falls from 1 to its target.
@@ -73,6 +75,8 @@ class DecoupleConfig:
     mutual_information: float = 0.02
     alignment: float = 0.1
     budget_weight: float = 4.0
+    sparsity: float = 0.0
+    density: float = 0.0
     distillation: float = 1.0
     temperature: float = 3.0
     approach: float = 0.3
@@ -91,9 +95,11 @@ class DecoupleConfig:
             raise ConfigurationError(
                 f"approach is {self.approach} and settle {self.settle}; both are shares of the training, 0 to 1"
             )
-        for name in ("mutual_information", "alignment", "budget_weight", "distillation"):
+        for name in ("mutual_information", "alignment", "budget_weight", "sparsity", "distillation"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}; a weight must not be negative")
+        if not 0 <= self.density <= 1:
+            raise ConfigurationError(f"density is {self.density}; it is a share of the filters, 0 to 1")
         if not 0 < self.temperature < math.inf:
             raise ConfigurationError(f"temperature is {self.temperature}; it must be positive")
         if not 0 < self.fpr < 1:

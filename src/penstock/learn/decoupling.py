@@ -67,6 +67,8 @@ class DecoupleTraining(Training):
         if config.alignment:
             terms["alignment"] = config.alignment * losses.alignment(output.codes, output.responses)
         terms["budget"] = config.budget_weight * losses.budget(output.active_macs, self.target())
+        if config.sparsity:
+            terms["sparsity"] = config.sparsity * losses.sparsity(output.codes, config.density)
         if config.distillation:
             with torch.no_grad():
                 teacher = self._teacher[0].to(images.device)(images).float()
