@@ -13,123 +13,29 @@ The configuration is written before the first version and never changed by a lat
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from penstock.errors import BundleError, InvalidArgumentError, NotFoundError
 from penstock.files import folder_atomic, sha256, write_atomic
-from penstock.paths import PathLayout
-from penstock.records import read_record
+from penstock.manifest import (
+    ACTIVE_MACS,
+    FLAG,
+    INPUT,
+    LOGITS,
+    MANIFEST_FILE,
+    OUTPUTS,
+    PATH,
+    SCHEMA,
+    SCORE,
+    Calibration,
+    Manifest,
+)
 
-SCHEMA = 1
 MODEL_FILE = "model.onnx"
-MANIFEST_FILE = "bundle.json"
 CONFIG_FILE = "config.pbtxt"
 LABELS_FILE = "labels.txt"
 MAX_BATCH_PARAMETER = "penstock_max_batch"
-
-INPUT = "images"
-LOGITS, PATH, ACTIVE_MACS, SCORE, FLAG = OUTPUTS = (
-    "logits",
-    "path",
-    "active_macs",
-    "anomaly_score",
-    "adversarial",
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """How a detector's threshold came about.
-
-    Attributes:
-        detector: name of the detector whose score the graph computes.
-        target_fpr: promised share of flagged honest inputs, marginal over calibration sets.
-        threshold: a score above it raises the flag.
-        images: number of calibration images.
-        source: ``graph`` if the scores came from the exported graph itself, ``stored`` if they were stored
-            with the checkpoint and the graph was verified to reproduce such scores.
-    """
-
-    detector: str
-    target_fpr: float
-    threshold: float
-    images: int
-    source: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """Everything about a bundle that is not in its graph, or that should be known before loading it.
-
-    Attributes:
-        model_sha256: hash of ``model.onnx``.
-        source: name of what was exported and ``sha256`` of its checkpoint.
-        input_shape: ``(channels, height, width)`` of one image.
-        class_names: one name per logit.
-        layout: what the path's bits mean.
-        lowering: ``dense``, ``masked`` or ``gathered``.
-        layer_lowerings: lowering of each gated layer by name.
-        measured_ms: median time of each lowering that was tried, one image, where ``auto`` chose.
-        executed_macs: mean share of the dense MACs that the graph really executes, whatever its paths ask for.
-        precision: ``fp32``.
-        max_batch: largest batch that one request may carry.
-        single: whether the graph takes exactly one image, so that a batch is spread over several runs.
-        parity: figures of the verification against PyTorch.
-        calibration: how the flag's threshold was found; ``None`` for a graph that never flags.
-        versions: versions of the software that took part.
-    """
-
-    model_sha256: str
-    source: dict[str, str]
-    input_shape: tuple[int, int, int]
-    class_names: tuple[str, ...]
-    layout: PathLayout
-    lowering: str
-    layer_lowerings: dict[str, str] = field(default_factory=dict)
-    measured_ms: dict[str, float] = field(default_factory=dict)
-    executed_macs: float = 1.0
-    precision: str = "fp32"
-    max_batch: int
-    single: bool
-    parity: dict[str, float]
-    calibration: Calibration | None = None
-    versions: dict[str, str] = field(default_factory=dict)
-    schema: int = SCHEMA
-
-    def __post_init__(self) -> None:
-        if self.max_batch < 1:
-            raise InvalidArgumentError(f"max_batch is {self.max_batch}; at least 1 is needed")
-        if min(self.input_shape) < 1:
-            raise InvalidArgumentError(f"input_shape is {self.input_shape}; every number must be 1 or more")
-
-    @property
-    def output_widths(self) -> dict[str, int]:
-        """The second dimension of every output, in the contract's order; the first is the batch."""
-        wide = {LOGITS: len(self.class_names), PATH: self.layout.bits}
-        return {name: wide.get(name, 1) for name in OUTPUTS}
-
-    def to_json(self) -> str:
-        """The text of ``bundle.json``."""
-        return json.dumps(asdict(self), indent=2) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> Manifest:
-        """Read the text of ``bundle.json``.
-
-        Raises:
-            BundleError: not JSON, another schema, or a missing, unknown or ill-typed key.
-        """
-        try:
-            value = json.loads(text)
-            if value["schema"] != SCHEMA:
-                raise BundleError(
-                    f"{MANIFEST_FILE} has schema {value['schema']!r}; this version reads {SCHEMA}"
-                )
-            return read_record(cls, value)
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise BundleError(f"{MANIFEST_FILE} cannot be read ({error!r}): export again") from error
 
 
 @dataclass(frozen=True)
