@@ -94,14 +94,10 @@ class Server:
             options=[
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", limit),
-                (
-                    "grpc.so_reuseport",
-                    0,
-                ),  # a second server on the same port must fail, not take half the calls
-                (
-                    "grpc.http2.min_recv_ping_interval_without_data_ms",
-                    5000,
-                ),  # clients that keep alive eagerly
+                # A second server on the same port must fail, not take half the calls.
+                ("grpc.so_reuseport", 0),
+                # For clients that keep alive eagerly.
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
             ]
         )
         engine = Engine(self.repository, self._telemetry)
