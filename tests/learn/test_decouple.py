@@ -10,7 +10,8 @@ import torch
 from penstock.data import load
 from penstock.errors import ConfigurationError, InvalidArgumentError, NotFoundError, PenstockError
 from penstock.learn.config import DecoupleConfig
-from penstock.learn.decouple import FIGURES_FILE, decouple, load_weights
+from penstock.learn.decouple import FIGURES_FILE, decouple
+from penstock.learn.weights import load_weights
 from penstock.nn.backbones import BACKBONES, build_backbone
 from penstock.nn.checkpoint import CHECKPOINT_FILE, load_checkpoint
 from penstock.nn.inference import answer

@@ -13,35 +13,28 @@ Calling `decouple` again on the folder of a run that was killed goes on where it
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from penstock.data import ImageSet, Splits, load
-from penstock.detect import (
-    PathDetector,
-    PathFeatures,
-    conformal_threshold,
-    false_positive_interval,
-    resplit_rates,
-)
+from penstock.data import Splits, load
+from penstock.detect import PathDetector, PathFeatures
 from penstock.detect.calibration import conformal_rank
-from penstock.errors import ConfigurationError, InvalidArgumentError, NotFoundError
+from penstock.errors import ConfigurationError
 from penstock.files import write_atomic
 from penstock.learn.batches import Batches
 from penstock.learn.config import DecoupleConfig
 from penstock.learn.decoupling import DecoupleTraining, DenseTraining
+from penstock.learn.figures import accuracy_figures, flag_figures
 from penstock.learn.training import fit
+from penstock.learn.weights import find_weights, load_weights
 from penstock.nn.backbones import build_backbone
 from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint
 from penstock.nn.inference import Answers, answer
 from penstock.nn.surgery import GatedNetwork, attach_gates
-from penstock.paths import PathSet
 
 CONFIG_FILE = "config.json"
 FIGURES_FILE = "figures.json"
@@ -111,29 +104,6 @@ def features(answers: Answers) -> PathFeatures:
     return PathFeatures(answers.bits, answers.gate_logits, answers.predicted)
 
 
-def load_weights(network: nn.Module, file: Path) -> None:
-    """Load a dense network's published weights: a state dict, or a dict that holds one as ``state_dict``.
-
-    Names may begin with ``module.``, as DataParallel saves them. The normalisation constants may be missing: the
-    backbone has its own.
-
-    Raises:
-        InvalidArgumentError: the file is not such a thing, or does not fit the network.
-    """
-    try:
-        loaded: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-        state: dict[str, Tensor] = loaded.get("state_dict", loaded)
-        named = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-        missing, unexpected = network.load_state_dict(named, strict=False)
-    except Exception as error:  # torch.load raises many kinds for a file that is something else
-        raise InvalidArgumentError(f"{file} holds no weights of this network: {error}") from error
-    lost = [name for name in missing if not name.startswith("normalize.")]
-    if lost or unexpected:
-        raise InvalidArgumentError(
-            f"{file} does not fit the network: missing {lost[:3]}, unexpected {unexpected[:3]}"
-        )
-
-
 def _refuse_other_run(out: Path, config: DecoupleConfig) -> None:
     file = out / CONFIG_FILE
     if file.exists() and file.read_text(encoding="utf-8") != _text(config):
@@ -160,19 +130,8 @@ def _start(config: DecoupleConfig, classes: int, data: Path | None) -> nn.Module
     torch.manual_seed(config.seed)
     network = build_backbone(config.backbone, classes)
     if config.start is not None:
-        load_weights(network, _find_weights(config.start, data))
+        load_weights(network, find_weights(config.start, data))
     return network
-
-
-def _find_weights(start: str, data: Path | None) -> Path:
-    folders = [Path(), *([data] if data else []), Path(os.environ.get("PENSTOCK_DATA", "."))]
-    for folder in folders:
-        if (folder / start).is_file():
-            return folder / start
-    looked = ", ".join(str(folder / start) for folder in dict.fromkeys(folders))
-    raise NotFoundError(
-        f"no weights to start from: looked at {looked}; set PENSTOCK_DATA or give a full path"
-    )
 
 
 def _batches(config: DecoupleConfig, splits: Splits, size: int) -> Batches:
@@ -197,45 +156,5 @@ def _finish(config: DecoupleConfig, splits: Splits, network: GatedNetwork, dense
         detector=detector.state(),
         calibration=scores[0].astype(np.float64),
         config=config.to_json(),
-        figures=_accuracy_figures(splits, network, dense) | _flag_figures(config.fpr, *scores),
+        figures=accuracy_figures(splits, network, dense) | flag_figures(config.fpr, *scores),
     )
-
-
-def _accuracy_figures(splits: Splits, network: GatedNetwork, dense: nn.Module) -> dict[str, Any]:
-    """Accuracy and cost on all images that were held out of training and selection."""
-    held_out = splits.held_out
-    answers = answer(network, held_out.images)
-    paths = PathSet(network.layout, answers.bits)
-    return {
-        "images": len(held_out),
-        "dense_accuracy": _dense_accuracy(dense, held_out),
-        "decoupled_accuracy": answers.accuracy(held_out.labels),
-        "mac_fraction": float(paths.active_macs.mean()),
-        "density": float(paths.bits.mean()),
-        "input_dependent": float(paths.input_dependent().mean()),
-        "dense_macs": network.layout.dense_macs,
-    }
-
-
-def _flag_figures(fpr: float, calibration: Any, test: Any) -> dict[str, Any]:
-    """What the detector's promise came to on honest test images."""
-    detector_rates = resplit_rates(
-        np.concatenate([calibration, test]), len(calibration), fpr, rounds=100, seed=0
-    )
-    low, high = false_positive_interval(len(test), len(calibration), fpr)
-    return {
-        "fpr_target": fpr,
-        "fpr": float((test > conformal_threshold(calibration, fpr)).mean()),
-        "fpr_interval_99": [low, high],
-        "fpr_mean_of_100_resplits": float(detector_rates.mean()),
-    }
-
-
-@torch.inference_mode()
-def _dense_accuracy(network: nn.Module, images: ImageSet, batch: int = 500) -> float:
-    right = 0
-    for start in range(0, len(images), batch):
-        floats = torch.from_numpy(images.images[start : start + batch]).float() / 255
-        labels = torch.from_numpy(images.labels[start : start + batch])
-        right += int((network(floats).argmax(1) == labels).sum())
-    return right / len(images)

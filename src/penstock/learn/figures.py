@@ -1,0 +1,57 @@
+"""What a finished run is measured by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from penstock.data import ImageSet, Splits
+from penstock.detect import conformal_threshold, false_positive_interval, resplit_rates
+from penstock.nn.inference import answer
+from penstock.nn.surgery import GatedNetwork
+from penstock.paths import PathSet
+
+
+def accuracy_figures(splits: Splits, network: GatedNetwork, dense: nn.Module) -> dict[str, Any]:
+    """Accuracy and cost on all images that were held out of training and selection."""
+    held_out = splits.held_out
+    answers = answer(network, held_out.images)
+    paths = PathSet(network.layout, answers.bits)
+    return {
+        "images": len(held_out),
+        "dense_accuracy": _dense_accuracy(dense, held_out),
+        "decoupled_accuracy": answers.accuracy(held_out.labels),
+        "mac_fraction": float(paths.active_macs.mean()),
+        "density": float(paths.bits.mean()),
+        "input_dependent": float(paths.input_dependent().mean()),
+        "dense_macs": network.layout.dense_macs,
+    }
+
+
+def flag_figures(
+    fpr: float, calibration: npt.NDArray[np.float32], test: npt.NDArray[np.float32]
+) -> dict[str, Any]:
+    """What the detector's promise came to, from anomaly scores ``[N]`` of honest images."""
+    scores = np.concatenate([calibration, test])
+    rates = resplit_rates(scores, len(calibration), fpr, rounds=100, seed=0)
+    low, high = false_positive_interval(len(test), len(calibration), fpr)
+    return {
+        "fpr_target": fpr,
+        "fpr": float((test > conformal_threshold(calibration, fpr)).mean()),
+        "fpr_interval_99": [low, high],
+        "fpr_mean_of_100_resplits": float(rates.mean()),
+    }
+
+
+@torch.inference_mode()
+def _dense_accuracy(network: nn.Module, images: ImageSet, batch: int = 500) -> float:
+    right = 0
+    for start in range(0, len(images), batch):
+        floats = torch.from_numpy(images.images[start : start + batch]).float() / 255
+        labels = torch.from_numpy(images.labels[start : start + batch])
+        right += int((network(floats).argmax(1) == labels).sum())
+    return right / len(images)
