@@ -100,3 +100,27 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) 
         WholeFiles().save_checkpoint({"epoch": 2, "what": lambda: None}, path)
     assert torch.load(path, weights_only=True) == {"epoch": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_sparsity_of_the_paper_is_a_term_of_its_own(short: Callable[..., DecoupleConfig]) -> None:
+    batch = next(iter(Batches(images(16), 16)))
+    training = decouple_training(short(sparsity=2.0, density=0.25)).eval()
+    codes = training.gated.eval()(batch[0]).codes
+    expected = 2.0 * np.mean([abs(code.mean().item() - 0.25) for code in codes])
+    assert training.losses(*batch)["sparsity"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_share_of_macs_is_exact_in_bfloat16(short: Callable[..., DecoupleConfig]) -> None:
+    training = decouple_training(short()).eval()
+    for layer in training.gated.gated_layers:
+        torch.nn.init.normal_(layer.gate.expand.bias)  # some filters open, some closed
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        output = training.gated.eval()(next(iter(Batches(images(16), 16)))[0])
+        share = training.active_share(output)
+    path = torch.cat(output.codes, dim=1).float().numpy()
+    assert share[:, 0].numpy() == pytest.approx(training.gated.layout.active_macs(path), abs=1e-6)
+
+
+def test_training_leaves_the_process_as_it_was(tiny_run: Path) -> None:
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]

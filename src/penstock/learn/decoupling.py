@@ -14,7 +14,7 @@ from penstock.learn.batches import Batches
 from penstock.learn.config import DecoupleConfig
 from penstock.learn.training import Training
 from penstock.nn import losses
-from penstock.nn.surgery import GatedNetwork
+from penstock.nn.surgery import GatedNetwork, GatedOutput
 
 
 class DenseTraining(Training):
@@ -66,7 +66,7 @@ class DecoupleTraining(Training):
             terms["mutual_information"] = config.mutual_information * self.readers(output.codes, labels)
         if config.alignment:
             terms["alignment"] = config.alignment * losses.alignment(output.codes, output.responses)
-        terms["budget"] = config.budget_weight * losses.budget(output.active_macs, self.target())
+        terms["budget"] = config.budget_weight * losses.budget(self.active_share(output), self.target())
         if config.sparsity:
             terms["sparsity"] = config.sparsity * losses.sparsity(output.codes, config.density)
         if config.distillation:
@@ -76,6 +76,16 @@ class DecoupleTraining(Training):
                 logits, teacher, config.temperature
             )
         return terms
+
+    def active_share(self, output: GatedOutput) -> Tensor:
+        """Share of the MACs that each path asks for, ``[N, 1]``, in full precision whatever the network runs in.
+
+        In bfloat16 a sum over hundreds of bits is off by a thousandth, as much as a budget is worth keeping to.
+        """
+        path = torch.cat(output.codes, dim=1)
+        with torch.autocast(path.device.type, enabled=False):
+            share: Tensor = self.gated.active_macs(path.float())
+        return share
 
     def target(self) -> float:
         """Share of MACs aimed at now: falls linearly to the budget, then stays."""
@@ -100,7 +110,7 @@ class DecoupleTraining(Training):
         images, labels = batch
         output = self.gated(images)
         self.judge(output.logits, labels)
-        self.active.update(output.active_macs)
+        self.active.update(self.active_share(output))
 
     def penalty(self) -> Tensor:
         """An epoch over budget loses five points of accuracy for each point of MACs above it."""

@@ -149,14 +149,10 @@ def fit(training: Training, validation: Batches, folder: Path, *, precision: str
     callbacks: list[L.Callback] = [best, last]
     if progress:
         callbacks.append(RichProgressBar(leave=False))
-    with _quiet():
-        trainer = _trainer(training, folder, callbacks, precision, progress)
     training.network.train()  # Lightning keeps whatever mode it finds
-    # Deterministic algorithms are wanted, but filling fresh memory only costs time: nothing reads it unwritten.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     resume = folder / "last.ckpt"
-    with _quiet():
-        trainer.fit(
+    with _quiet(), _deterministic():
+        _trainer(training, folder, callbacks, precision, progress).fit(
             training,
             train_dataloaders=training.train_batches,
             val_dataloaders=validation,
@@ -182,6 +178,21 @@ def _trainer(
         deterministic=True,
         log_every_n_steps=len(training.train_batches),  # epochs are what we log
     )
+
+
+@contextlib.contextmanager
+def _deterministic() -> Iterator[None]:
+    """Only deterministic algorithms, and afterwards whatever the process had chosen."""
+    chosen = torch.are_deterministic_algorithms_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(True)
+    # Filling fresh memory only costs time: nothing here reads what was not written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(chosen)
+        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager
