@@ -23,7 +23,7 @@ from penstock.demo import DATA, ZOO_CIFAR10, run_demo
 from penstock.errors import NotFoundError
 from penstock.export.measure import measure
 from penstock.export.pipeline import LOWERINGS, ExportOptions, export
-from penstock.export.runtime import open_graph
+from penstock.export.runtime import open_bundle
 from penstock.files import write_atomic
 
 ROUNDS = 500
@@ -65,11 +65,8 @@ def _lowerings(models: Path) -> list[dict[str, Any]]:
     images = load("cifar10").test.take(np.arange(100)).images
     rows = []
     for threads in (1, 2):
-        sessions = {
-            label: open_graph(bundle.model_file, single=bundle.manifest.single, threads=threads).session
-            for label, bundle in bundles.items()
-        }
-        times = measure(sessions, images, rounds=ROUNDS)
+        graphs = {label: open_bundle(bundle, threads=threads) for label, bundle in bundles.items()}
+        times = measure(graphs, images, rounds=ROUNDS)
         for label, milliseconds in times.items():
             ratio = times["dense"] / milliseconds
             rows.append(

@@ -21,7 +21,7 @@ from penstock.export.contract import DenseModel, ServedModel
 from penstock.export.head import DetectorHead
 from penstock.export.lowering import Lowering
 from penstock.export.runtime import Outputs, open_graph
-from penstock.export.verify import Parity, reference, verify, verify_extremes, verify_flags
+from penstock.export.verify import Parity, Reference, reference, verify, verify_extremes, verify_flags
 from penstock.nn.checkpoint import Checkpoint
 
 DENSE = "dense"
@@ -83,28 +83,62 @@ def compile_dense(checkpoint: Checkpoint, sample: Sample) -> Compiled:
     )
 
 
-def compile_gated(checkpoint: Checkpoint, lowering: Lowering, sample: Sample, fpr: float | None) -> Compiled:
-    """The gated network in one lowering.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CapturedNetwork:
+    """A gated network before any lowering, with what every lowering of it must answer.
+
+    Attributes:
+        checkpoint: where it comes from.
+        sample: images to check and, if they are real, to calibrate on.
+        fpr: promised false-positive rate; ``None``: without the detector.
+        served: the network in PyTorch.
+        model: the same in ``onnx_ir``, its gated convolutions whole.
+        expected: what PyTorch answers for the sample.
+    """
+
+    checkpoint: Checkpoint
+    sample: Sample
+    fpr: float | None
+    served: ServedModel
+    model: ir.Model
+    expected: Reference
+
+
+def capture_gated(checkpoint: Checkpoint, sample: Sample, fpr: float | None) -> CapturedNetwork:
+    """What all lowerings of a checkpoint start from; capturing is the slow part, so it is done once.
 
     Args:
         checkpoint: what to compile.
-        lowering: how.
         sample: images to check and, if they are real, to calibrate on.
         fpr: promised false-positive rate; ``None`` leaves the detector out.
+    """
+    head = None if fpr is None else DetectorHead(checkpoint.detector)
+    served = ServedModel(checkpoint.network, head).eval()
+    return CapturedNetwork(
+        checkpoint=checkpoint,
+        sample=sample,
+        fpr=fpr,
+        served=served,
+        model=capture(served, checkpoint.input_shape),
+        expected=reference(served, sample.images),
+    )
+
+
+def compile_gated(captured: CapturedNetwork, lowering: Lowering) -> Compiled:
+    """One lowering of a captured network, which itself stays as it was.
 
     Raises:
         VerificationError: the graph does not answer as PyTorch does.
         InvalidArgumentError: too few calibration images for this rate.
     """
+    checkpoint, sample, fpr = captured.checkpoint, captured.sample, captured.fpr
     layout = checkpoint.network.layout
-    head = None if fpr is None else DetectorHead(checkpoint.detector)
-    served = ServedModel(checkpoint.network, head).eval()
-    model = capture(served, checkpoint.input_shape)
-    verify_extremes(model, served, lowering, sample.images[:EXTREME_IMAGES])
+    verify_extremes(captured.model, captured.served, lowering, sample.images[:EXTREME_IMAGES])
+    model = captured.model.clone()
     lowering.lower(model)
     tidy(model)
     got = open_graph(serialize(model), single=lowering.single).run(sample.images)
-    parity = verify(reference(served, sample.images), got, layout)
+    parity = verify(captured.expected, got, layout)
     calibration = None
     if fpr is not None:
         calibration = _calibrate(checkpoint, sample, got, fpr)

@@ -13,7 +13,14 @@ import numpy.typing as npt
 from penstock import data
 from penstock.bundle import Bundle, Manifest, write_bundle
 from penstock.errors import InvalidArgumentError, NotFoundError, UnsupportedError
-from penstock.export.compiling import Compiled, Sample, compile_dense, compile_gated, versions
+from penstock.export.compiling import (
+    Compiled,
+    Sample,
+    capture_gated,
+    compile_dense,
+    compile_gated,
+    versions,
+)
 from penstock.export.measure import measure
 from penstock.export.options import AUTO, LOWERINGS, ExportOptions
 from penstock.export.runtime import open_graph
@@ -43,11 +50,11 @@ def export(options: ExportOptions, say: Say = lambda _: None) -> Bundle:
         return _write(checkpoint, compile_dense(checkpoint, sample), origin, {}, options)
     if options.flags and not checkpoint.detector:
         raise UnsupportedError(f"{options.source} holds no detector: export it with --no-flags")
+    gated = capture_gated(checkpoint, sample, options.fpr if options.flags else None)
     candidates = {}
     for name in LOWERINGS if options.lowering == AUTO else (options.lowering,):
         say(f"compiling {name}")
-        fpr = options.fpr if options.flags else None
-        candidates[name] = compile_gated(checkpoint, LOWERINGS[name](), sample, fpr)
+        candidates[name] = compile_gated(gated, LOWERINGS[name]())
     measured = _measure(candidates, sample, options.threads) if len(candidates) > 1 else {}
     chosen = min(candidates, key=lambda name: measured.get(name, 0.0))
     if measured:
@@ -87,11 +94,11 @@ def synthetic_images(count: int, shape: tuple[int, int, int]) -> npt.NDArray[np.
 
 
 def _measure(candidates: Mapping[str, Compiled], sample: Sample, threads: int) -> dict[str, float]:
-    sessions = {
-        name: open_graph(compiled.content, single=compiled.single, threads=threads).session
+    graphs = {
+        name: open_graph(compiled.content, single=compiled.single, threads=threads)
         for name, compiled in candidates.items()
     }
-    return measure(sessions, sample.images[:MEASURED_IMAGES])
+    return measure(graphs, sample.images[:MEASURED_IMAGES])
 
 
 def _write(

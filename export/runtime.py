@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from penstock.bundle import INPUT, OUTPUTS
+from penstock.bundle import INPUT, OUTPUTS, Bundle
 
 Outputs = dict[str, npt.NDArray[Any]]
 
@@ -61,3 +61,8 @@ def open_graph(file: Path | bytes, *, single: bool, threads: int = 0) -> Graph:
     options.intra_op_num_threads = threads
     model = file if isinstance(file, bytes) else str(file)
     return Graph(ort.InferenceSession(model, options, providers=["CPUExecutionProvider"]), single)
+
+
+def open_bundle(bundle: Bundle, *, threads: int) -> Graph:
+    """Load a bundle's graph on the CPU."""
+    return open_graph(bundle.model_file, single=bundle.manifest.single, threads=threads)

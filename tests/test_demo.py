@@ -10,7 +10,9 @@ import pytest
 
 from penstock import zoo
 from penstock.cli import main
+from penstock.demo import DIGITS
 from penstock.detect import false_positive_interval
+from penstock.learn.config import read_config
 
 KEYS = {
     "dense_accuracy",
@@ -46,6 +48,10 @@ def test_demo_on_digits_keeps_its_promises(tmp_path: Path, capsys: pytest.Captur
     assert low <= figures["fpr"] <= high
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert "share of MACs" in capsys.readouterr().out
+
+
+def test_demo_trains_what_the_committed_configuration_says() -> None:
+    assert read_config(Path(__file__).parent.parent / "configs" / "digits.toml") == DIGITS
 
 
 @pytest.mark.slow

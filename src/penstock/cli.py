@@ -146,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser(
         "demo", help="the main job end to end: learn, export, serve, attack, and print what was measured"
     )
-    demo.add_argument("--data", default="digits", help="digits (default; trains in a minute) or cifar10")
+    demo.add_argument("--data", default="digits", help="digits (default; trains first) or cifar10")
     demo.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     demo.add_argument(
         "--picture", type=Path, metavar="FILE", help="PNG to write (default penstock-demo-DATA.png)"

@@ -29,7 +29,7 @@ from penstock.data import ImageSet, load
 from penstock.errors import InvalidArgumentError, UnavailableError
 from penstock.export.measure import measure
 from penstock.export.pipeline import ExportOptions, export
-from penstock.export.runtime import open_graph
+from penstock.export.runtime import open_bundle
 from penstock.files import write_atomic
 from penstock.learn.config import DecoupleConfig, Schedule
 from penstock.learn.decouple import decouple
@@ -231,8 +231,5 @@ def _server(models: Path) -> Iterator[str]:
 def _latency(dense: Bundle, decoupled: Bundle, images: ImageSet) -> dict[str, float]:
     """Median milliseconds of one image in ONNX Runtime on one thread, measured in turns."""
     bundles = {"dense": dense, "decoupled": decoupled}
-    sessions = {
-        name: open_graph(bundle.model_file, single=bundle.manifest.single, threads=1).session
-        for name, bundle in bundles.items()
-    }
-    return measure(sessions, images.images[:50], rounds=300)
+    graphs = {name: open_bundle(bundle, threads=1) for name, bundle in bundles.items()}
+    return measure(graphs, images.images[:50], rounds=300)
