@@ -1,35 +1,22 @@
-"""The networks that torchvision does not have: CIFAR ResNets and a small network for 8x8 digits.
+"""The networks that torchvision does not have: those for 32x32 images and a small one for 8x8 digits.
 
 Every backbone takes images in 0..1 and normalises them itself, so that what is exported needs no preprocessing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from penstock.errors import InvalidArgumentError
-
-
-class Normalize(nn.Module):
-    """``(x - mean) / std`` per channel; the constants travel in the state dict."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``[N, C, H, W]``."""
-        return (x - self.mean) / self.std
+from penstock.nn.densenet import CifarDenseNet
+from penstock.nn.mnasnet import CifarMNASNet
+from penstock.nn.normalize import Normalize
+from penstock.nn.vgg import CifarVGG
 
 
 class BasicBlock(nn.Module):
@@ -109,6 +96,9 @@ BACKBONES: dict[str, Callable[[int], nn.Module]] = {
     "resnet32": partial(CifarResNet, 5),
     "resnet44": partial(CifarResNet, 7),
     "resnet56": partial(CifarResNet, 9),
+    "vgg16": CifarVGG,
+    "densenet40": CifarDenseNet,
+    "mnasnet": CifarMNASNet,
 }
 
 
