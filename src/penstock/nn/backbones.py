@@ -16,6 +16,7 @@ from penstock.errors import InvalidArgumentError
 from penstock.nn.densenet import CifarDenseNet
 from penstock.nn.mnasnet import CifarMNASNet
 from penstock.nn.normalize import Normalize
+from penstock.nn.squeezenet import SqueezeNet
 from penstock.nn.vgg import CifarVGG
 
 
@@ -99,6 +100,7 @@ BACKBONES: dict[str, Callable[[int], nn.Module]] = {
     "vgg16": CifarVGG,
     "densenet40": CifarDenseNet,
     "mnasnet": CifarMNASNet,
+    "squeezenet1_1": SqueezeNet,
 }
 
 
