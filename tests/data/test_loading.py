@@ -9,9 +9,9 @@ from penstock.errors import InvalidArgumentError, UnsupportedError
 
 
 def test_unknown_name_lists_the_known() -> None:
-    with pytest.raises(InvalidArgumentError, match=r"'svhn'.*digits, cifar10"):
+    with pytest.raises(InvalidArgumentError, match=r"'svhn'.*digits, mnist, cifar10, caltech25.*folder:PATH"):
         load("svhn")
-    assert NAMES == ("digits", "cifar10")
+    assert NAMES == ("digits", "mnist", "cifar10", "caltech25")
 
 
 def test_digits_have_the_promised_parts() -> None:

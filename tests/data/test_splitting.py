@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.data.splitting import stratified
+from penstock.data import ImageSet
+from penstock.data.splitting import calibration_size, draw, hold_out, stratified
 from penstock.errors import InvalidArgumentError
 
 
@@ -35,3 +36,39 @@ def test_the_seed_decides() -> None:
 def test_parts_larger_than_the_whole_are_refused() -> None:
     with pytest.raises(InvalidArgumentError, match="from 3 items"):
         stratified(np.zeros(3, dtype=np.int64), (2, 2), 0)
+
+
+def images(count: int) -> ImageSet:
+    numbers = np.arange(count, dtype=np.int64)
+    return ImageSet(np.zeros((count, 1, 1, 1), np.uint8), numbers % 2, ("even", "odd"), numbers)
+
+
+@given(count=st.integers(0, 60), seed=st.integers(0, 3))
+def test_what_is_drawn_and_the_rest_are_the_whole(count: int, seed: int) -> None:
+    drawn, rest = draw(images(60), count, seed)
+    assert len(drawn) == count
+    assert sorted([*drawn.index, *rest.index]) == list(range(60))
+
+
+def test_only_validation_follows_the_seed_when_test_images_come_apart() -> None:
+    first, other = (hold_out(images(100), images(60), seed) for seed in (0, 1))
+    assert [len(part) for part in (first.train, first.validation, first.calibration, first.test)] == [
+        90,
+        10,
+        19,
+        41,
+    ]
+    assert first.validation.index.tolist() != other.validation.index.tolist()
+    assert first.calibration.index.tolist() == other.calibration.index.tolist()
+    assert not set(first.calibration.index.tolist()) & set(first.test.index.tolist())
+
+
+@given(count=st.integers(2, 20_000))
+def test_calibration_is_at_most_half_and_meets_the_rates_that_it_can(count: int) -> None:
+    size = calibration_size(count)
+    assert 1 <= size <= count // 2
+    if count >= 198:
+        assert (size + 1) % 100 == 0
+        assert size >= count / 4
+    elif count >= 38:
+        assert (size + 1) % 20 == 0

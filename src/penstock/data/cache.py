@@ -1,8 +1,8 @@
 """Keep decoded images in the user's cache folder, so that only the first run pays for decoding.
 
-An entry is named by the hash of the file that it was decoded from: it can never be stale, and a copy of the
-data elsewhere finds it too. The cache is a convenience. Whatever goes wrong with it, the images are decoded
-again.
+An entry is named by the hash of the file that it was decoded from and by how its images were made to fit: it can never
+be stale, and a copy of the data elsewhere finds it too. The cache is a convenience. Whatever goes wrong with it, the
+images are decoded again.
 """
 
 from __future__ import annotations
@@ -29,15 +29,17 @@ def cache_folder() -> Path:
     return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "penstock"
 
 
-def cached(source: Path, decode: Callable[[], Pixels], shape: tuple[int, ...]) -> Pixels:
+def cached(source: Path, decode: Callable[[], Pixels], shape: tuple[int, ...], recipe: str = "") -> Pixels:
     """What ``decode`` gives, from the cache if it was decoded before.
 
     Args:
         source: the file that ``decode`` reads.
         decode: gives uint8 of the given shape.
         shape: shape of the array; an entry of another shape is not trusted.
+        recipe: name of what ``decode`` does with the images beside decoding; empty for nothing.
     """
-    entry = cache_folder() / f"{source.stem}-{sha256(source)[:16]}.npy"
+    key = "-".join(filter(None, (source.stem, sha256(source)[:16], recipe)))
+    entry = cache_folder() / f"{key}.npy"
     found = _read(entry)
     if found is not None and found.shape == shape and found.dtype == np.uint8:
         return found
