@@ -41,7 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _missing(command: str, error: ModuleNotFoundError) -> str:
-    extras = {"serve": "serve", "infer": "serve", "export": "export,train", "decouple": "train"}
+    extras = {
+        "serve": "serve",
+        "infer": "serve",
+        "export": "export,train",
+        "decouple": "train",
+        "evaluate": "train",
+    }
     needed = extras.get(command, "serve,export,train,attacks")
     return (
         f"`penstock {command}` needs {error.name}, which is not installed: pip install 'penstock[{needed}]'"
@@ -88,6 +94,23 @@ def _decouple(parsed: argparse.Namespace) -> int:
 
     checkpoint = decouple(read_config(parsed.config), parsed.out, data=parsed.data, say=_say)
     print(json.dumps(dict(checkpoint.figures), indent=2))
+    return 0
+
+
+def _evaluate(parsed: argparse.Namespace) -> int:
+    import json
+
+    from rich.console import Console
+
+    from penstock.files import write_atomic
+    from penstock.report.evaluation import evaluate
+    from penstock.report.evaluation_tables import evaluation_tables
+    from penstock.report.observation import observe
+
+    figures = evaluate(observe(parsed.source, parsed.data, _say))
+    Console().print(evaluation_tables(figures))
+    if parsed.json:
+        write_atomic(parsed.json, json.dumps(figures.to_json(), indent=2) + "\n")
     return 0
 
 
@@ -162,6 +185,7 @@ def _parser() -> argparse.ArgumentParser:
     decouple.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder")
     decouple.add_argument("--data", type=Path, metavar="FOLDER", help="data folder (default: $PENSTOCK_DATA)")
     decouple.set_defaults(run=_decouple)
+    _add_evaluate(commands)
     _add_export(commands)
     _add_serve(commands)
 
@@ -172,6 +196,16 @@ def _parser() -> argparse.ArgumentParser:
     infer.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     infer.set_defaults(run=_infer)
     return parser
+
+
+def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    evaluate = commands.add_parser(
+        "evaluate", help="accuracy, cost and input dependence on the images that were held out of training"
+    )
+    evaluate.add_argument("source", metavar="SOURCE", help="run folder, checkpoint file, or zoo:NAME")
+    evaluate.add_argument("--data", type=Path, metavar="FOLDER", help="data folder (default: $PENSTOCK_DATA)")
+    evaluate.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+    evaluate.set_defaults(run=_evaluate)
 
 
 def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import nn
 
-from penstock.data import ImageSet, Splits
+from penstock.data import Splits
 from penstock.detect import conformal_threshold, false_positive_interval, resplit_rates
-from penstock.nn.inference import answer
+from penstock.nn.inference import answer, predict
 from penstock.nn.surgery import GatedNetwork
 from penstock.paths import PathSet
 
@@ -23,7 +22,7 @@ def accuracy_figures(splits: Splits, network: GatedNetwork, dense: nn.Module) ->
     paths = PathSet(network.layout, answers.bits)
     return {
         "images": len(held_out),
-        "dense_accuracy": _dense_accuracy(dense, held_out),
+        "dense_accuracy": float((predict(dense, held_out.images) == held_out.labels).mean()),
         "decoupled_accuracy": answers.accuracy(held_out.labels),
         "mac_fraction": float(paths.active_macs.mean()),
         "density": float(paths.bits.mean()),
@@ -45,13 +44,3 @@ def flag_figures(
         "fpr_interval_99": [low, high],
         "fpr_mean_of_100_resplits": float(rates.mean()),
     }
-
-
-@torch.inference_mode()
-def _dense_accuracy(network: nn.Module, images: ImageSet, batch: int = 500) -> float:
-    right = 0
-    for start in range(0, len(images), batch):
-        floats = torch.from_numpy(images.images[start : start + batch]).float() / 255
-        labels = torch.from_numpy(images.labels[start : start + batch])
-        right += int((network(floats).argmax(1) == labels).sum())
-    return right / len(images)

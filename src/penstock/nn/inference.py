@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from penstock.nn.surgery import GatedNetwork
 
@@ -38,13 +39,16 @@ class Answers:
         return float((self.predicted == labels).mean())
 
 
+Levels = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+
+
 @torch.inference_mode()
-def answer(network: GatedNetwork, images: npt.NDArray[np.uint8], batch: int = 250) -> Answers:
+def answer(network: GatedNetwork, images: Levels, batch: int = 250) -> Answers:
     """Run a gated network with hard gates.
 
     Args:
         network: put into evaluation mode for the call.
-        images: ``[N, C, H, W]`` uint8.
+        images: ``[N, C, H, W]`` grey levels, 0..255; uint8, or float32 for what lies between levels.
         batch: images per run.
     """
     training = network.training
@@ -56,3 +60,23 @@ def answer(network: GatedNetwork, images: npt.NDArray[np.uint8], batch: int = 25
         pieces.append((output.logits, path, torch.cat(output.gate_logits, dim=1), output.active_macs[:, 0]))
     network.train(training)
     return Answers(*(torch.cat(parts).numpy() for parts in zip(*pieces, strict=True)))
+
+
+@torch.inference_mode()
+def predict(network: nn.Module, images: Levels, batch: int = 500) -> npt.NDArray[np.int64]:
+    """Most likely class of each image, from a network without gates.
+
+    Args:
+        network: in evaluation mode; gives logits ``[N, classes]``.
+        images: ``[N, C, H, W]`` grey levels, 0..255, at least one.
+        batch: images per run.
+
+    Returns:
+        ``[N]`` int64.
+    """
+    starts = range(0, len(images), batch)
+    pieces = [
+        network(torch.from_numpy(images[start : start + batch]).float() / 255).argmax(1) for start in starts
+    ]
+    predicted: npt.NDArray[np.int64] = torch.cat(pieces).numpy()
+    return predicted
