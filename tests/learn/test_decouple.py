@@ -8,11 +8,10 @@ import pytest
 import torch
 
 from penstock.data import load
-from penstock.errors import ConfigurationError, InvalidArgumentError, NotFoundError, PenstockError
+from penstock.errors import ConfigurationError, NotFoundError, PenstockError
 from penstock.learn.config import DecoupleConfig
 from penstock.learn.decouple import FIGURES_FILE, decouple
-from penstock.learn.weights import load_weights
-from penstock.nn.backbones import BACKBONES, build_backbone
+from penstock.nn.backbones import BACKBONES
 from penstock.nn.checkpoint import CHECKPOINT_FILE, load_checkpoint
 from penstock.nn.inference import answer
 
@@ -119,40 +118,6 @@ def test_a_run_starts_from_given_weights(short: Short, tmp_path: Path, tiny_run:
     assert not (run / "dense").exists()
     for name, value in checkpoint.dense.state_dict().items():
         assert torch.equal(value, dense.state_dict()[name])
-
-
-@pytest.mark.parametrize("inside", [False, True])
-@pytest.mark.parametrize("prefix", ["", "module."])
-def test_published_weights_load_in_their_usual_forms(inside: bool, prefix: str, tmp_path: Path) -> None:
-    source, target = (build_backbone("resnet20", 10) for _ in range(2))
-    state = {
-        prefix + name: value
-        for name, value in source.state_dict().items()
-        if not name.startswith("normalize.")  # published networks normalise elsewhere
-    }
-    torch.save({"state_dict": state, "best_prec1": 92.0} if inside else state, tmp_path / "weights.th")
-    load_weights(target, tmp_path / "weights.th")
-    for name, value in target.state_dict().items():
-        assert torch.equal(value, source.state_dict()[name])
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"not a checkpoint", "holds no weights of this network"),
-        ({"linear.weight": torch.zeros(3)}, "holds no weights of this network"),
-        ({"conv1.weight": torch.zeros(16, 3, 3, 3)}, "does not fit the network: missing"),
-        ([1, 2, 3], "holds no weights of this network"),
-    ],
-)
-def test_weights_of_something_else_are_refused(content: object, message: str, tmp_path: Path) -> None:
-    file = tmp_path / "weights.th"
-    if isinstance(content, bytes):
-        file.write_bytes(content)
-    else:
-        torch.save(content, file)
-    with pytest.raises(InvalidArgumentError, match=message):
-        load_weights(build_backbone("resnet20", 10), file)
 
 
 def test_missing_weights_are_named_with_where_they_were_looked_for(short: Short, tmp_path: Path) -> None:

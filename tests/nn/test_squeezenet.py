@@ -52,7 +52,7 @@ def test_caffe_weights_answer_in_0_to_1_rgb_as_caffe_does_in_0_to_255_bgr() -> N
         module = network.features[place]
         assert torch.equal(module.squeeze.weight, arrays[f"{fire}/squeeze1x1_w_0"].float())
         assert torch.equal(module.expand3x3.bias, arrays[f"{fire}/expand3x3_b_0"].float())
-    assert torch.equal(network.classifier[1].weight, arrays["conv10_w_0"].float())  # type: ignore[arg-type]
+    assert torch.equal(network.classifier[1].weight, arrays["conv10_w_0"].float())
 
 
 def test_caffe_names_are_recognised_and_strangers_refused() -> None:
