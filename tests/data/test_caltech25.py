@@ -39,6 +39,11 @@ def real(folder: Path) -> Splits:
     return load("caltech25", folder=folder)
 
 
+@pytest.fixture(scope="module")
+def other(folder: Path) -> Splits:
+    return load("caltech25", folder=folder, seed=7)
+
+
 def test_real_parts_have_the_documented_sizes_and_hold_every_class(real: Splits) -> None:
     parts = (real.train, real.validation, real.calibration, real.test)
     assert [len(part) for part in parts] == [1460, 162, 199, 259]
@@ -52,8 +57,9 @@ def test_real_parts_are_disjoint(real: Splits) -> None:
     assert real.held_out.index.tolist() == list(range(458))
 
 
-def test_real_calibration_meets_common_rates_exactly_and_ignores_the_seed(real: Splits, folder: Path) -> None:
-    other = load("caltech25", folder=folder, seed=7)
+def test_real_calibration_meets_common_rates_exactly_and_ignores_the_seed(
+    real: Splits, other: Splits
+) -> None:
     assert np.array_equal(other.calibration.index, real.calibration.index)
     assert not np.array_equal(other.validation.index, real.validation.index)
     for rate in (0.01, 0.02, 0.05, 0.1):

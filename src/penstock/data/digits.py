@@ -14,10 +14,8 @@ from penstock.data.splitting import stratified
 from penstock.errors import UnsupportedError
 
 TRAIN, VALIDATION, TEST = 700, 100, 498
-# A threshold for the rate r is the k-th smallest of n calibration scores, k = ceil((n + 1)(1 - r)), and flags
-# in the mean 1 - k/(n + 1) of honest images. With n = 499 that is r itself, not something below it, for every
-# r that is a multiple of 0.002: 1 % and 5 % among them. More training images would make calibration and test
-# too small to tell.
+# One fewer than 500, so that thresholds for 1 %, 2 %, 5 % and 10 % are met exactly: `penstock.data.splitting` says how.
+# More training images would make calibration and test too small to tell.
 CALIBRATION = 499
 
 
