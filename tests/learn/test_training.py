@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from penstock.data import ImageSet
-from penstock.learn.batches import Batches
+from penstock.learn.batches import Batch, Batches
 from penstock.learn.config import DecoupleConfig, Schedule
 from penstock.learn.decoupling import DecoupleTraining, DenseTraining
-from penstock.learn.training import WholeFiles
+from penstock.learn.teacher import Teacher
+from penstock.learn.training import Distillation, Training, WholeFiles
 from penstock.nn.backbones import build_backbone
 from penstock.nn.surgery import attach_gates
 
@@ -21,25 +22,38 @@ def images(count: int) -> ImageSet:
     return ImageSet(pixels, draw.integers(0, 10, count), tuple("0123456789"), np.arange(count))
 
 
-def dense_training(steps: int, network: nn.Module) -> DenseTraining:
+def dense_training(steps: int, network: nn.Module, decay: str = "cosine") -> DenseTraining:
     batches = Batches(images(2), 1, training=True)
-    return DenseTraining(network, Schedule(epochs=steps // 2, learning_rate=0.1), batches, 10, seed=0)
+    schedule = Schedule(epochs=steps // 2, learning_rate=0.1, decay=decay)
+    return DenseTraining(network, schedule, batches, 10, seed=0)
 
 
-@pytest.mark.parametrize("steps", [2, 4, 18, 20, 22, 40, 100])
-def test_learning_rate_rises_falls_and_stays_defined_in_the_shortest_training(steps: int) -> None:
-    setup = dense_training(steps, build_backbone("digits-cnn", 10)).configure_optimizers()
+def learning_rates(training: DenseTraining, steps: int) -> list[float]:
+    setup = training.configure_optimizers()
     optimizer, scheduler = setup["optimizer"], setup["lr_scheduler"]["scheduler"]
     rates = []
     for _ in range(steps):
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         scheduler.step()
+    return rates
+
+
+@pytest.mark.parametrize("steps", [2, 4, 18, 20, 22, 40, 100])
+def test_learning_rate_rises_falls_and_stays_defined_in_the_shortest_training(steps: int) -> None:
+    rates = learning_rates(dense_training(steps, build_backbone("digits-cnn", 10)), steps)
     assert min(rates) > 0
     assert max(rates) <= 0.1
     peak = int(np.argmax(rates))
     assert peak <= max(1, 0.05 * steps)
     assert np.all(np.diff(rates[peak:]) < 0)
+
+
+@pytest.mark.parametrize("steps", [4, 40, 200])
+def test_steps_are_a_tenth_from_the_half_on_and_a_hundredth_from_the_third_quarter_on(steps: int) -> None:
+    rates = learning_rates(dense_training(steps, build_backbone("digits-cnn", 10), "steps"), steps)
+    half, quarter = steps // 2, steps // 4
+    assert rates == pytest.approx([0.1] * half + [0.01] * quarter + [0.001] * quarter)
 
 
 def test_weights_decay_and_biases_and_norms_do_not() -> None:
@@ -57,33 +71,76 @@ def decouple_training(config: DecoupleConfig) -> DecoupleTraining:
     dense = build_backbone("digits-cnn", 10)
     network = attach_gates(dense, torch.zeros(1, 1, 8, 8), config.gate)
     batches = Batches(images(32), 16, training=True)
-    return DecoupleTraining(network, dense, config, batches, 10)
+    taught = None
+    if config.distillation:
+        taught = Distillation(Teacher(dense, batches), config.distillation, config.temperature)
+        taught.teacher.prepare(0, torch.device("cpu"))
+    return DecoupleTraining(network, config, batches, 10, taught)
+
+
+def first_batch(count: int = 16) -> Batch:
+    return next(iter(Batches(images(32), count)))
+
+
+def at(training: Training, progress: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a training believe that it has come so far."""
+    monkeypatch.setattr(type(training), "progress", progress)
 
 
 def test_every_term_of_the_loss_is_weighted(short: Callable[..., DecoupleConfig]) -> None:
-    plain = short(mutual_information=1.0, alignment=1.0, budget_weight=1.0, distillation=1.0)
-    heavy = short(mutual_information=2.0, alignment=3.0, budget_weight=4.0, distillation=5.0)
-    batch = next(iter(Batches(images(16), 16)))
+    weights = ("mutual_information", "alignment", "sparsity", "budget_weight", "distillation")
     terms = []
-    for config in (plain, heavy):
+    for heavy in (0.0, 1.0):
+        config = short(**{name: 1.0 + heavy * (1 + place) for place, name in enumerate(weights)})
         training = decouple_training(config).eval()
-        terms.append({name: term.item() for name, term in training.losses(*batch).items()})
-    factors = {"task": 1, "mutual_information": 2, "alignment": 3, "budget": 4, "distillation": 5}
+        terms.append({name: term.item() for name, term in training.losses(first_batch()).items()})
+    factors = {
+        "task": 1,
+        "mutual_information": 2,
+        "alignment": 3,
+        "sparsity": 4,
+        "budget": 5,
+        "distillation": 6,
+    }
     assert terms[1] == pytest.approx({name: factors[name] * value for name, value in terms[0].items()})
 
 
 def test_terms_of_no_weight_are_left_out(short: Callable[..., DecoupleConfig]) -> None:
-    training = decouple_training(short(mutual_information=0.0, alignment=0.0, distillation=0.0))
-    assert set(training.losses(*next(iter(Batches(images(16), 16))))) == {"task", "budget"}
+    none = {"mutual_information": 0.0, "alignment": 0.0, "distillation": 0.0}
+    assert set(decouple_training(short(**none)).losses(first_batch())) == {"task", "budget"}
+    paper = decouple_training(short(**none, budget_weight=0.0, sparsity=1.0))
+    assert set(paper.losses(first_batch())) == {"task", "sparsity"}
 
 
 def test_the_teacher_is_neither_trained_nor_saved(short: Callable[..., DecoupleConfig]) -> None:
     training = decouple_training(short()).train()
-    terms = training.losses(*next(iter(Batches(images(16), 16))))
-    torch.autograd.backward(list(terms.values()))
+    torch.autograd.backward(list(training.losses(first_batch()).values()))
     names = {name.split(".")[0] for name, _ in training.named_parameters()}
     assert names == {"network", "readers"}
     assert {name.split(".")[0] for name in training.state_dict()} == {"network", "readers"}
+
+
+def test_every_parameter_has_a_part_in_the_loss(short: Callable[..., DecoupleConfig]) -> None:
+    """Devices that train together wait for the gradient of every parameter."""
+    for config in (short(), short(mutual_information=0.0)):
+        training = decouple_training(config).train()
+        torch.autograd.backward(list(training.losses(first_batch()).values()))
+        assert all(parameter.grad is not None for parameter in training.parameters())
+
+
+@pytest.mark.parametrize(("progress", "risen"), [(0.0, 0.0), (0.1, 0.25), (0.4, 1.0), (0.9, 1.0)])
+def test_the_terms_of_the_paper_rise_and_the_others_do_not(
+    progress: float, risen: float, short: Callable[..., DecoupleConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terms = []
+    for ramp in (0.0, 0.4):
+        training = decouple_training(short(sparsity=1.0, ramp=ramp)).eval()
+        at(training, progress, monkeypatch)
+        terms.append({name: term.item() for name, term in training.losses(first_batch()).items()})
+    factors = dict.fromkeys(terms[0], 1.0) | dict.fromkeys(
+        ("mutual_information", "alignment", "sparsity"), risen
+    )
+    assert terms[1] == pytest.approx({name: factors[name] * value for name, value in terms[0].items()})
 
 
 @pytest.mark.parametrize(("approach", "target"), [(0.0, 0.6), (0.5, 1.0)])
@@ -103,11 +160,10 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) 
 
 
 def test_sparsity_of_the_paper_is_a_term_of_its_own(short: Callable[..., DecoupleConfig]) -> None:
-    batch = next(iter(Batches(images(16), 16)))
     training = decouple_training(short(sparsity=2.0, density=0.25)).eval()
-    codes = training.gated.eval()(batch[0]).codes
-    expected = 2.0 * np.mean([abs(code.mean().item() - 0.25) for code in codes])
-    assert training.losses(*batch)["sparsity"].item() == pytest.approx(expected, rel=1e-5)
+    codes = training.gated.eval()(first_batch().images).codes
+    expected = 2.0 * sum(abs(code.mean().item() - 0.25) * code.shape[1] for code in codes)
+    assert training.losses(first_batch())["sparsity"].item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_share_of_macs_is_exact_in_bfloat16(short: Callable[..., DecoupleConfig]) -> None:
@@ -115,7 +171,7 @@ def test_share_of_macs_is_exact_in_bfloat16(short: Callable[..., DecoupleConfig]
     for layer in training.gated.gated_layers:
         torch.nn.init.normal_(layer.gate.expand.bias)  # some filters open, some closed
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        output = training.gated.eval()(next(iter(Batches(images(16), 16)))[0])
+        output = training.gated.eval()(first_batch().images)
         share = training.active_share(output)
     path = torch.cat(output.codes, dim=1).float().numpy()
     assert share[:, 0].numpy() == pytest.approx(training.gated.layout.active_macs(path), abs=1e-6)

@@ -33,16 +33,23 @@ def test_budget_steers_the_mean_and_not_each_input() -> None:
     assert gradient[0] == gradient[1]
 
 
-def test_sparsity_is_the_mean_distance_of_the_layers_densities() -> None:
+def test_sparsity_is_the_distance_of_the_numbers_of_open_filters_summed_over_layers() -> None:
     codes = [torch.tensor([[1.0, 0.0], [1.0, 1.0]]), torch.tensor([[0.0, 0.0, 0.0, 1.0], [0.0] * 4])]
-    assert_close(losses.sparsity(codes, 0.5), torch.tensor((0.25 + 0.375) / 2))
+    assert_close(losses.sparsity(codes, 0.5), torch.tensor(abs(1.5 - 1.0) + abs(0.5 - 2.0)))
 
 
-def test_alignment_is_the_divergence_of_codes_from_responses_in_this_order() -> None:
+def test_sparsity_without_a_target_counts_the_open_filters() -> None:
+    codes = [torch.rand(6, 4), torch.rand(6, 9)]
+    assert_close(losses.sparsity(codes, 0.0), torch.cat(codes, dim=1).sum(dim=1).mean())
+
+
+def test_alignment_is_the_divergence_per_filter_of_codes_from_responses_in_this_order() -> None:
     codes, responses = [drawn(0, 6, 4), drawn(1, 6, 9)], [drawn(2, 6, 4), drawn(3, 6, 9)]
     pairs = list(zip(codes, responses, strict=True))
-    wanted = sum((kl(softmax(response), softmax(code)) for code, response in pairs), torch.zeros(()))
-    reversed_ = sum((kl(softmax(code), softmax(response)) for code, response in pairs), torch.zeros(()))
+    wanted, reversed_ = torch.zeros(()), torch.zeros(())
+    for code, response in pairs:
+        wanted = wanted + kl(softmax(response), softmax(code)) / code.shape[1]
+        reversed_ = reversed_ + kl(softmax(code), softmax(response)) / code.shape[1]
     assert_close(losses.alignment(codes, responses), wanted)
     assert not torch.isclose(wanted, reversed_)
 

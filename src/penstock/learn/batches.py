@@ -1,30 +1,54 @@
 """Batches from images in memory, the same in every run with the same seed, however often it was interrupted.
 
-Order and augmentation of an epoch depend on the seed and the epoch's number alone, so a run that resumes at an
-epoch's start sees exactly what the uninterrupted one saw.
+The order of an epoch depends on the seed and the epoch's number alone, so a run that resumes at an epoch's start sees
+exactly what the uninterrupted one saw. Augmentation comes in *views*: view ``v`` shifts and mirrors every image in a
+way that depends on ``v`` alone, and epoch ``e`` shows view ``e mod views``. All runs thus share their views, and what a
+teacher says of a view needs to be computed only once (see `penstock.learn.teacher`).
+
+Under several devices each one takes its share of every batch.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.utils.data import IterableDataset
 
 from penstock.data import ImageSet
 
+VIEW_SEED = 104_729  # of all views of all runs
 
-class Batches(IterableDataset[tuple[Tensor, Tensor]]):
-    """Batches of ``(images float32 [N, C, H, W] in 0..1, labels int64 [N])``.
+
+class Batch(NamedTuple):
+    """What one step sees.
+
+    Attributes:
+        images: ``[N, C, H, W]`` float32 in 0..1.
+        labels: ``[N]`` int64.
+        which: ``[N]`` int64, place of each image in its set.
+    """
+
+    images: Tensor
+    labels: Tensor
+    which: Tensor
+
+
+class Batches(IterableDataset[Batch]):
+    """Batches of an image set.
 
     Args:
         images: where they come from.
-        batch_size: images per batch; the last one may be smaller in evaluation and is left out in training.
+        batch_size: images per batch, over all devices together; the last one may be smaller in evaluation and is
+            left out in training.
         training: shuffle and augment.
-        seed: of order and augmentation.
+        seed: of the order.
         padding: largest random shift in pixels.
         flip: mirror half of the images.
+        views: number of different augmentations of each image.
     """
 
     def __init__(
@@ -36,6 +60,7 @@ class Batches(IterableDataset[tuple[Tensor, Tensor]]):
         seed: int = 0,
         padding: int = 0,
         flip: bool = False,
+        views: int = 16,
     ) -> None:
         self.images = torch.from_numpy(images.images)
         self.labels = torch.from_numpy(images.labels)
@@ -44,40 +69,80 @@ class Batches(IterableDataset[tuple[Tensor, Tensor]]):
         self.seed = seed
         self.padding = padding
         self.flip = flip
+        self.views = views
         self.epoch = 0
+        self._drawn: tuple[int, Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
         count = len(self.labels)
         return count // self.batch_size if self.training else -(-count // self.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+    def __iter__(self) -> Iterator[Batch]:
         count = len(self.labels)
-        order = torch.randperm(count, generator=generator) if self.training else torch.arange(count)
+        order = torch.arange(count)
+        if self.training:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+            order = torch.randperm(count, generator=generator)
+        view = self.view if self.training else None
+        rank, devices = _rank()
         for which in torch.split(order, self.batch_size)[: len(self)]:
-            images = self.images[which]
-            if self.training:
-                images = augment(images, padding=self.padding, flip=self.flip, generator=generator)
-            yield images.float().div_(255), self.labels[which]
+            mine = which[rank::devices]
+            yield Batch(self.show(view, mine), self.labels[mine], mine)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Batches:
+        """A copy that counts epochs for itself; the images, which nobody writes to, are not doubled."""
+        return copy.copy(self)
+
+    @property
+    def view(self) -> int:
+        """The view that the current epoch shows."""
+        return self.epoch % self.views
+
+    def show(self, view: int | None, index: Tensor) -> Tensor:
+        """Images as a network sees them, ``[N, C, H, W]`` float32 in 0..1.
+
+        Args:
+            view: which augmentation, or ``None`` for the images as they are.
+            index: ``[N]`` which images.
+        """
+        images = self.images[index]
+        if view is not None:
+            shifts, mirrored = self._variation(view)
+            images = vary(images, shifts[:, index], mirrored[index], self.padding)
+        return images.float().div_(255)
+
+    def _variation(self, view: int) -> tuple[Tensor, Tensor]:
+        """Shifts ``[2, images]`` and whether to mirror ``[images]``."""
+        if self._drawn is None or self._drawn[0] != view:
+            generator = torch.Generator().manual_seed(VIEW_SEED + view)
+            count = len(self.labels)
+            shifts = torch.randint(0, 2 * self.padding + 1, (2, count), generator=generator)
+            mirrored = torch.rand(count, generator=generator) < (0.5 if self.flip else 0.0)
+            self._drawn = view, shifts, mirrored
+        return self._drawn[1:]
 
 
-def augment(images: Tensor, *, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """Shift each image by up to ``padding`` pixels, filling with black, and mirror half of them.
+def vary(images: Tensor, shifts: Tensor, mirrored: Tensor, padding: int) -> Tensor:
+    """Shift images, filling with black, and mirror some of them.
 
     Args:
         images: uint8 ``[N, C, H, W]``.
-        padding: largest shift.
-        flip: whether to mirror.
-        generator: source of randomness.
+        shifts: ``[2, N]``, rows and columns, from 0 to ``2 * padding``; ``padding`` is no shift.
+        mirrored: ``[N]`` bool.
+        padding: largest shift to either side.
     """
     count, _, height, width = images.shape
     padded = torch.nn.functional.pad(images, (padding,) * 4)
-    shift = torch.randint(0, 2 * padding + 1, (2, count, 1), generator=generator)
-    rows = shift[0] + torch.arange(height)
-    columns = shift[1] + torch.arange(width)
-    if flip:
-        mirrored = torch.rand(count, 1, generator=generator) < 0.5
-        columns = torch.where(mirrored, columns.flip(1), columns)
+    rows = shifts[0, :, None] + torch.arange(height)
+    columns = shifts[1, :, None] + torch.arange(width)
+    columns = torch.where(mirrored[:, None], columns.flip(1), columns)
     which = torch.arange(count)[:, None, None]
     # Index arrays [N, H, 1] and [N, 1, W] with a slice between them put the channels last: [N, H, W, C].
     return padded[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _rank() -> tuple[int, int]:
+    """This process's place among those that train together, and their number."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1

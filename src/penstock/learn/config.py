@@ -11,25 +11,32 @@ from typing import Any, get_type_hints
 from penstock.errors import ConfigurationError, InvalidArgumentError, NotFoundError
 from penstock.nn.gates import GateConfig
 
+DECAYS = ("cosine", "steps")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 LARGEST_SEED = 2**32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """How long and how fast to train: SGD with Nesterov momentum and one cosine decay after a short warm-up.
+    """How long and how fast to train with SGD and Nesterov momentum.
 
     Attributes:
         epochs: passes over the training images.
         learning_rate: its peak.
-        batch_size: images per step.
+        batch_size: images per step, over all devices together.
         weight_decay: L2 penalty on weights, not on biases, batch norms and gates' biases.
+        decay: ``cosine`` after a short warm-up, or ``steps``: a tenth from the half on, a hundredth from the third
+            quarter on, as in the paper's release.
+        average: decay per step of an exponential moving average of the weights, which is then what is judged and
+            kept, 0.999 for instance; 0 keeps the weights themselves.
     """
 
     epochs: int = 20
     learning_rate: float = 0.1
     batch_size: int = 128
     weight_decay: float = 1e-4
+    decay: str = "cosine"
+    average: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "learning_rate"):
@@ -37,6 +44,23 @@ class Schedule:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be positive")
         if not 0 <= self.weight_decay < math.inf:
             raise ConfigurationError(f"weight_decay is {self.weight_decay}; it must not be negative")
+        if self.decay not in DECAYS:
+            raise ConfigurationError(f"no decay {self.decay!r}; there are {', '.join(DECAYS)}")
+        if not 0 <= self.average < 1:
+            raise ConfigurationError(f"average is {self.average}; a decay lies from 0 to below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig:
+    """A trained network whose softened answers the trainings follow.
+
+    Attributes:
+        backbone: its architecture, a key of `penstock.nn.backbones.BACKBONES`.
+        start: file with its weights, in the working folder or that of the data.
+    """
+
+    backbone: str
+    start: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +77,14 @@ class DecoupleConfig:
         budget: share of the dense MACs that the decoupled network may use on average, gates included.
         mutual_information: lambda_m, per layer.
         alignment: lambda_k, per layer.
-        budget_weight: lambda_s of the budget term.
+        budget_weight: lambda_s of the budget term; 0 leaves it out.
         sparsity: lambda_s of the paper's term, which counts filters instead of MACs; 0 leaves it out.
         density: share of open filters that the paper's term steers every layer to; 0 is a plain L1 penalty.
-        distillation: weight of the dense network's softened answers; 0 leaves it out.
+        ramp: share of the training over which lambda_m, lambda_k and lambda_s of the paper's term rise from 0.
+        teacher: who teaches both trainings; ``None``: the dense network teaches the decoupled one.
+        distillation: weight of the teacher's softened answers; 0 leaves them out.
         temperature: of the distillation.
+        views: number of different augmentations of each image.
         approach: share of the training over which the budget falls from 1 to its target.
         settle: last share of the training, in which gates run without noise and always hard, as they will be used.
         gate: shape and start of the gates.
@@ -73,12 +100,15 @@ class DecoupleConfig:
     decouple: Schedule = field(default_factory=Schedule)
     budget: float = 0.5
     mutual_information: float = 0.02
-    alignment: float = 0.1
+    alignment: float = 3.0
     budget_weight: float = 4.0
     sparsity: float = 0.0
     density: float = 0.0
+    ramp: float = 0.0
+    teacher: TeacherConfig | None = None
     distillation: float = 1.0
     temperature: float = 3.0
+    views: int = 16
     approach: float = 0.3
     settle: float = 0.2
     gate: GateConfig = field(default_factory=lambda: GateConfig(normalize=True))
@@ -91,10 +121,13 @@ class DecoupleConfig:
             raise ConfigurationError(
                 f"budget is {self.budget}; it is a share of the dense MACs, above 0 and up to 1"
             )
-        if not 0 <= self.approach <= 1 or not 0 <= self.settle < 1:
-            raise ConfigurationError(
-                f"approach is {self.approach} and settle {self.settle}; both are shares of the training, 0 to 1"
-            )
+        for name, most in (("approach", 1.0), ("ramp", 1.0), ("settle", 0.999)):
+            if not 0 <= getattr(self, name) <= most:
+                raise ConfigurationError(
+                    f"{name} is {getattr(self, name)}; it is a share of the training, 0 to {most}"
+                )
+        if self.views < 1:
+            raise ConfigurationError(f"views is {self.views}; at least 1 is needed")
         for name in ("mutual_information", "alignment", "budget_weight", "sparsity", "distillation"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}; a weight must not be negative")
@@ -118,6 +151,66 @@ class DecoupleConfig:
         return asdict(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ConsolidateConfig:
+    """One consolidation of a decoupled network.
+
+    Attributes:
+        count: K, prototypes of each stage; 1 is static pruning.
+        budget: share of the dense MACs, routers included; ``None``: that of the decoupled network.
+        grouping: what prototypes are made for, see `penstock.learn.clustering`.
+        spread: how far the costs of groups by difficulty lie apart, as a share of the mean.
+        own_norms: every prototype has batch norms of its own.
+        hidden: units of a router's hidden layer.
+        tune: schedule of the fine-tuning.
+        budget_weight: weight of the budget term.
+        guidance: weight of following the groups that clustering found.
+        fade: share of the training after which that guidance is gone.
+        settle: last share of the training, in which routers choose without noise.
+        teacher: who teaches; ``None``: the dense network.
+        distillation: weight of the teacher's softened answers; 0 leaves them out.
+        temperature: of the distillation.
+        views: number of different augmentations of each image.
+        fpr: false-positive rate that the detector is calibrated for.
+        seed: of everything random.
+        precision: Lightning's name, one of `PRECISIONS`.
+    """
+
+    count: int
+    budget: float | None = None
+    grouping: str = "paths"
+    spread: float = 0.5
+    own_norms: bool = True
+    hidden: int = 32
+    tune: Schedule = field(default_factory=lambda: Schedule(epochs=10, learning_rate=0.03))
+    budget_weight: float = 4.0
+    guidance: float = 0.3
+    fade: float = 0.6
+    settle: float = 0.25
+    teacher: TeacherConfig | None = None
+    distillation: float = 1.0
+    temperature: float = 4.0
+    views: int = 16
+    fpr: float = 0.05
+    seed: int = 0
+    precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ConfigurationError(f"count is {self.count}; at least 1 prototype is needed")
+        if self.budget is not None and not 0 < self.budget <= 1:
+            raise ConfigurationError(
+                f"budget is {self.budget}; it is a share of the dense MACs, above 0 and up to 1"
+            )
+        for name in ("fade", "settle", "spread"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigurationError(f"{name} is {getattr(self, name)}; it is a share, 0 to 1")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a JSON file or a checkpoint."""
+        return asdict(self)
+
+
 def read_config(path: Path) -> DecoupleConfig:
     """Read a TOML file whose keys are the fields of `DecoupleConfig`, with tables for the nested ones.
 
@@ -131,7 +224,12 @@ def read_config(path: Path) -> DecoupleConfig:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not TOML: {error}") from error
-    nested: dict[str, type[Any]] = {"dense": Schedule, "decouple": Schedule, "gate": GateConfig}
+    nested: dict[str, type[Any]] = {
+        "dense": Schedule,
+        "decouple": Schedule,
+        "gate": GateConfig,
+        "teacher": TeacherConfig,
+    }
     for key, kind in nested.items():
         if key in values:
             if not isinstance(values[key], dict):

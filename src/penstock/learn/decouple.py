@@ -12,15 +12,18 @@ Calling `decouple` again on the folder of a run that was killed goes on where it
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from penstock.data import Splits, load
+from penstock.data.cache import cache_folder
 from penstock.detect import PathDetector, PathFeatures
 from penstock.detect.calibration import conformal_rank
 from penstock.errors import ConfigurationError
@@ -29,7 +32,8 @@ from penstock.learn.batches import Batches
 from penstock.learn.config import DecoupleConfig
 from penstock.learn.decoupling import DecoupleTraining, DenseTraining
 from penstock.learn.figures import accuracy_figures, flag_figures
-from penstock.learn.training import fit
+from penstock.learn.teacher import Teacher, load_teacher
+from penstock.learn.training import Distillation, fit
 from penstock.learn.weights import find_weights, load_weights
 from penstock.nn.backbones import build_backbone
 from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint
@@ -41,7 +45,7 @@ FIGURES_FILE = "figures.json"
 DETECTOR_IMAGES = 20_000  # training images that the detector is fitted on, at most
 
 # How training images are varied: largest shift in pixels, and whether to mirror (a mirrored digit is no digit).
-AUGMENTATION = {"digits": (1, False), "cifar10": (4, True)}
+AUGMENTATION = {"digits": (1, False), "cifar10": (4, True), "caltech25": (16, True)}
 
 Say = Callable[[str], None]
 
@@ -52,6 +56,7 @@ def decouple(
     *,
     data: Path | None = None,
     progress: bool = True,
+    devices: int = 1,
     say: Say = lambda _: None,
 ) -> Checkpoint:
     """Run what ``config`` asks for, or go on with it, and leave the result in ``out``.
@@ -61,6 +66,7 @@ def decouple(
         out: run folder; made if it is not there.
         data: folder of the data set; by default what ``PENSTOCK_DATA`` says.
         progress: show progress bars.
+        devices: how many GPUs, or processes where there is none, train together.
         say: told what is going on, in short lines.
 
     Raises:
@@ -79,19 +85,27 @@ def decouple(
     _refuse_misfit(config, dense, splits.train.images.shape[1:])
     # From here on the folder is this configuration's; a typing error above does not spoil it.
     write_atomic(out / CONFIG_FILE, _text(config))
+    style: dict[str, Any] = {"precision": config.precision, "progress": progress, "devices": devices}
+    teaches = None if config.teacher is None else load_teacher(config.teacher, classes, data)
     if config.start is None:
         say(f"training the dense {config.backbone}")
         batches = _batches(config, splits, config.dense.batch_size)
-        learning = DenseTraining(dense, config.dense, batches, classes, config.seed)
-        fit(learning, validation, out / "dense", precision=config.precision, progress=progress)
+        taught = _distillation(config, teaches, batches, cache_folder()) if teaches else None
+        learning = DenseTraining(dense, config.dense, batches, classes, config.seed, taught)
+        fit(learning, validation, out / "dense", **style)
     dense.eval()
     say(f"decoupling {config.backbone} to {config.budget:.0%} of its MACs")
     torch.manual_seed(config.seed)
     network = attach_gates(dense, torch.zeros(1, *splits.train.images.shape[1:]), config.gate)
-    training = DecoupleTraining(
-        network, dense, config, _batches(config, splits, config.decouple.batch_size), classes
+    batches = _batches(config, splits, config.decouple.batch_size)
+    # What a network from elsewhere says serves many runs; what this run's own says, this run.
+    taught = (
+        _distillation(config, teaches, batches, cache_folder())
+        if teaches
+        else _distillation(config, copy.deepcopy(dense), batches, None)
     )
-    fit(training, validation, out / "decouple", precision=config.precision, progress=progress)
+    training = DecoupleTraining(network, config, batches, classes, taught)
+    fit(training, validation, out / "decouple", **style)
     say("fitting the detector")
     checkpoint = _finish(config, splits, network.eval(), dense)
     checkpoint.save(out / CHECKPOINT_FILE)
@@ -135,8 +149,25 @@ def _start(config: DecoupleConfig, classes: int, data: Path | None) -> nn.Module
 
 
 def _batches(config: DecoupleConfig, splits: Splits, size: int) -> Batches:
-    padding, flip = AUGMENTATION[config.data]
-    return Batches(splits.train, size, training=True, seed=config.seed, padding=padding, flip=flip)
+    padding, flip = AUGMENTATION.get(config.data, (0, False))
+    return Batches(
+        splits.train,
+        size,
+        training=True,
+        seed=config.seed,
+        padding=padding,
+        flip=flip,
+        views=config.views,
+    )
+
+
+def _distillation(
+    config: DecoupleConfig, teacher: nn.Module, batches: Batches, folder: Path | None
+) -> Distillation | None:
+    if not config.distillation:
+        return None
+    kept = folder / "teachers" if folder else None
+    return Distillation(Teacher(teacher, batches, kept), config.distillation, config.temperature)
 
 
 def _finish(config: DecoupleConfig, splits: Splits, network: GatedNetwork, dense: nn.Module) -> Checkpoint:

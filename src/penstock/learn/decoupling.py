@@ -7,75 +7,60 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import MeanMetric
 
-from penstock.learn.batches import Batches
-from penstock.learn.config import DecoupleConfig
-from penstock.learn.training import Training
+from penstock.learn.batches import Batch, Batches
+from penstock.learn.config import DecoupleConfig, Schedule
+from penstock.learn.training import Distillation, Training
 from penstock.nn import losses
 from penstock.nn.surgery import GatedNetwork, GatedOutput
 
 
 class DenseTraining(Training):
-    """Plain classification."""
+    """Plain classification, with a teacher if there is one."""
 
-    def losses(self, images: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
-        """Cross-entropy."""
-        return {"task": F.cross_entropy(self.network(images).float(), labels)}
+    def losses(self, batch: Batch) -> Mapping[str, Tensor]:
+        """Cross-entropy and distillation."""
+        logits = self.network(batch.images).float()
+        return {"task": F.cross_entropy(logits, batch.labels)} | self.distilled(logits, batch)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Judge the answers."""
-        images, labels = batch
-        self.judge(self.network(images), labels)
+        self.judge(self.network(batch.images), batch.labels)
 
 
-class DecoupleTraining(Training):
-    """Learn gates and fine-tune the network under a budget of MACs.
+class BudgetTraining(Training):
+    """Common part of all trainings of a network with paths: counts MACs, and holds the budget against epochs.
 
     Args:
-        network: the network with gates; trained.
-        teacher: the dense network; frozen.
-        config: weights of the losses, budget and schedule.
+        network: the network with paths; trained.
+        schedule: how long and how fast.
         train: batches to train on.
         classes: number of classes.
+        seed: of everything random.
+        budget: share of the dense MACs that validation images may cost on average; ``None`` promises nothing.
+        distillation: who teaches, and how much it counts.
     """
 
     def __init__(
-        self, network: GatedNetwork, teacher: nn.Module, config: DecoupleConfig, train: Batches, classes: int
+        self,
+        network: GatedNetwork,
+        schedule: Schedule,
+        train: Batches,
+        classes: int,
+        seed: int,
+        budget: float | None,
+        distillation: Distillation | None,
     ) -> None:
-        super().__init__(network, config.decouple, train, classes, config.seed)
-        self.config = config
-        self.readers = losses.ClassReaders([layer.filters for layer in network.layout.layers], classes)
+        super().__init__(network, schedule, train, classes, seed, distillation)
+        self.budget = budget
         self.active = MeanMetric()
-        # In a list, so that the frozen teacher is neither trained, nor switched to training, nor saved.
-        self._teacher = [teacher.eval().requires_grad_(False)]
 
     @property
     def gated(self) -> GatedNetwork:
         """The network, by its own type."""
         return cast(GatedNetwork, self.network)
-
-    def losses(self, images: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
-        """All terms of `penstock.nn.losses`, weighted."""
-        config = self.config
-        output = self.gated(images)
-        logits = output.logits.float()
-        terms = {"task": F.cross_entropy(logits, labels)}
-        if config.mutual_information:
-            terms["mutual_information"] = config.mutual_information * self.readers(output.codes, labels)
-        if config.alignment:
-            terms["alignment"] = config.alignment * losses.alignment(output.codes, output.responses)
-        terms["budget"] = config.budget_weight * losses.budget(self.active_share(output), self.target())
-        if config.sparsity:
-            terms["sparsity"] = config.sparsity * losses.sparsity(output.codes, config.density)
-        if config.distillation:
-            with torch.no_grad():
-                teacher = self._teacher[0].to(images.device)(images).float()
-            terms["distillation"] = config.distillation * losses.distillation(
-                logits, teacher, config.temperature
-            )
-        return terms
 
     def active_share(self, output: GatedOutput) -> Tensor:
         """Share of the MACs that each path asks for, ``[N, 1]``, in full precision whatever the network runs in.
@@ -86,6 +71,67 @@ class DecoupleTraining(Training):
         with torch.autocast(path.device.type, enabled=False):
             share: Tensor = self.gated.active_macs(path.float())
         return share
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Judge the answers and count MACs."""
+        output = self.gated(batch.images)
+        self.judge(output.logits, batch.labels)
+        self.active.update(self.active_share(output))
+
+    def penalty(self) -> Tensor:
+        """An epoch over budget loses five points of accuracy for each point of MACs above it."""
+        active = self.active.compute()
+        self.active.reset()
+        self.log("val/active_macs", active, prog_bar=True, sync_dist=True)
+        if self.budget is None:
+            return torch.zeros_like(active)
+        return 5.0 * (active - self.budget - 0.005).clamp(min=0.0)
+
+
+class DecoupleTraining(BudgetTraining):
+    """Learn gates and fine-tune the network under a budget of MACs.
+
+    Args:
+        network: the network with gates; trained.
+        config: weights of the losses, budget and schedule.
+        train: batches to train on.
+        classes: number of classes.
+        distillation: who teaches, and how much it counts.
+    """
+
+    def __init__(
+        self,
+        network: GatedNetwork,
+        config: DecoupleConfig,
+        train: Batches,
+        classes: int,
+        distillation: Distillation | None = None,
+    ) -> None:
+        # The paper's term promises no share of MACs.
+        budget = config.budget if config.budget_weight else None
+        super().__init__(network, config.decouple, train, classes, config.seed, budget, distillation)
+        self.config = config
+        # What no loss reaches must not be there: devices that train together wait for every parameter's gradient.
+        read = network.layout.layers if config.mutual_information else ()
+        self.readers = losses.ClassReaders([layer.filters for layer in read], classes)
+
+    def losses(self, batch: Batch) -> Mapping[str, Tensor]:
+        """All terms of `penstock.nn.losses`, weighted."""
+        config = self.config
+        output = self.gated(batch.images)
+        logits = output.logits.float()
+        terms = {"task": F.cross_entropy(logits, batch.labels)}
+        risen = min(1.0, self.progress / config.ramp) if config.ramp else 1.0
+        if config.mutual_information:
+            weight = risen * config.mutual_information
+            terms["mutual_information"] = weight * self.readers(output.codes, batch.labels)
+        if config.alignment:
+            terms["alignment"] = risen * config.alignment * losses.alignment(output.codes, output.responses)
+        if config.sparsity:
+            terms["sparsity"] = risen * config.sparsity * losses.sparsity(output.codes, config.density)
+        if config.budget_weight:
+            terms["budget"] = config.budget_weight * losses.budget(self.active_share(output), self.target())
+        return terms | self.distilled(logits, batch)
 
     def target(self) -> float:
         """Share of MACs aimed at now: falls linearly to the budget, then stays."""
@@ -100,21 +146,3 @@ class DecoupleTraining(Training):
         for layer in self.gated.gated_layers:
             layer.gate.noise = 0.0 if settled else 1.0
             layer.gate.hard_share = 1.0 if settled else 0.5
-
-    def on_fit_end(self) -> None:
-        """Bring the teacher back from where the student was trained."""
-        self._teacher[0].cpu()
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Judge the answers and count MACs."""
-        images, labels = batch
-        output = self.gated(images)
-        self.judge(output.logits, labels)
-        self.active.update(self.active_share(output))
-
-    def penalty(self) -> Tensor:
-        """An epoch over budget loses five points of accuracy for each point of MACs above it."""
-        active = self.active.compute()
-        self.active.reset()
-        self.log("val/active_macs", active, prog_bar=True)
-        return 5.0 * (active - self.config.budget - 0.005).clamp(min=0.0)

@@ -7,11 +7,9 @@ epoch's number, so a run that was killed and resumed ends with the weights of on
 
 from __future__ import annotations
 
-import contextlib
 import io
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,20 +18,39 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from penstock.files import write_atomic
-from penstock.learn.batches import Batches
+from penstock.learn.averaging import moving_average
+from penstock.learn.batches import Batch, Batches
 from penstock.learn.config import Schedule
+from penstock.learn.process import deterministic, quiet, settle_in
+from penstock.learn.teacher import Teacher
+from penstock.nn import losses
 
 OBJECTIVE = "val/objective"
 WARM_UP = 0.05  # share of the steps over which the learning rate rises
 
 
+@dataclass(frozen=True)
+class Distillation:
+    """Who teaches a training, and how much its softened answers count.
+
+    Attributes:
+        teacher: answers the same views of the same images.
+        weight: of the term in the loss.
+        temperature: divides the logits of both.
+    """
+
+    teacher: Teacher
+    weight: float
+    temperature: float
+
+
 class Training(L.LightningModule):
-    """Common part: optimiser, schedule, seeding, validation accuracy. Subclasses give the loss.
+    """Common part: optimiser, schedule, seeding, teacher, validation accuracy. Subclasses give the loss.
 
     Args:
         network: what is trained.
@@ -41,40 +58,62 @@ class Training(L.LightningModule):
         train: batches to train on.
         classes: number of classes.
         seed: of everything random.
+        distillation: who teaches, if anybody does.
     """
 
     def __init__(
-        self, network: nn.Module, schedule: Schedule, train: Batches, classes: int, seed: int
+        self,
+        network: nn.Module,
+        schedule: Schedule,
+        train: Batches,
+        classes: int,
+        seed: int,
+        distillation: Distillation | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.schedule = schedule
         self.train_batches = train
         self.seed = seed
+        self.distillation = distillation
         self.accuracy = MulticlassAccuracy(classes, average="micro")
         self.loss = MeanMetric()
 
-    def losses(self, images: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
+    def losses(self, batch: Batch) -> Mapping[str, Tensor]:
         """Weighted terms of the loss, by name; their sum is minimised."""
         raise NotImplementedError
+
+    def distilled(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The term that the teacher gives, weighted; nothing without a teacher."""
+        if self.distillation is None:
+            return {}
+        wanted = self.distillation.teacher.answers(self.train_batches.view, batch.which)
+        loss = losses.distillation(logits, wanted, self.distillation.temperature)
+        return {"distillation": self.distillation.weight * loss}
 
     @property
     def progress(self) -> float:
         """Share of the training that is done, 0 to 1."""
         return self.global_step / max(1, self.schedule.epochs * len(self.train_batches))
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step of Lightning's loop."""
-        terms = self.losses(*batch)
-        self.log_dict(
-            {f"train/{name}": term.detach() for name, term in terms.items()}, on_epoch=True, on_step=False
-        )
+        terms = self.losses(batch)
+        logged = {f"train/{name}": term.detach() for name, term in terms.items()}
+        self.log_dict(logged, on_epoch=True, on_step=False, sync_dist=True)
         return torch.stack([term.float() for term in terms.values()]).sum()
+
+    def setup(self, stage: str) -> None:
+        """Make a process that was started for this training behave as the one that asked for it."""
+        if distributed.is_available() and distributed.is_initialized():
+            settle_in()
 
     def on_train_epoch_start(self) -> None:
         """Make the epoch a function of seed and number alone."""
         self.train_batches.epoch = self.current_epoch
-        torch.manual_seed(self.seed * 1_000_003 + self.current_epoch)
+        torch.manual_seed((self.seed * 1_000_003 + self.current_epoch) * 1_009 + self.global_rank)
+        if self.distillation is not None:
+            self.distillation.teacher.prepare(self.train_batches.view, self.device)
 
     def on_validation_epoch_end(self) -> None:
         """Report the accuracy and what the best epoch is chosen by."""
@@ -83,10 +122,13 @@ class Training(L.LightningModule):
         self.loss.reset()
         # On few validation images many epochs are equally right; the loss tells them apart.
         objective = accuracy - 0.01 * loss - self.penalty()
-        self.log_dict({"val/accuracy": accuracy, "val/loss": loss, OBJECTIVE: objective}, prog_bar=True)
+        figures = {"val/accuracy": accuracy, "val/loss": loss, OBJECTIVE: objective}
+        self.log_dict(figures, prog_bar=True, sync_dist=True)
 
     def judge(self, logits: Tensor, labels: Tensor) -> None:
-        """Take a batch of answers into the validation figures."""
+        """Take a batch of answers into the validation figures; a device's share of the last one may be empty."""
+        if not len(labels):
+            return
         self.accuracy.update(logits, labels)
         self.loss.update(torch.nn.functional.cross_entropy(logits.float(), labels), len(labels))
 
@@ -95,7 +137,7 @@ class Training(L.LightningModule):
         return torch.zeros(())
 
     def configure_optimizers(self) -> Any:
-        """SGD with Nesterov momentum under a warm-up and a cosine."""
+        """SGD with Nesterov momentum under the schedule's decay."""
         decayed = [p for p in self.parameters() if p.requires_grad and p.ndim > 1]
         plain = [p for p in self.parameters() if p.requires_grad and p.ndim <= 1]
         groups = [
@@ -103,17 +145,24 @@ class Training(L.LightningModule):
             {"params": plain, "weight_decay": 0.0},
         ]
         optimizer = torch.optim.SGD(groups, lr=self.schedule.learning_rate, momentum=0.9, nesterov=True)
-        steps = self.schedule.epochs * len(self.train_batches)
-        scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            max_lr=self.schedule.learning_rate,
-            total_steps=steps,
-            # A rise over one step or less would be a division by zero.
-            pct_start=WARM_UP if WARM_UP * steps > 1 else 0.0,
-            cycle_momentum=False,
-            div_factor=10,
-        )
+        scheduler = _decay(optimizer, self.schedule, self.schedule.epochs * len(self.train_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _decay(
+    optimizer: torch.optim.Optimizer, schedule: Schedule, steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    if schedule.decay == "steps":
+        return torch.optim.lr_scheduler.MultiStepLR(optimizer, [steps // 2, steps * 3 // 4], gamma=0.1)
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        max_lr=schedule.learning_rate,
+        total_steps=steps,
+        # A rise over one step or less would be a division by zero.
+        pct_start=WARM_UP if WARM_UP * steps > 1 else 0.0,
+        cycle_momentum=False,
+        div_factor=10,
+    )
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -132,7 +181,9 @@ class WholeFiles(TorchCheckpointIO):
         write_atomic(Path(path), content.getvalue())
 
 
-def fit(training: Training, validation: Batches, folder: Path, *, precision: str, progress: bool) -> None:
+def fit(
+    training: Training, validation: Batches, folder: Path, *, precision: str, progress: bool, devices: int = 1
+) -> None:
     """Train, or go on where a killed run stopped, and leave ``training`` with the best epoch's weights.
 
     Args:
@@ -141,18 +192,21 @@ def fit(training: Training, validation: Batches, folder: Path, *, precision: str
         folder: where checkpoints and logs go.
         precision: Lightning's name.
         progress: show a progress bar.
+        devices: how many GPUs, or processes where there is none, share every batch.
     """
     best = ModelCheckpoint(
         folder, filename="best", monitor=OBJECTIVE, mode="max", enable_version_counter=False
     )
     last = ModelCheckpoint(folder, filename="last", enable_version_counter=False)
     callbacks: list[L.Callback] = [best, last]
+    if training.schedule.average:
+        callbacks.append(moving_average(training.schedule.average))
     if progress:
         callbacks.append(RichProgressBar(leave=False))
     training.network.train()  # Lightning keeps whatever mode it finds
     resume = folder / "last.ckpt"
-    with _quiet(), _deterministic():
-        _trainer(training, folder, callbacks, precision, progress).fit(
+    with quiet(), deterministic():
+        _trainer(training, folder, callbacks, precision, progress, devices).fit(
             training,
             train_dataloaders=training.train_batches,
             val_dataloaders=validation,
@@ -163,11 +217,18 @@ def fit(training: Training, validation: Batches, folder: Path, *, precision: str
 
 
 def _trainer(
-    training: Training, folder: Path, callbacks: list[L.Callback], precision: str, progress: bool
+    training: Training,
+    folder: Path,
+    callbacks: list[L.Callback],
+    precision: str,
+    progress: bool,
+    devices: int,
 ) -> L.Trainer:
     return L.Trainer(
         max_epochs=training.schedule.epochs,
-        devices=1,  # several would all see the same batches, and start this command anew for each
+        devices=devices,
+        # Processes that end with the training: the default would start the whole command anew for each device.
+        strategy="ddp_spawn" if devices > 1 else "auto",
         precision=cast(Any, precision),
         logger=[CSVLogger(folder, name="logs"), TensorBoardLogger(folder, name="tensorboard")],
         callbacks=callbacks,
@@ -178,38 +239,3 @@ def _trainer(
         deterministic=True,
         log_every_n_steps=len(training.train_batches),  # epochs are what we log
     )
-
-
-@contextlib.contextmanager
-def _deterministic() -> Iterator[None]:
-    """Only deterministic algorithms, and afterwards whatever the process had chosen."""
-    chosen = torch.are_deterministic_algorithms_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    torch.use_deterministic_algorithms(True)
-    # Filling fresh memory only costs time: nothing here reads what was not written.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(chosen)
-        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning's hints from the user's terminal: on devices, tips, workers for data that are in memory."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-            # A run that goes on finds its own files.
-            warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
-            # Inside Lightning, of PyTorch's private tree utilities.
-            warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -3,13 +3,14 @@
 With z the codes, y the label, o the responses (unmasked output of a layer, averaged over space), and C the filters
 of layer l (Li et al., ECCV 2020, section 3, in the form of their released code):
 
-    L = CE(f(x), y) + lambda_m sum_l CE(W_l z_l, y) + lambda_k sum_l KL(softmax(o_l) || softmax(z_l)) + lambda_s S
+    L = CE(f(x), y) + lambda_m sum_l CE(W_l z_l, y) + lambda_k sum_l KL(softmax(o_l) || softmax(z_l)) / C_l
+        + lambda_s S
 
 - the second term is the variational bound on the mutual information between path and class: the better a linear
   classifier ``W_l`` reads the class from z, the more z says about it;
 - the third aligns which filters are chosen with which respond; o is the target and gets no gradient (the release
-  lets the gradient move the features too, and divides by the number of channels);
-- S is either the release's sparsity, mean_l | mean_n ||z||_1 / C - target |, or ours, the *budget*: it steers the
+  lets the gradient move the features too);
+- S is either the release's sparsity, sum_l | mean_n ||z||_1 - target C_l |, or ours, the *budget*: it steers the
   MACs that paths really cost, gates included, instead of counting filters.
 """
 
@@ -41,17 +42,18 @@ class ClassReaders(nn.Module):
 
 
 def alignment(codes: Sequence[Tensor], responses: Sequence[Tensor]) -> Tensor:
-    """``sum_l KL(softmax(o_l) || softmax(z_l))``, mean over the batch; ``[N, filters]`` each."""
+    """``sum_l KL(softmax(o_l) || softmax(z_l)) / C_l``, mean over the batch; ``[N, filters]`` each."""
     terms = [
         F.kl_div(F.log_softmax(code, 1), F.softmax(response.detach().float(), 1), reduction="batchmean")
+        / code.shape[1]
         for code, response in zip(codes, responses, strict=True)
     ]
     return torch.stack(terms).sum()
 
 
 def sparsity(codes: Sequence[Tensor], target: float) -> Tensor:
-    """``mean_l | density_l - target |`` over the batch: steers every layer's share of open filters."""
-    return torch.stack([(code.mean() - target).abs() for code in codes]).mean()
+    """``sum_l | mean_n ||z_n||_1 - target C_l |``: steers how many filters of every layer are open on average."""
+    return torch.stack([(code.mean() - target).abs() * code.shape[1] for code in codes]).sum()
 
 
 def budget(active: Tensor, target: float) -> Tensor:
