@@ -92,7 +92,8 @@ def _decouple(parsed: argparse.Namespace) -> int:
     from penstock.learn.config import read_config
     from penstock.learn.decouple import decouple
 
-    checkpoint = decouple(read_config(parsed.config), parsed.out, data=parsed.data, say=_say)
+    config = read_config(parsed.config)
+    checkpoint = decouple(config, parsed.out, data=parsed.data, devices=parsed.devices, say=_say)
     print(json.dumps(dict(checkpoint.figures), indent=2))
     return 0
 
@@ -184,6 +185,9 @@ def _parser() -> argparse.ArgumentParser:
     decouple.add_argument("--config", type=Path, required=True, metavar="FILE", help="TOML, see configs/")
     decouple.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder")
     decouple.add_argument("--data", type=Path, metavar="FOLDER", help="data folder (default: $PENSTOCK_DATA)")
+    decouple.add_argument(
+        "--devices", type=int, default=1, metavar="N", help="GPUs, or processes where there is none (default 1)"
+    )
     decouple.set_defaults(run=_decouple)
     _add_evaluate(commands)
     _add_export(commands)
