@@ -191,8 +191,8 @@ def test_a_missing_bundle_is_refused(repository: Path) -> None:
 
 
 def test_another_schema_is_refused(written: Bundle) -> None:
-    edit(written, schema=2)
-    with pytest.raises(BundleError, match="schema 2; this version reads 1"):
+    edit(written, schema=1)
+    with pytest.raises(BundleError, match="schema 1; this version reads 2: export again"):
         read_bundle(written.folder)
 
 

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock import PathLayer, PathLayout, PathSet
+from penstock import Follower, PathLayer, PathLayout, PathSet
 from penstock.errors import InvalidArgumentError
 
 LAYOUT = PathLayout(
-    layers=(PathLayer(name="a", filters=2, macs=100), PathLayer(name="b", filters=4, macs=200, source=0)),
+    layers=(PathLayer(name="a", filters=2, macs=100), PathLayer(name="b", filters=4, macs=200, sources=(0,))),
     fixed_macs=20,
     dense_macs=300,
 )
@@ -20,9 +20,9 @@ LAYOUT = PathLayout(
 def layouts(draw: st.DrawFn) -> PathLayout:
     layers: list[PathLayer] = []
     for index in range(draw(st.integers(1, 4))):
-        source = draw(st.none() | st.integers(0, index - 1)) if index else None
+        sources = tuple(draw(st.lists(st.integers(0, index - 1), max_size=3))) if index else ()
         filters, macs = draw(st.integers(1, 5)), draw(st.integers(0, 1000))
-        layers.append(PathLayer(name=f"layer{index}", filters=filters, macs=macs, source=source))
+        layers.append(PathLayer(name=f"layer{index}", filters=filters, macs=macs, sources=sources))
     return PathLayout(
         layers=tuple(layers), fixed_macs=draw(st.integers(0, 100)), dense_macs=draw(st.integers(1, 5000))
     )
@@ -36,6 +36,24 @@ def test_cost_of_a_path_by_hand() -> None:
     path = np.array([[1, 0, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1]], dtype=np.uint8)
     expected = [(20 + 50 + 200 * 0.75 * 0.5) / 300, 320 / 300, 20 / 300]
     assert LAYOUT.active_macs(path) == pytest.approx(expected)
+
+
+def test_cost_of_several_sources_and_of_a_follower_by_hand() -> None:
+    layers = (
+        PathLayer(name="a", filters=2, macs=100),
+        PathLayer(name="b", filters=4, macs=200),
+        PathLayer(
+            name="c", filters=1, macs=300, sources=(0, 1, 1), ungated=2
+        ),  # concatenates a, b, b, and 2 others
+    )
+    follower = Follower(name="d", macs=400, sources=(1,))
+    layout = PathLayout(layers=layers, fixed_macs=10, dense_macs=1000, followers=(follower,))
+    path = np.array([[1, 0, 1, 0, 0, 0, 1]], dtype=np.uint8)
+    entering = (1 + 1 + 1 + 2) / (2 + 4 + 4 + 2)
+    assert layout.active_macs(path) == pytest.approx([(10 + 50 + 50 + 300 * entering + 400 / 4) / 1000])
+    whole = layout.reading_whole({"c", "d"})
+    assert whole.active_macs(path) == pytest.approx([(10 + 50 + 50 + 300 + 400) / 1000])
+    assert PathLayout.from_json(json.loads(json.dumps(layout.to_json()))) == layout
 
 
 @given(layout=layouts())
@@ -67,7 +85,11 @@ def test_split_puts_the_layers_end_to_end(layout: PathLayout, seed: int) -> None
     [
         ({"layers": [{"name": "a", "filters": 0, "macs": 1}]}, "'a' has 0 filters"),
         ({"layers": [{"name": "a", "filters": 1, "macs": -1}]}, "'a' has -1 MACs"),
-        ({"layers": [{"name": "a", "filters": 1, "macs": 1, "source": 0}]}, "source 0"),
+        ({"layers": [{"name": "a", "filters": 1, "macs": 1, "sources": [0]}]}, "source 0"),
+        ({"layers": [{"name": "a", "filters": 1, "macs": 1, "sources": 0}]}, "sources is 0"),
+        ({"layers": [{"name": "a", "filters": 1, "macs": 1, "ungated": -2}]}, "-2 ungated inputs"),
+        ({"layers": [{"name": "a", "filters": 1, "macs": 1, "source": None}]}, "source"),
+        ({"followers": [{"name": "a", "macs": 1, "sources": [2]}]}, "source 2"),
         ({"layers": [{"name": "a", "filters": 1}]}, "macs"),
         ({"layers": [{"name": "a", "filters": "1", "macs": 1}]}, "not a path layout"),
         ({"layers": None}, "not a path layout"),

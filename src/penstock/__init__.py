@@ -3,8 +3,8 @@
 from importlib.metadata import version
 
 from penstock.errors import PenstockError
-from penstock.paths import PathLayer, PathLayout, PathSet
+from penstock.paths import Follower, PathLayer, PathLayout, PathSet
 
 __version__ = version("penstock")
 
-__all__ = ["PathLayer", "PathLayout", "PathSet", "PenstockError", "__version__"]
+__all__ = ["Follower", "PathLayer", "PathLayout", "PathSet", "PenstockError", "__version__"]

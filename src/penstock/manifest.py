@@ -9,7 +9,7 @@ from penstock.errors import BundleError, InvalidArgumentError
 from penstock.paths import PathLayout
 from penstock.records import read_record
 
-SCHEMA = 1
+SCHEMA = 2  # 2: a layer may read several gated layers, and depthwise convolutions follow them
 MANIFEST_FILE = "bundle.json"
 
 INPUT = "images"
@@ -108,7 +108,7 @@ class Manifest:
             value = json.loads(text)
             if value["schema"] != SCHEMA:
                 raise BundleError(
-                    f"{MANIFEST_FILE} has schema {value['schema']!r}; this version reads {SCHEMA}"
+                    f"{MANIFEST_FILE} has schema {value['schema']!r}; this version reads {SCHEMA}: export again"
                 )
             return read_record(cls, value)
         except (ValueError, KeyError, TypeError, RecursionError) as error:

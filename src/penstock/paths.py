@@ -7,23 +7,27 @@ layout.
 
 The cost of a path is counted in multiply-accumulates (MACs). A gated convolution with ``m`` MACs runs
 
-    m * (open filters / filters) * (open input channels / input channels)
+    m * (open filters / filters) * (input channels that are there / input channels)
 
-of them: a closed filter is not computed, and where a layer's input comes straight from another gated layer,
-neither are the products with that layer's closed filters. With ``f`` MACs that every input pays (ungated
-layers, the gates themselves) and ``D`` the dense network's MACs, without gates, the share that a path asks
-for is
+of them: a closed filter is not computed, and where input channels come straight from other gated layers, from one or
+from several that are concatenated, neither are the products with those layers' closed filters. A *follower*, a
+depthwise convolution behind a gated one, has no bits of its own: it computes the channels that are there. With ``f``
+MACs that every input pays (ungated layers, the gates themselves) and ``D`` the dense network's MACs, without gates,
+the share that a path asks for is
 
-    active(z) = (f + sum_l m_l * open_l / C_l * open_src(l) / C_src(l)) / D
+    d_l = open_l / C_l                                            density of a gated layer
+    e_r = (u_r + sum_{s in sources(r)} C_s d_s) / (u_r + sum_{s in sources(r)} C_s)
+    active(z) = (f + sum_{layers l} m_l d_l e_l + sum_{followers r} m_r e_r) / D
 
-and may exceed 1 when all gates are open, because the gates are paid for too.
+with ``u_r`` the input channels of r that no gate rules; ``e_r = 1`` where there are no sources. It may exceed 1 when
+all gates are open, because the gates are paid for too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -43,14 +47,33 @@ class PathLayer:
         name: qualified name of the convolution in the network, ``layer1.0.conv1``.
         filters: number of filters, and so of bits.
         macs: MACs of this convolution with everything open, for one input.
-        source: index of the gated layer whose closed filters are missing from this layer's input, or ``None``
-            if all input channels are always there.
+        sources: indices of the gated layers whose closed filters are missing from this layer's input, one as often
+            as its filters stand there; empty if all input channels are always there.
+        ungated: beside those of the sources, input channels that are always there.
     """
 
     name: str
     filters: int
     macs: int
-    source: int | None = None
+    sources: tuple[int, ...] = ()
+    ungated: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Follower:
+    """A convolution without bits of its own, which works channel by channel on those that are there.
+
+    Attributes:
+        name: qualified name of the depthwise convolution in the network.
+        macs: its MACs with everything open, for one input.
+        sources: as in `PathLayer`.
+        ungated: as in `PathLayer`.
+    """
+
+    name: str
+    macs: int
+    sources: tuple[int, ...]
+    ungated: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +84,13 @@ class PathLayout:
         layers: the gated layers in network order.
         fixed_macs: MACs that every input pays: ungated layers and gates.
         dense_macs: MACs of the network before it got gates.
+        followers: convolutions whose cost follows the gated layers'.
     """
 
     layers: tuple[PathLayer, ...]
     fixed_macs: int
     dense_macs: int
+    followers: tuple[Follower, ...] = ()
 
     def __post_init__(self) -> None:
         for index, layer in enumerate(self.layers):
@@ -73,12 +98,9 @@ class PathLayout:
                 raise InvalidArgumentError(
                     f"layer {layer.name!r} has {layer.filters} filters; at least 1 is needed"
                 )
-            if layer.macs < 0:
-                raise InvalidArgumentError(f"layer {layer.name!r} has {layer.macs} MACs; 0 is the least")
-            if layer.source is not None and not 0 <= layer.source < index:
-                raise InvalidArgumentError(
-                    f"layer {layer.name!r} has source {layer.source}; it must be the index of an earlier one"
-                )
+            _check_reader(layer, earlier=index)
+        for follower in self.followers:
+            _check_reader(follower, earlier=len(self.layers))
         if self.fixed_macs < 0:
             raise InvalidArgumentError(f"fixed_macs is {self.fixed_macs}; at least 0 is needed")
         if self.dense_macs < 1:
@@ -113,12 +135,46 @@ class PathLayout:
         Returns:
             ``[N]``; above 1 is possible, because an open gate costs more than no gate.
         """
-        density = [codes.mean(axis=-1, dtype=np.float64) for codes in self.split(path)]
-        total = np.full(path.shape[:-1], float(self.fixed_macs))
-        for own, layer in zip(density, self.layers, strict=True):
-            entering = 1.0 if layer.source is None else density[layer.source]
-            total += layer.macs * own * entering
+        density = np.stack([codes.mean(axis=-1, dtype=np.float64) for codes in self.split(path)], axis=-1)
+        weight, constant = self.input_shares()
+        entering = density @ weight + constant
+        own = np.concatenate([density, np.ones((*density.shape[:-1], len(self.followers)))], axis=-1)
+        total: Floats = self.fixed_macs + (own * entering) @ np.array(self.reader_macs, np.float64)
         return total / self.dense_macs
+
+    @property
+    def readers(self) -> tuple[PathLayer | Follower, ...]:
+        """The layers, then the followers: everything whose cost depends on what reaches it."""
+        return (*self.layers, *self.followers)
+
+    @property
+    def reader_macs(self) -> tuple[int, ...]:
+        """MACs of each of the `readers` with everything open."""
+        return tuple(reader.macs for reader in self.readers)
+
+    def input_shares(self) -> tuple[Floats, Floats]:
+        """How the readers' shares of present input channels follow from the layers' densities.
+
+        Returns:
+            ``W`` ``[layers, readers]`` and ``b`` ``[readers]`` with ``e = d W + b``.
+        """
+        weight = np.zeros((len(self.layers), len(self.readers)))
+        constant = np.ones(len(self.readers))
+        for index, reader in enumerate(self.readers):
+            if reader.sources:
+                channels = reader.ungated + sum(self.layers[source].filters for source in reader.sources)
+                constant[index] = reader.ungated / channels
+                for source in reader.sources:
+                    weight[source, index] += self.layers[source].filters / channels
+        return weight, constant
+
+    def reading_whole(self, names: Collection[str]) -> PathLayout:
+        """The same layout, but the readers of these names run on all of their input channels."""
+        return replace(
+            self,
+            layers=tuple(_whole(layer) if layer.name in names else layer for layer in self.layers),
+            followers=tuple(_whole(each) if each.name in names else each for each in self.followers),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file; `from_json` is the inverse."""
@@ -184,3 +240,24 @@ class PathSet:
         for label in np.unique(labels):
             rates[label] = self.bits[labels == label].mean(axis=0, dtype=np.float64)
         return rates
+
+
+Reader = TypeVar("Reader", PathLayer, Follower)
+
+
+def _whole(reader: Reader) -> Reader:
+    return replace(reader, sources=(), ungated=0)
+
+
+def _check_reader(reader: PathLayer | Follower, earlier: int) -> None:
+    if reader.macs < 0:
+        raise InvalidArgumentError(f"layer {reader.name!r} has {reader.macs} MACs; 0 is the least")
+    if reader.ungated < 0:
+        raise InvalidArgumentError(
+            f"layer {reader.name!r} has {reader.ungated} ungated inputs; 0 is the least"
+        )
+    for source in reader.sources:
+        if not 0 <= source < earlier:
+            raise InvalidArgumentError(
+                f"layer {reader.name!r} has source {source}; it must be the index of an earlier one"
+            )

@@ -149,7 +149,7 @@ def test_gathered_runs_convolutions_on_gathered_weights_only(network: str, captu
     assert len(convolutions) == 1 + len(layers)
     # Both sides are gathered where the input is compact: rows of the gate, and columns of the weights.
     columns = [node for node in graph if node.op_type == "Gather" and node.attributes.get_int("axis", 0) == 1]
-    assert len(columns) == sum(layer.source is not None for layer in layers)
+    assert len(columns) == sum(bool(layer.sources) for layer in layers)
 
 
 def test_gathered_scatters_a_branch_straight_onto_the_other_summand(captured: dict[str, Any]) -> None:

@@ -1,5 +1,5 @@
-import operator
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from torch import Tensor, nn
 
-from penstock.errors import SurgeryError
 from penstock.nn.backbones import build_backbone
 from penstock.nn.cost import ActiveMacs
 from penstock.nn.surgery import GatedNetwork, attach_gates
-from penstock.paths import PathLayer, PathLayout
+from penstock.paths import Follower, PathLayer, PathLayout
 
 Force = Callable[[GatedNetwork, Sequence[Tensor]], GatedNetwork]
 
@@ -50,8 +49,8 @@ def test_costs_of_a_chain_by_hand(chain: nn.Module) -> None:
     rest = 10 * 2 * 2 + 10 * 5  # pooling and classifier
     assert layout == PathLayout(
         layers=(
-            PathLayer(name="wide", filters=12, macs=wide, source=None),
-            PathLayer(name="last", filters=10, macs=last, source=0),  # through the max pool
+            PathLayer(name="wide", filters=12, macs=wide),
+            PathLayer(name="last", filters=10, macs=last, sources=(0,)),  # through the max pool
         ),
         fixed_macs=stem + rest + gate_macs(8, 12, 64) + gate_macs(12, 10, 16),
         dense_macs=stem + wide + last + rest,
@@ -64,59 +63,10 @@ def test_costs_of_a_residual_network_by_hand(residual: nn.Module) -> None:
     macs = [64 * 8 * 8 * 9, 64 * 8 * 8 * 9, 16 * 8 * 16 * 9, 16 * 16 * 16 * 9]
     assert [layer.macs for layer in layout.layers] == macs
     # Inside a block the second convolution reads the first; what comes after an add has every channel.
-    assert [layer.source for layer in layout.layers] == [None, 0, None, 2]
+    assert [layer.sources for layer in layout.layers] == [(), (0,), (), (2,)]
     gates = gate_macs(8, 8, 64) + gate_macs(8, 8, 64) + gate_macs(8, 16, 64) + gate_macs(16, 16, 16)
     assert layout.fixed_macs == stem + rest + gates
     assert layout.dense_macs == stem + rest + sum(macs)
-
-
-@pytest.mark.parametrize(
-    ("between", "source"),
-    [
-        ((), 0),
-        ((nn.ReLU(),), 0),
-        ((nn.MaxPool2d(2), nn.Dropout(0.1), nn.AvgPool2d(2)), 0),
-        ((nn.ReLU(), nn.BatchNorm2d(4)), None),  # turns zeros into its bias
-        ((nn.ReLU(), nn.Conv2d(4, 4, 1, groups=4)), None),
-    ],
-    ids=["nothing", "relu", "pools", "batch norm", "depthwise"],
-)
-def test_closed_filters_are_missing_behind_what_keeps_zeros(
-    between: tuple[nn.Module, ...], source: int | None
-) -> None:
-    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), *between, nn.Conv2d(4, 4, 1))
-    layout = attach_gates(network.eval(), torch.zeros(1, 3, 16, 16)).layout
-    assert [layer.source for layer in layout.layers] == [None, source]
-
-
-@pytest.mark.parametrize(
-    ("module", "message"),
-    [
-        (nn.GELU(), r"MACs of 1 \(GELU\)"),
-        (nn.LayerNorm(8), r"MACs of 1 \(LayerNorm\)"),
-        (nn.ConvTranspose2d(4, 4, 1), r"MACs of 1 \(ConvTranspose2d\)"),
-    ],
-)
-def test_an_operator_of_unknown_cost_is_refused_by_name(module: nn.Module, message: str) -> None:
-    with pytest.raises(SurgeryError, match=message):
-        attach_gates(nn.Sequential(nn.Conv2d(3, 4, 1), module, nn.Conv2d(4, 4, 1)), torch.zeros(1, 3, 8, 8))
-
-
-@pytest.mark.parametrize("function", [torch.sigmoid, torch.matmul, operator.matmul, torch.mean])
-def test_a_function_of_unknown_cost_is_refused_by_name(function: Callable[..., Tensor]) -> None:
-    class Odd(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.second = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
-
-        def forward(self, x: Tensor) -> Tensor:
-            x = self.first(x)
-            odd = function(x, x) if "matmul" in function.__name__ else function(x)
-            result: Tensor = self.second(odd + x)
-            return result
-
-    with pytest.raises(SurgeryError, match=function.__name__):
-        attach_gates(Odd(), torch.zeros(1, 3, 8, 8))
 
 
 def test_with_all_gates_open_the_gates_come_on_top(residual: nn.Module, force: Force) -> None:
@@ -137,22 +87,27 @@ def test_with_all_gates_closed_only_what_everyone_pays_is_left(residual: nn.Modu
     torch.testing.assert_close(gated(torch.rand(2, 3, 8, 8)).active_macs, torch.full((2, 1), share))
 
 
+def reading(draw: st.DrawFn, earlier: int) -> dict[str, Any]:
+    """What a reader may be said to read: some of the earlier layers, perhaps one twice, and other channels."""
+    sources = tuple(draw(st.lists(st.integers(0, earlier - 1), max_size=4))) if earlier else ()
+    return {"macs": draw(st.integers(0, 10**7)), "sources": sources, "ungated": draw(st.integers(0, 30))}
+
+
 @st.composite
 def layouts(draw: st.DrawFn) -> PathLayout:
     count = draw(st.integers(1, 6))
     layers = tuple(
-        PathLayer(
-            name=f"conv{index}",
-            filters=draw(st.integers(1, 20)),
-            macs=draw(st.integers(0, 10**7)),
-            source=draw(st.none() | st.integers(0, index - 1)) if index else None,
-        )
+        PathLayer(name=f"conv{index}", filters=draw(st.integers(1, 20)), **reading(draw, index))
         for index in range(count)
+    )
+    followers = tuple(
+        Follower(name=f"depthwise{index}", **reading(draw, count)) for index in range(draw(st.integers(0, 3)))
     )
     return PathLayout(
         layers=layers,
         fixed_macs=draw(st.integers(0, 10**6)),
-        dense_macs=draw(st.integers(1, 10)) + sum(layer.macs for layer in layers),
+        dense_macs=draw(st.integers(1, 10)) + sum(each.macs for each in (*layers, *followers)),
+        followers=followers,
     )
 
 

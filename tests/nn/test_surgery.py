@@ -199,7 +199,7 @@ def test_every_convolution_is_reported_with_the_reason_it_was_left() -> None:
     gated = attach_gates(Mixed().eval(), torch.zeros(1, 3, 8, 8))
     assert gated.report == (
         Finding("stem", False, FIRST),
-        Finding("depthwise", False, "grouped convolution (8 groups)"),
+        Finding("depthwise", False, "depthwise (8 groups), and no gate rules what it reads"),
         Finding("shared", False, "shared: called 2 times"),
         Finding("shared", False, "shared: called 2 times"),
         Finding("plain", True),
@@ -300,10 +300,13 @@ class Branching(nn.Module):
         ),  # the example has three channels
         (nn.Sequential(nn.Flatten(), nn.Linear(192, 5)), "the network has none"),
         (nn.Sequential(nn.Conv2d(3, 4, 3)), f"0: {FIRST}"),
-        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, groups=2)), "grouped convolution"),
-        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.Conv2d(4, 4, 3)), r"MACs of 1 \(GELU\)"),
+        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, groups=4)), r"1: depthwise \(4 groups\)"),
+        (
+            nn.Sequential(nn.Conv2d(3, 4, 3), nn.LocalResponseNorm(2), nn.Conv2d(4, 4, 3)),
+            r"MACs of 1 \(LocalResponseNorm\): name it in leaves=\['1'\]",
+        ),
     ],
-    ids=["branching", "wrong channels", "no convolution", "only the first", "only grouped", "unknown cost"],
+    ids=["branching", "wrong channels", "no convolution", "only the first", "only depthwise", "unknown cost"],
 )
 def test_a_network_that_cannot_be_gated_is_refused_with_the_reason(
     network: nn.Module, message: str, capfd: pytest.CaptureFixture[str]

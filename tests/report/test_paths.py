@@ -9,7 +9,7 @@ from penstock.report.paths import draw_paths
 
 @pytest.mark.parametrize("name", ["paths.png", "new/folder/picture.whatever"])
 def test_a_picture_is_a_png_whatever_its_name_and_folder(name: str, tmp_path: Path) -> None:
-    layers = (PathLayer(name="a", filters=3, macs=10), PathLayer(name="b", filters=4, macs=20, source=0))
+    layers = (PathLayer(name="a", filters=3, macs=10), PathLayer(name="b", filters=4, macs=20, sources=(0,)))
     bits = np.random.default_rng(0).integers(0, 2, (12, 7), dtype=np.uint8)
     paths = PathSet(PathLayout(layers=layers, fixed_macs=5, dense_macs=40), bits)
     draw_paths(paths, np.arange(12) % 2, ["one", "two"], tmp_path / name)
