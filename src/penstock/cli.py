@@ -186,7 +186,7 @@ def _parser() -> argparse.ArgumentParser:
     decouple.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder")
     decouple.add_argument("--data", type=Path, metavar="FOLDER", help="data folder (default: $PENSTOCK_DATA)")
     decouple.add_argument(
-        "--devices", type=int, default=1, metavar="N", help="GPUs, or processes where there is none (default 1)"
+        "--devices", type=int, default=1, metavar="N", help="GPUs or processes to train on (1)"
     )
     decouple.set_defaults(run=_decouple)
     _add_evaluate(commands)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from penstock.errors import ConfigurationError, InvalidArgumentError, NotFoundError
-from penstock.learn.config import DecoupleConfig, Schedule, read_config
+from penstock.learn.config import DecoupleConfig, NormalizeConfig, Schedule, TeacherConfig, read_config
 from penstock.nn.gates import GateConfig
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -29,7 +29,9 @@ def test_only_data_and_backbone_must_be_given(tmp_path: Path) -> None:
 def test_every_key_and_table_is_read(tmp_path: Path) -> None:
     text = LEAST + (
         'start = "weights.th"\nbudget = 0.4\nseed = 3\nprecision = "bf16-mixed"\n'
-        "[dense]\nepochs = 7\n[decouple]\nlearning_rate = 1\nbatch_size = 9\n[gate]\nreduction = 8\n"
+        "[dense]\nepochs = 7\ndecay = 'steps'\n[decouple]\nlearning_rate = 1\nbatch_size = 9\naverage = 0.99\n"
+        "[gate]\nreduction = 8\n[normalize]\nmean = [0.5, 0]\nstd = [0.25, 1]\n"
+        "[teacher]\nbackbone = 'resnet56'\nstart = 'better.th'\nnormalize = { mean = [0.1], std = [0.2] }\n"
     )
     assert read_config(written(tmp_path, text)) == DecoupleConfig(
         data="digits",
@@ -38,9 +40,13 @@ def test_every_key_and_table_is_read(tmp_path: Path) -> None:
         budget=0.4,
         seed=3,
         precision="bf16-mixed",
-        dense=Schedule(epochs=7),
-        decouple=Schedule(learning_rate=1.0, batch_size=9),
-        gate=GateConfig(reduction=8),
+        dense=Schedule(epochs=7, decay="steps"),
+        decouple=Schedule(learning_rate=1.0, batch_size=9, average=0.99),
+        gate=GateConfig(reduction=8, normalize=True),
+        normalize=NormalizeConfig(mean=(0.5, 0.0), std=(0.25, 1.0)),
+        teacher=TeacherConfig(
+            backbone="resnet56", start="better.th", normalize=NormalizeConfig(mean=(0.1,), std=(0.2,))
+        ),
     )
 
 
@@ -92,6 +98,14 @@ def test_what_is_not_toml_is_refused(content: bytes, tmp_path: Path) -> None:
         (LEAST + "density = 1.5", "density is 1.5; it is a share of the filters"),
         (LEAST + "[decouple]\ndecay = 'linear'", r"\[decouple\]: no decay 'linear'; there are cosine, steps"),
         (LEAST + "[decouple]\naverage = 1", r"\[decouple\]: average is 1.0; a decay lies from 0"),
+        (LEAST + "[normalize]\nmean = [1]\nstd = [1, 2]", r"\[normalize\]: mean has 1 values and std 2"),
+        (LEAST + "[normalize]\nmean = []\nstd = []", r"\[normalize\]: mean has 0 values"),
+        (LEAST + "[normalize]\nmean = [0]\nstd = [0]", r"\[normalize\]: std is \[0.0\]; it must be positive"),
+        (LEAST + "[normalize]\nmean = [nan]\nstd = [1]", r"\[normalize\]: mean is \[nan\]"),
+        (LEAST + "[normalize]\nmean = 0.5\nstd = [1]", r"\[normalize\]: mean is 0.5; it must be a list"),
+        (LEAST + "[normalize]\nmean = ['a']\nstd = [1]", "mean is 'a'; it must be of type float"),
+        (LEAST + "[teacher.normalize]\nmean = [1]", r"\[teacher.normalize\]: .*missing .* 'std'"),
+        (LEAST + "[teacher]\nnormalize = 1", r"normalize is 1; it must be a table, \[teacher.normalize\]"),
         (LEAST + "[teacher]\nbackbone = 'resnet56'", r"\[teacher\]: .*missing .* 'start'"),
         (LEAST + "approach = -0.1", "approach is -0.1"),
         (LEAST + "alignment = -1", "alignment is -1.0; a weight must not be negative"),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-import tomllib
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-from penstock.errors import ConfigurationError, InvalidArgumentError, NotFoundError
+from penstock.errors import ConfigurationError
+from penstock.learn.presets import with_preset
+from penstock.learn.reading import build, read_toml
 from penstock.nn.gates import GateConfig
 
 DECAYS = ("cosine", "steps")
@@ -51,16 +52,41 @@ class Schedule:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NormalizeConfig:
+    """Constants that a network's weights were trained with: it sees ``(x - mean) / std``, x in 0..1.
+
+    Attributes:
+        mean: one per channel.
+        std: one per channel.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.mean or len(self.mean) != len(self.std):
+            raise ConfigurationError(
+                f"mean has {len(self.mean)} values and std {len(self.std)}; one per channel is needed in both"
+            )
+        if not all(map(math.isfinite, self.mean)):
+            raise ConfigurationError(f"mean is {list(self.mean)}; finite values are needed")
+        if not all(0 < value < math.inf for value in self.std):
+            raise ConfigurationError(f"std is {list(self.std)}; it must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TeacherConfig:
     """A trained network whose softened answers the trainings follow.
 
     Attributes:
         backbone: its architecture, a key of `penstock.nn.backbones.BACKBONES`.
         start: file with its weights, in the working folder or that of the data.
+        normalize: constants that these were trained with; ``None``: the file's or the backbone's own.
     """
 
     backbone: str
     start: str
+    normalize: NormalizeConfig | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +98,7 @@ class DecoupleConfig:
         backbone: network, a key of `penstock.nn.backbones.BACKBONES`.
         start: file with the dense network's weights, in the working folder or that of the data; ``None``: train it
             first, as ``dense`` says.
+        normalize: constants that these were trained with; ``None``: the file's or the backbone's own.
         dense: schedule of the dense network, if it is trained here.
         decouple: schedule of the decoupling.
         budget: share of the dense MACs that the decoupled network may use on average, gates included.
@@ -96,6 +123,7 @@ class DecoupleConfig:
     data: str
     backbone: str
     start: str | None = None
+    normalize: NormalizeConfig | None = None
     dense: Schedule = field(default_factory=Schedule)
     decouple: Schedule = field(default_factory=Schedule)
     budget: float = 0.5
@@ -214,49 +242,10 @@ class ConsolidateConfig:
 def read_config(path: Path) -> DecoupleConfig:
     """Read a TOML file whose keys are the fields of `DecoupleConfig`, with tables for the nested ones.
 
+    One more key, ``preset``, names what the others are put on top of, see `penstock.learn.presets`.
+
     Raises:
         NotFoundError: there is no such file.
         ConfigurationError: not TOML, or a key or value that has no meaning here.
     """
-    if not path.is_file():
-        raise NotFoundError(f"no configuration file {path}")
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} is not TOML: {error}") from error
-    nested: dict[str, type[Any]] = {
-        "dense": Schedule,
-        "decouple": Schedule,
-        "gate": GateConfig,
-        "teacher": TeacherConfig,
-    }
-    for key, kind in nested.items():
-        if key in values:
-            if not isinstance(values[key], dict):
-                raise ConfigurationError(f"{path}: {key} is {values[key]!r}; it must be a table, [{key}]")
-            values[key] = _build(kind, values[key], f"{path} [{key}]")
-    config: DecoupleConfig = _build(DecoupleConfig, values, str(path))
-    return config
-
-
-def _build(kind: type[Any], values: dict[str, Any], where: str) -> Any:
-    known = {item.name for item in fields(kind)}
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise ConfigurationError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
-    hints = get_type_hints(kind)
-    checked = {name: _typed(value, hints[name], f"{where}: {name}") for name, value in values.items()}
-    try:
-        return kind(**checked)
-    except (TypeError, InvalidArgumentError) as error:  # a key is missing, or a value is out of its range
-        raise ConfigurationError(f"{where}: {error}") from error
-
-
-def _typed(value: Any, hint: Any, where: str) -> Any:
-    """The value, if it is of the annotated type; a whole number is a float too, a bool is only a bool."""
-    fits = isinstance(value, (int, float) if hint is float else hint)
-    if not fits or (isinstance(value, bool) and hint is not bool):
-        raise ConfigurationError(
-            f"{where} is {value!r}; it must be of type {getattr(hint, '__name__', hint)}"
-        )
-    return float(value) if hint is float else value
+    return build(DecoupleConfig, with_preset(read_toml(path), path), path)

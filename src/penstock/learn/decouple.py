@@ -32,10 +32,10 @@ from penstock.learn.batches import Batches
 from penstock.learn.config import DecoupleConfig
 from penstock.learn.decoupling import DecoupleTraining, DenseTraining
 from penstock.learn.figures import accuracy_figures, flag_figures
+from penstock.learn.process import check_devices
+from penstock.learn.start import load_network
 from penstock.learn.teacher import Teacher, load_teacher
 from penstock.learn.training import Distillation, fit
-from penstock.learn.weights import find_weights, load_weights
-from penstock.nn.backbones import build_backbone
 from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint
 from penstock.nn.inference import Answers, answer
 from penstock.nn.surgery import GatedNetwork, attach_gates
@@ -71,6 +71,7 @@ def decouple(
 
     Raises:
         ConfigurationError: the folder holds a run with another configuration.
+        InvalidArgumentError: there are not so many devices, or a batch is too small for them.
         NotFoundError: the data set or the weights to start from are not there.
     """
     _refuse_other_run(out, config)
@@ -83,10 +84,12 @@ def decouple(
     validation = Batches(splits.validation, 500)
     dense = _start(config, classes, data)
     _refuse_misfit(config, dense, splits.train.images.shape[1:])
+    for schedule in (config.decouple, *([config.dense] if config.start is None else [])):
+        check_devices(devices, min(schedule.batch_size, len(splits.train)))
+    teaches = None if config.teacher is None else load_teacher(config.teacher, classes, data)
     # From here on the folder is this configuration's; a typing error above does not spoil it.
     write_atomic(out / CONFIG_FILE, _text(config))
     style: dict[str, Any] = {"precision": config.precision, "progress": progress, "devices": devices}
-    teaches = None if config.teacher is None else load_teacher(config.teacher, classes, data)
     if config.start is None:
         say(f"training the dense {config.backbone}")
         batches = _batches(config, splits, config.dense.batch_size)
@@ -94,7 +97,8 @@ def decouple(
         learning = DenseTraining(dense, config.dense, batches, classes, config.seed, taught)
         fit(learning, validation, out / "dense", **style)
     dense.eval()
-    say(f"decoupling {config.backbone} to {config.budget:.0%} of its MACs")
+    goal = f" to {config.budget:.0%} of its MACs" if config.budget_weight else ""
+    say(f"decoupling {config.backbone}{goal}")
     torch.manual_seed(config.seed)
     network = attach_gates(dense, torch.zeros(1, *splits.train.images.shape[1:]), config.gate)
     batches = _batches(config, splits, config.decouple.batch_size)
@@ -142,10 +146,7 @@ def _text(config: DecoupleConfig) -> str:
 def _start(config: DecoupleConfig, classes: int, data: Path | None) -> nn.Module:
     """The dense network as it is before any training here."""
     torch.manual_seed(config.seed)
-    network = build_backbone(config.backbone, classes)
-    if config.start is not None:
-        load_weights(network, find_weights(config.start, data))
-    return network
+    return load_network(config.backbone, config.start, classes, data=data, normalize=config.normalize)
 
 
 def _batches(config: DecoupleConfig, splits: Splits, size: int) -> Batches:

@@ -1,6 +1,7 @@
-"""What a training changes in the process that it runs in: only deterministic algorithms, and no hints of Lightning's.
+"""The processes that a training runs in: how many, only deterministic algorithms, and no hints of Lightning's.
 
-The caller's process gets its own choices back; a process that was started for the training keeps them until it ends.
+On one device the training runs in the caller's process, which gets its own choices back. On several, every device has
+a process that ends with the training: one reads what they wrote and goes on in the caller's process, alone.
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ import warnings
 from collections.abc import Iterator
 
 import torch
+from lightning.pytorch.strategies import DDPStrategy, Strategy
+
+from penstock.errors import InvalidArgumentError
 
 LOGGERS = ("lightning.pytorch", "lightning.fabric")
 HINTS = (
     ".*does not have many workers.*",  # the images are in memory
     ".*exists and is not empty.*",  # a run that goes on finds its own files
     ".*LeafSpec.*",  # inside Lightning, of PyTorch's private tree utilities
+    ".*Grad strides do not match bucket view strides.*",  # of convolutions that read one channel
 )
 
 
@@ -47,10 +52,36 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def settle_in() -> None:
-    """The same for good, in a process of which the training is all there is."""
-    _determine()
-    _silence()
+def check_devices(devices: int, batch_size: int) -> None:
+    """Refuse a number of devices that cannot share a training.
+
+    Raises:
+        InvalidArgumentError: there are not so many, or a batch is too small for them.
+    """
+    if devices < 1:
+        raise InvalidArgumentError(f"devices is {devices}; at least 1 is needed")
+    present = torch.cuda.device_count()
+    if present and devices > present:
+        raise InvalidArgumentError(f"devices is {devices}; this machine has {present}")
+    if devices > 1 and batch_size < 2 * devices:  # a batch norm needs two images
+        raise InvalidArgumentError(
+            f"a batch of {batch_size} is too small for {devices} devices: each needs at least 2 images of it"
+        )
+
+
+def strategy(devices: int) -> Strategy | str:
+    """How Lightning runs a training on so many devices."""
+    # Processes of the training's own: the default would start the whole command anew for each device.
+    return _OwnProcesses(start_method="spawn") if devices > 1 else "auto"
+
+
+class _OwnProcesses(DDPStrategy):
+    """Processes that from their first moment behave as the one that started them."""
+
+    def setup_environment(self) -> None:
+        _determine()
+        _silence()
+        super().setup_environment()
 
 
 def _determine() -> None:

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from penstock.files import write_atomic
 from penstock.learn.batches import VIEW_SEED, Batches
 from penstock.learn.config import TeacherConfig
-from penstock.learn.weights import find_weights, load_weights
-from penstock.nn.backbones import build_backbone
+from penstock.learn.start import load_network
 
 logger = logging.getLogger(__name__)
 
@@ -76,11 +75,10 @@ def load_teacher(config: TeacherConfig, classes: int, data: Path | None) -> nn.M
     """The network that a configuration names, with its weights.
 
     Raises:
+        InvalidArgumentError: no such backbone, or weights that do not fit it.
         NotFoundError: its weights are in none of the usual places.
     """
-    network = build_backbone(config.backbone, classes)
-    load_weights(network, find_weights(config.start, data))
-    return network
+    return load_network(config.backbone, config.start, classes, data=data, normalize=config.normalize)
 
 
 def _read(file: Path, count: int) -> Tensor | None:

@@ -18,7 +18,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -26,7 +26,7 @@ from penstock.files import write_atomic
 from penstock.learn.averaging import moving_average
 from penstock.learn.batches import Batch, Batches
 from penstock.learn.config import Schedule
-from penstock.learn.process import deterministic, quiet, settle_in
+from penstock.learn.process import check_devices, deterministic, quiet, strategy
 from penstock.learn.teacher import Teacher
 from penstock.nn import losses
 
@@ -102,11 +102,6 @@ class Training(L.LightningModule):
         logged = {f"train/{name}": term.detach() for name, term in terms.items()}
         self.log_dict(logged, on_epoch=True, on_step=False, sync_dist=True)
         return torch.stack([term.float() for term in terms.values()]).sum()
-
-    def setup(self, stage: str) -> None:
-        """Make a process that was started for this training behave as the one that asked for it."""
-        if distributed.is_available() and distributed.is_initialized():
-            settle_in()
 
     def on_train_epoch_start(self) -> None:
         """Make the epoch a function of seed and number alone."""
@@ -193,7 +188,11 @@ def fit(
         precision: Lightning's name.
         progress: show a progress bar.
         devices: how many GPUs, or processes where there is none, share every batch.
+
+    Raises:
+        InvalidArgumentError: there are not so many devices, or a batch is too small for them.
     """
+    check_devices(devices, training.train_batches.batch_size)
     best = ModelCheckpoint(
         folder, filename="best", monitor=OBJECTIVE, mode="max", enable_version_counter=False
     )
@@ -227,8 +226,7 @@ def _trainer(
     return L.Trainer(
         max_epochs=training.schedule.epochs,
         devices=devices,
-        # Processes that end with the training: the default would start the whole command anew for each device.
-        strategy="ddp_spawn" if devices > 1 else "auto",
+        strategy=strategy(devices),
         precision=cast(Any, precision),
         logger=[CSVLogger(folder, name="logs"), TensorBoardLogger(folder, name="tensorboard")],
         callbacks=callbacks,
