@@ -14,7 +14,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 
-from penstock.bundle import ACTIVE_MACS, SCORE, Calibration
+from penstock.bundle import PATH, SCORE, Calibration
 from penstock.export.calibrate import calibration_of, set_threshold
 from penstock.export.capture import capture, tidy
 from penstock.export.contract import DenseModel, ServedModel
@@ -135,7 +135,7 @@ def compile_gated(captured: CapturedNetwork, lowering: Lowering) -> Compiled:
     layout = checkpoint.network.layout
     verify_extremes(captured.model, captured.served, lowering, sample.images[:EXTREME_IMAGES])
     model = captured.model.clone()
-    lowering.lower(model)
+    narrow = lowering.lower(model)
     tidy(model)
     got = open_graph(serialize(model), single=lowering.single).run(sample.images)
     parity = verify(captured.expected, got, layout)
@@ -145,13 +145,14 @@ def compile_gated(captured: CapturedNetwork, lowering: Lowering) -> Compiled:
         set_threshold(model, calibration.threshold)
     content = _finished(model, checkpoint, lowering.name, calibration)
     verify_flags(open_graph(content, single=lowering.single).run(sample.images[:FLAG_IMAGES]), calibration)
-    whole = float(layout.active_macs(np.ones((1, layout.bits))).item())
+    everything = np.ones((1, layout.bits), np.uint8)
+    executed = layout.reading_whole({reader.name for reader in layout.readers} - narrow)
     return Compiled(
         lowering=lowering.name,
         single=lowering.single,
         content=content,
         parity=parity,
-        executed_macs=float(got[ACTIVE_MACS].mean()) if lowering.skips else whole,
+        executed_macs=float(executed.active_macs(got[PATH] if lowering.skips else everything).mean()),
         calibration=calibration,
     )
 

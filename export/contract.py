@@ -56,6 +56,11 @@ class ServedModel(nn.Module):
     def forward(self, images: Tensor) -> Answer:
         """Answer for ``[N, C, H, W]`` float32 in 0..1."""
         output = self.network(images)
+        if not isinstance(output.logits, Tensor):
+            raise UnsupportedError(
+                f"the network returns a {type(output.logits).__name__}; only one tensor [N, classes] can be served: "
+                "wrap the network in a module that returns its logits, and attach gates to that"
+            )
         codes = torch.cat(output.codes, dim=1)
         if self.head is None:
             score = images.new_zeros((images.shape[0], 1))
@@ -91,12 +96,14 @@ class CapturedConv(nn.Module):
     """Stands for a `GatedConv2d` while the network is captured: becomes one ``penstock::GatedConv`` node.
 
     The node's inputs are x, the convolution's weight and bias with the batch norm folded in, and the gate's
-    ``W1, b1, W2, b2`` with its normalisation folded in; its outputs are the masked result, z and y.
+    ``W1, b1, W2, b2`` with its normalisation folded in; its outputs are the masked result, z and y. A ReLU is part of
+    the node. Any other activation f stands behind it: ``z f(y) = f(z y)`` where f(0) = 0, and ``z f(z y)`` elsewhere.
     """
 
     def __init__(self, layer: GatedConv2d, name: str) -> None:
         super().__init__()
         conv = layer.conv
+        _check(conv, layer.norm, name)
         if isinstance(layer.norm, nn.BatchNorm2d):
             conv = fuse_conv_bn_eval(copy.deepcopy(conv).eval(), layer.norm)
         bias = conv.bias if conv.bias is not None else torch.zeros(conv.out_channels)
@@ -104,14 +111,18 @@ class CapturedConv(nn.Module):
         self.tensors = nn.ParameterList(
             nn.Parameter(tensor.detach(), requires_grad=False) for tensor in tensors
         )
-        self.size: tuple[Any, ...] = (conv.stride, conv.padding, conv.dilation)
+        self.size: tuple[Any, ...] = (conv.stride, conv.padding, conv.dilation, conv.groups)
         self.attributes: dict[str, Any] = {
             "strides": list(conv.stride),
             "pads": _pads(conv, name),
             "dilations": list(conv.dilation),
+            "group": conv.groups,
             "layer": name,
             "relu": int(isinstance(layer.activation, nn.ReLU)),
         }
+        self.activation = nn.Identity() if isinstance(layer.activation, nn.ReLU) else layer.activation
+        with torch.inference_mode():
+            self.mask_again = bool(self.activation(torch.zeros(1, conv.out_channels, 1, 1)).any())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The four results of `GatedConv2d.forward`, of which only three reach the graph."""
@@ -126,7 +137,22 @@ class CapturedConv(nn.Module):
             shapes=(tuple(size), codes, codes),
             version=1,
         )
+        output = self.activation(output)
+        if self.mask_again:
+            output = output * code[:, :, None, None]
         return output, code, logits, output.mean(dim=(2, 3))
+
+
+def _check(conv: nn.Conv2d, norm: nn.Module, name: str) -> None:
+    """Refuse what folding into one plain convolution would change."""
+    if type(conv).forward is not nn.Conv2d.forward:
+        raise UnsupportedError(
+            f"convolution {name} is a {type(conv).__name__}, which may do more than a Conv2d: leave it ungated (where)"
+        )
+    if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is None:
+        raise UnsupportedError(
+            f"the batch norm of convolution {name} keeps no statistics, so its answers would depend on the batch"
+        )
 
 
 def _pads(conv: nn.Conv2d, name: str) -> list[int]:

@@ -5,7 +5,11 @@
 The result is *compact*: ``[1, k, H, W]`` with k open channels and their indices beside it. It stays compact through
 operators that treat channels alike (pooling, ReLU) into the next gated convolution, which gathers the input side of
 its weights too, so that k_out k_in of C_out C_in products remain. Only where something needs all channels is it
-scattered: at a residual add straight onto the other summand, elsewhere onto zeros.
+scattered: at a residual add straight onto the other summand, elsewhere onto zeros. Compact values stay so through a
+concatenation, also with whole ones.
+
+ONNX fixes the number of a convolution's groups, so a depthwise convolution that follows a gate runs whole; what it
+gives is made compact again where it meets its mask. A grouped convolution with a gate of its own is refused.
 
 A convolution with no filter at all is not allowed in ONNX Runtime. Where a gate opens nothing, a filter of zeros is
 run in their stead; it adds zeros to channel 0, which changes nothing.
@@ -20,6 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from penstock.errors import UnsupportedError
 from penstock.export.lowering import (
     Builder,
     GatedConvNode,
@@ -31,7 +36,21 @@ from penstock.export.lowering import (
 )
 
 # Operators that treat every channel alike and keep zeros zero.
-CHANNELWISE = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Relu"})
+CHANNELWISE = frozenset(
+    {
+        "MaxPool",
+        "AveragePool",
+        "GlobalAveragePool",
+        "GlobalMaxPool",
+        "Relu",
+        "LeakyRelu",
+        "Elu",
+        "HardSwish",
+        "Tanh",
+    }
+)
+# What a code passes through on its way to a depthwise convolution's result.
+MASK_FORMS = frozenset({"Unsqueeze", "Cast", "Identity"})
 
 
 @dataclass(frozen=True)
@@ -54,20 +73,36 @@ class Gathered:
     single = True
     skips = True
 
-    def lower(self, model: ir.Model) -> None:
+    def lower(self, model: ir.Model) -> frozenset[str]:
         """Replace every gated convolution of ``model``, in place, and fix the batch at one."""
         graph = model.graph
         _fix_batch(graph)
         compact: dict[ir.Value, Compact] = {}
+        masks: dict[ir.Value, ir.Value] = {}  # a code, in whatever form, to the indices of its ones
+        narrow: set[str] = set()
         for node in list(graph):
             conv = read_gated_conv(node)
             if conv is not None:
-                _lower_conv(graph, conv, compact)
+                narrow |= {conv.layer} if conv.x in compact else set()
+                masks.update([_lower_conv(graph, conv, compact)])
+            elif node.op_type in MASK_FORMS and node.inputs[0] in masks:
+                masks[node.outputs[0]] = masks[node.inputs[0]]
             elif any(value in compact for value in node.inputs if value is not None):
                 _lower_reader(graph, node, compact)
+            elif node.op_type == "Mul" and any(value in masks for value in node.inputs if value is not None):
+                _compact_again(graph, node, compact, masks)
+        return frozenset(narrow)
 
 
-def _lower_conv(graph: ir.Graph, conv: GatedConvNode, compact: dict[ir.Value, Compact]) -> None:
+def _lower_conv(
+    graph: ir.Graph, conv: GatedConvNode, compact: dict[ir.Value, Compact]
+) -> tuple[ir.Value, ir.Value]:
+    """Replace one gated convolution; gives its code and the indices of its ones."""
+    if conv.conv_attributes["group"] > 1:
+        raise UnsupportedError(
+            f"layer {conv.layer} has {conv.conv_attributes['group']} groups, whose filters cannot be gathered: take "
+            "the lowering masked, or leave the layer ungated (where)"
+        )
     build = Builder(graph, conv.layer)
     entering = compact.get(conv.x)
     x, rows = (conv.x, None) if entering is None else (entering.value, entering.index)
@@ -90,6 +125,24 @@ def _lower_conv(graph: ir.Graph, conv: GatedConvNode, compact: dict[ir.Value, Co
     for old, new in ((old_code, code), (old_logits, logits)):
         ir.convenience.replace_all_uses_with(old, new)
     compact[masked] = Compact(output, index)
+    return code, index
+
+
+def _compact_again(
+    graph: ir.Graph, node: ir.Node, compact: dict[ir.Value, Compact], masks: dict[ir.Value, ir.Value]
+) -> None:
+    """Behind a multiplication with a mask ``[1, C, 1, 1]`` keep the open channels only.
+
+    If none is open, the index is that of one closed channel, which the mask has made zero.
+    """
+    mask = next(value for value in node.inputs if value in masks)
+    output = node.outputs[0]
+    if output.shape is None or len(output.shape) != 4:
+        return
+    build = Builder(graph, f"{node.name or node.op_type}.compact")
+    small = build.op("Gather", output, masks[mask], axis=1)
+    graph.insert_after(node, list(build.tape.nodes))
+    compact[output] = Compact(small, masks[mask])
 
 
 def _open_indices(build: Builder, code: ir.Value) -> ir.Value:
@@ -111,6 +164,11 @@ def _lower_reader(graph: ir.Graph, node: ir.Node, compact: dict[ir.Value, Compac
         build.insert_before(node)
         compact[node.outputs[0]] = Compact(small, compact[first].index)
         return
+    if node.op_type == "Concat" and node.attributes["axis"].as_int() == 1:
+        joined = _joined(build, node, compact)
+        build.insert_before(node)
+        compact[node.outputs[0]] = joined
+        return
     if node.op_type == "Add" and sum(value in compact for value in node.inputs) == 1:
         branch, other = sorted((v for v in node.inputs if v is not None), key=lambda v: v not in compact)
         if branch.shape == other.shape:  # nothing is broadcast
@@ -125,9 +183,31 @@ def _lower_reader(graph: ir.Graph, node: ir.Node, compact: dict[ir.Value, Compac
     build.insert_before(node)
 
 
+def _joined(build: Builder, node: ir.Node, compact: dict[ir.Value, Compact]) -> Compact:
+    """A concatenation along the channels, of compact values and whole ones."""
+    values, indices, offset = [], [], 0
+    for position, value in enumerate(node.inputs):
+        assert value is not None
+        assert value.shape is not None
+        channels = int(value.shape.numpy()[1])
+        if value in compact:
+            values.append(compact[value].value)
+            start = build.constant(np.array(offset), f"offset{position}")
+            indices.append(build.op("Add", compact[value].index, start))
+        else:
+            values.append(value)
+            indices.append(build.constant(np.arange(offset, offset + channels), f"channels{position}"))
+        offset += channels
+    return Compact(build.op("Concat", *values, axis=1), build.op("Concat", *indices, axis=0))
+
+
 def _is_channelwise(node: ir.Node) -> bool:
     if node.op_type in CHANNELWISE:
         return True
+    if node.op_type == "Clip":
+        low, high = (*node.inputs[1:], None, None)[:2]
+        low_holds = low is None or bool(constant_array(low) <= 0)
+        return low_holds and (high is None or bool(constant_array(high) >= 0))
     if node.op_type != "ReduceMean" or not node.attributes.get_int("keepdims", 1):
         return False
     axes = node.inputs[1] if len(node.inputs) > 1 else None

@@ -27,8 +27,15 @@ class Lowering(Protocol):
     single: bool
     skips: bool
 
-    def lower(self, model: ir.Model) -> None:
-        """Replace every gated convolution of ``model``, in place."""
+    def lower(self, model: ir.Model) -> frozenset[str]:
+        """Replace every gated convolution of ``model``, in place.
+
+        Returns:
+            the names of the layers that run on those input channels only that are there.
+
+        Raises:
+            UnsupportedError: this lowering cannot do a layer; names it and says what to do.
+        """
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -71,7 +78,10 @@ def read_gated_conv(node: ir.Node) -> GatedConvNode | None:
         expand_weight=expand_weight,
         expand_bias=expand_bias,
         relu=bool(node.attributes["relu"].as_int()),
-        conv_attributes={name: node.attributes[name].as_ints() for name in ("strides", "pads", "dilations")},
+        conv_attributes={
+            **{name: node.attributes[name].as_ints() for name in ("strides", "pads", "dilations")},
+            "group": node.attributes["group"].as_int(),
+        },
     )
 
 

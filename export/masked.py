@@ -20,12 +20,13 @@ class Masked:
     single = False
     skips = False
 
-    def lower(self, model: ir.Model) -> None:
-        """Replace every gated convolution of ``model``, in place."""
+    def lower(self, model: ir.Model) -> frozenset[str]:
+        """Replace every gated convolution of ``model``, in place; all run on whole inputs."""
         for node in list(model.graph):
             conv = read_gated_conv(node)
             if conv is not None:
                 _lower_one(model.graph, conv)
+        return frozenset()
 
 
 def _lower_one(graph: ir.Graph, conv: GatedConvNode) -> None:

@@ -54,7 +54,12 @@ def export(options: ExportOptions, say: Say = lambda _: None) -> Bundle:
     candidates = {}
     for name in LOWERINGS if options.lowering == AUTO else (options.lowering,):
         say(f"compiling {name}")
-        candidates[name] = compile_gated(gated, LOWERINGS[name]())
+        try:
+            candidates[name] = compile_gated(gated, LOWERINGS[name]())
+        except UnsupportedError as error:
+            if options.lowering != AUTO:
+                raise
+            say(f"without {name}: {error}")
     measured = _measure(candidates, sample, options.threads) if len(candidates) > 1 else {}
     chosen = min(candidates, key=lambda name: measured.get(name, 0.0))
     if measured:

@@ -42,7 +42,7 @@ class FollowingConv2d(nn.Module):
         parts = []
         for layer, channels in self.channels:
             if layer is None:
-                parts.append(codes[0].new_ones(len(codes[0]), channels))
+                parts.append(codes[0].new_ones(codes[0].shape[0], channels))
             else:
                 code = next(rest)
                 parts.append(_repeated(code, channels // code.shape[1]))
