@@ -46,7 +46,9 @@ def _missing(command: str, error: ModuleNotFoundError) -> str:
         "infer": "serve",
         "export": "export,train",
         "decouple": "train",
+        "consolidate": "train",
         "evaluate": "train",
+        "report": "train",
     }
     needed = extras.get(command, "serve,export,train,attacks")
     return (
@@ -112,6 +114,28 @@ def _evaluate(parsed: argparse.Namespace) -> int:
     Console().print(evaluation_tables(figures))
     if parsed.json:
         write_atomic(parsed.json, json.dumps(figures.to_json(), indent=2) + "\n")
+    return 0
+
+
+def _consolidate(parsed: argparse.Namespace) -> int:
+    import json
+
+    from penstock.learn.config import read_consolidate_config
+    from penstock.learn.consolidate import consolidate
+
+    config = read_consolidate_config(parsed.config, count=parsed.prototypes, budget=parsed.budget)
+    checkpoint = consolidate(
+        parsed.source, config, parsed.out, data=parsed.data, devices=parsed.devices, say=_say
+    )
+    print(json.dumps(dict(checkpoint.figures), indent=2))
+    return 0
+
+
+def _report(parsed: argparse.Namespace) -> int:
+    from penstock.report.report import write_report
+
+    write_report(parsed.source, parsed.out, parsed.data, _say)
+    print(parsed.out)
     return 0
 
 
@@ -189,7 +213,8 @@ def _parser() -> argparse.ArgumentParser:
         "--devices", type=int, default=1, metavar="N", help="GPUs or processes to train on (1)"
     )
     decouple.set_defaults(run=_decouple)
-    _add_evaluate(commands)
+    _add_judging(commands)
+    _add_consolidate(commands)
     _add_export(commands)
     _add_serve(commands)
 
@@ -202,7 +227,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_judging(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     evaluate = commands.add_parser(
         "evaluate", help="accuracy, cost and input dependence on the images that were held out of training"
     )
@@ -210,6 +235,37 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     evaluate.add_argument("--data", type=Path, metavar="FOLDER", help="data folder (default: $PENSTOCK_DATA)")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     evaluate.set_defaults(run=_evaluate)
+
+    report = commands.add_parser("report", help="the same and more as a page with pictures, one HTML file")
+    report.add_argument("source", metavar="RUN", help="run folder, checkpoint file, or zoo:NAME")
+    report.add_argument("--out", type=Path, required=True, metavar="FILE", help="HTML file to write")
+    report.add_argument("--data", type=Path, metavar="FOLDER", help="data folder (default: $PENSTOCK_DATA)")
+    report.set_defaults(run=_report)
+
+
+def _add_consolidate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    consolidate = commands.add_parser(
+        "consolidate",
+        help="replace gates by a few prototype paths per stage; goes on where a killed run stopped",
+    )
+    consolidate.add_argument(
+        "source", metavar="SOURCE", help="decoupled: run folder, checkpoint file, or zoo:NAME"
+    )
+    consolidate.add_argument("--prototypes", type=int, required=True, metavar="K", help="1 is static pruning")
+    consolidate.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder")
+    consolidate.add_argument(
+        "--budget", type=float, metavar="SHARE", help="of the dense MACs (default: SOURCE's)"
+    )
+    consolidate.add_argument(
+        "--config", type=Path, metavar="FILE", help="TOML with everything else, see configs/"
+    )
+    consolidate.add_argument(
+        "--data", type=Path, metavar="FOLDER", help="data folder (default: $PENSTOCK_DATA)"
+    )
+    consolidate.add_argument(
+        "--devices", type=int, default=1, metavar="N", help="GPUs that train together (1)"
+    )
+    consolidate.set_defaults(run=_consolidate)
 
 
 def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -10,7 +10,8 @@ import torch
 from penstock.data import load
 from penstock.errors import ConfigurationError, NotFoundError, PenstockError
 from penstock.learn.config import DecoupleConfig
-from penstock.learn.decouple import FIGURES_FILE, decouple
+from penstock.learn.decouple import decouple
+from penstock.learn.runs import FIGURES_FILE
 from penstock.nn.backbones import BACKBONES
 from penstock.nn.checkpoint import CHECKPOINT_FILE, load_checkpoint
 from penstock.nn.inference import answer

@@ -64,6 +64,7 @@ class Batches(IterableDataset[Batch]):
     ) -> None:
         self.images = torch.from_numpy(images.images)
         self.labels = torch.from_numpy(images.labels)
+        self.classes = len(images.class_names)
         self.batch_size = min(batch_size, len(images)) if training else batch_size
         self.training = training
         self.seed = seed

@@ -94,10 +94,12 @@ class DecoupleConfig:
     """One decoupling run.
 
     Attributes:
-        data: data set, ``digits`` or ``cifar10``.
+        data: data set, as `penstock.data.load` knows it.
         backbone: network, a key of `penstock.nn.backbones.BACKBONES`.
         start: file with the dense network's weights, in the working folder or that of the data; ``None``: train it
             first, as ``dense`` says.
+        fresh_classifier: the starting weights are for other classes: begin with a fresh last layer, and train the
+            dense network first, as ``dense`` says.
         normalize: constants that these were trained with; ``None``: the file's or the backbone's own.
         dense: schedule of the dense network, if it is trained here.
         decouple: schedule of the decoupling.
@@ -123,6 +125,7 @@ class DecoupleConfig:
     data: str
     backbone: str
     start: str | None = None
+    fresh_classifier: bool = False
     normalize: NormalizeConfig | None = None
     dense: Schedule = field(default_factory=Schedule)
     decouple: Schedule = field(default_factory=Schedule)
@@ -173,6 +176,11 @@ class DecoupleConfig:
             raise ConfigurationError(f"seed is {self.seed}; it must be from 0 to {LARGEST_SEED - 1}")
         if self.precision not in PRECISIONS:
             raise ConfigurationError(f"no precision {self.precision!r}; there are {', '.join(PRECISIONS)}")
+
+    @property
+    def trains_dense(self) -> bool:
+        """Whether the dense network is trained here before it gets gates."""
+        return self.start is None or self.fresh_classifier
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file or a checkpoint."""
@@ -249,3 +257,19 @@ def read_config(path: Path) -> DecoupleConfig:
         ConfigurationError: not TOML, or a key or value that has no meaning here.
     """
     return build(DecoupleConfig, with_preset(read_toml(path), path), path)
+
+
+def read_consolidate_config(path: Path | None, **over: Any) -> ConsolidateConfig:
+    """Read a TOML file whose keys are the fields of `ConsolidateConfig`.
+
+    Args:
+        path: the file; ``None`` for the defaults.
+        over: values that count more than the file's; ``None`` is none.
+
+    Raises:
+        NotFoundError: there is no such file.
+        ConfigurationError: not TOML, or a key or value that has no meaning here.
+    """
+    values = {} if path is None else read_toml(path)
+    values |= {name: value for name, value in over.items() if value is not None}
+    return build(ConsolidateConfig, values, path or Path("consolidate"))

@@ -1,53 +1,31 @@
 """A whole decoupling run: dense network, gates, detector, figures, checkpoint.
 
-A run lives in a folder:
-
-    config.json                what was asked for; a folder never changes its configuration
-    dense/, decouple/          Lightning's checkpoints and logs of the two trainings
-    checkpoint.safetensors     the result, see `penstock.nn.checkpoint`
-    figures.json               what was measured on the test images
-
-Calling `decouple` again on the folder of a run that was killed goes on where it stopped.
+The run folder is that of `penstock.learn.runs`, with Lightning's checkpoints and logs of the two trainings in
+``dense/`` and ``decouple/``. Calling `decouple` again on the folder of a run that was killed goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from penstock.data import Splits, load
-from penstock.data.cache import cache_folder
-from penstock.detect import PathDetector, PathFeatures
 from penstock.detect.calibration import conformal_rank
 from penstock.errors import ConfigurationError
-from penstock.files import write_atomic
+from penstock.learn import runs
 from penstock.learn.batches import Batches
 from penstock.learn.config import DecoupleConfig
 from penstock.learn.decoupling import DecoupleTraining, DenseTraining
-from penstock.learn.figures import accuracy_figures, flag_figures
 from penstock.learn.process import check_devices
+from penstock.learn.runs import Say
 from penstock.learn.start import load_network
-from penstock.learn.teacher import Teacher, load_teacher
 from penstock.learn.training import Distillation, fit
 from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint
-from penstock.nn.inference import Answers, answer
-from penstock.nn.surgery import GatedNetwork, attach_gates
-
-CONFIG_FILE = "config.json"
-FIGURES_FILE = "figures.json"
-DETECTOR_IMAGES = 20_000  # training images that the detector is fitted on, at most
-
-# How training images are varied: largest shift in pixels, and whether to mirror (a mirrored digit is no digit).
-AUGMENTATION = {"digits": (1, False), "cifar10": (4, True), "caltech25": (16, True)}
-
-Say = Callable[[str], None]
+from penstock.nn.surgery import attach_gates
 
 
 def decouple(
@@ -74,58 +52,51 @@ def decouple(
         InvalidArgumentError: there are not so many devices, or a batch is too small for them.
         NotFoundError: the data set or the weights to start from are not there.
     """
-    _refuse_other_run(out, config)
+    runs.refuse_other_run(out, config.to_json())
     if (out / CHECKPOINT_FILE).is_file():
         say(f"{out} is finished already")
         return load_checkpoint(out / CHECKPOINT_FILE)
     splits = load(config.data, folder=data)
-    classes = len(splits.class_names)
-    conformal_rank(len(splits.calibration), config.fpr)  # refuses now what would fail after hours
+    dense = _start(config, splits, data)
+    _check(config, splits, dense, devices)
+    # Teachers are found now and not after hours; from the next line on the folder is this configuration's.
+    first, second = (_batches(config, splits, part.batch_size) for part in (config.dense, config.decouple))
+    taught = _distillation(config, None, first, data)
+    runs.claim(out, config.to_json())
     validation = Batches(splits.validation, 500)
-    dense = _start(config, classes, data)
-    _refuse_misfit(config, dense, splits.train.images.shape[1:])
-    for schedule in (config.decouple, *([config.dense] if config.start is None else [])):
-        check_devices(devices, min(schedule.batch_size, len(splits.train)))
-    teaches = None if config.teacher is None else load_teacher(config.teacher, classes, data)
-    # From here on the folder is this configuration's; a typing error above does not spoil it.
-    write_atomic(out / CONFIG_FILE, _text(config))
     style: dict[str, Any] = {"precision": config.precision, "progress": progress, "devices": devices}
-    if config.start is None:
+    classes = len(splits.class_names)
+    if config.trains_dense:
         say(f"training the dense {config.backbone}")
-        batches = _batches(config, splits, config.dense.batch_size)
-        taught = _distillation(config, teaches, batches, cache_folder()) if teaches else None
-        learning = DenseTraining(dense, config.dense, batches, classes, config.seed, taught)
+        learning = DenseTraining(dense, config.dense, first, classes, config.seed, taught)
         fit(learning, validation, out / "dense", **style)
     dense.eval()
     goal = f" to {config.budget:.0%} of its MACs" if config.budget_weight else ""
     say(f"decoupling {config.backbone}{goal}")
     torch.manual_seed(config.seed)
     network = attach_gates(dense, torch.zeros(1, *splits.train.images.shape[1:]), config.gate)
-    batches = _batches(config, splits, config.decouple.batch_size)
-    # What a network from elsewhere says serves many runs; what this run's own says, this run.
-    taught = (
-        _distillation(config, teaches, batches, cache_folder())
-        if teaches
-        else _distillation(config, copy.deepcopy(dense), batches, None)
-    )
-    training = DecoupleTraining(network, config, batches, classes, taught)
+    taught = _distillation(config, copy.deepcopy(dense), second, data)
+    training = DecoupleTraining(network, config, second, classes, taught)
     fit(training, validation, out / "decouple", **style)
     say("fitting the detector")
-    checkpoint = _finish(config, splits, network.eval(), dense)
-    checkpoint.save(out / CHECKPOINT_FILE)
-    write_atomic(out / FIGURES_FILE, json.dumps(dict(checkpoint.figures), indent=2) + "\n")
-    return checkpoint
+    return runs.finish(
+        out,
+        splits,
+        network,
+        dense,
+        backbone=config.backbone,
+        gate=config.gate,
+        config=config.to_json(),
+        fpr=config.fpr,
+    )
 
 
-def features(answers: Answers) -> PathFeatures:
-    """What a detector sees of a network's answers."""
-    return PathFeatures(answers.bits, answers.gate_logits, answers.predicted)
-
-
-def _refuse_other_run(out: Path, config: DecoupleConfig) -> None:
-    file = out / CONFIG_FILE
-    if file.exists() and file.read_text(encoding="utf-8") != _text(config):
-        raise ConfigurationError(f"{out} holds a run with another configuration: choose another folder")
+def _check(config: DecoupleConfig, splits: Splits, dense: nn.Module, devices: int) -> None:
+    """Refuse now what would fail after hours."""
+    conformal_rank(len(splits.calibration), config.fpr)
+    _refuse_misfit(config, dense, splits.train.images.shape[1:])
+    for schedule in (config.decouple, *([config.dense] if config.trains_dense else [])):
+        check_devices(devices, min(schedule.batch_size, len(splits.train)))
 
 
 def _refuse_misfit(config: DecoupleConfig, dense: nn.Module, shape: tuple[int, ...]) -> None:
@@ -139,54 +110,26 @@ def _refuse_misfit(config: DecoupleConfig, dense: nn.Module, shape: tuple[int, .
         ) from error
 
 
-def _text(config: DecoupleConfig) -> str:
-    return json.dumps(config.to_json(), indent=2) + "\n"
-
-
-def _start(config: DecoupleConfig, classes: int, data: Path | None) -> nn.Module:
+def _start(config: DecoupleConfig, splits: Splits, data: Path | None) -> nn.Module:
     """The dense network as it is before any training here."""
     torch.manual_seed(config.seed)
-    return load_network(config.backbone, config.start, classes, data=data, normalize=config.normalize)
-
-
-def _batches(config: DecoupleConfig, splits: Splits, size: int) -> Batches:
-    padding, flip = AUGMENTATION.get(config.data, (0, False))
-    return Batches(
-        splits.train,
-        size,
-        training=True,
-        seed=config.seed,
-        padding=padding,
-        flip=flip,
-        views=config.views,
+    return load_network(
+        config.backbone,
+        config.start,
+        len(splits.class_names),
+        data=data,
+        normalize=config.normalize,
+        fresh_classifier=config.fresh_classifier,
     )
 
 
+def _batches(config: DecoupleConfig, splits: Splits, size: int) -> Batches:
+    return runs.training_batches(splits, config.data, size=size, seed=config.seed, views=config.views)
+
+
 def _distillation(
-    config: DecoupleConfig, teacher: nn.Module, batches: Batches, folder: Path | None
+    config: DecoupleConfig, own: nn.Module | None, batches: Batches, data: Path | None
 ) -> Distillation | None:
-    if not config.distillation:
-        return None
-    kept = folder / "teachers" if folder else None
-    return Distillation(Teacher(teacher, batches, kept), config.distillation, config.temperature)
-
-
-def _finish(config: DecoupleConfig, splits: Splits, network: GatedNetwork, dense: nn.Module) -> Checkpoint:
-    """Fit the detector, measure everything, and put the result together."""
-    detector = PathDetector(classes=len(splits.class_names))
-    detector.fit(features(answer(network, splits.train.images[:DETECTOR_IMAGES])))
-    calibration = answer(network, splits.calibration.images)
-    test = answer(network, splits.test.images)
-    scores = detector.score(features(calibration)), detector.score(features(test))
-    return Checkpoint(
-        backbone=config.backbone,
-        class_names=splits.class_names,
-        input_shape=splits.train.images.shape[1:],
-        gate=config.gate,
-        network=network,
-        dense=dense,
-        detector=detector.state(),
-        calibration=scores[0].astype(np.float64),
-        config=config.to_json(),
-        figures=accuracy_figures(splits, network, dense) | flag_figures(config.fpr, *scores),
+    return runs.distillation(
+        config.teacher, own, batches, data=data, weight=config.distillation, temperature=config.temperature
     )

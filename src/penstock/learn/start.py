@@ -21,6 +21,7 @@ def load_network(
     *,
     data: Path | None = None,
     normalize: NormalizeConfig | None = None,
+    fresh_classifier: bool = False,
 ) -> nn.Module:
     """A backbone with a file's weights.
 
@@ -30,6 +31,7 @@ def load_network(
         classes: number of classes.
         data: folder of the data.
         normalize: constants that the weights were trained with; ``None``: the file's or the backbone's own.
+        fresh_classifier: leave the last layer untrained, whatever the file has in its place.
 
     Raises:
         InvalidArgumentError: no such backbone, or weights or constants that do not fit it.
@@ -37,7 +39,7 @@ def load_network(
     """
     network = build_backbone(backbone, classes)
     if start is not None:
-        load_weights(network, find_weights(start, data))
+        load_weights(network, find_weights(start, data), fresh_classifier=fresh_classifier)
     if normalize is not None:
         _set_constants(network, normalize, backbone)
     return network

@@ -30,6 +30,7 @@ from penstock.errors import BundleError, NotFoundError
 from penstock.files import sha256, write_atomic
 from penstock.nn.backbones import build_backbone
 from penstock.nn.gates import GateConfig
+from penstock.nn.prototypes import PrototypeConfig, attach_prototypes
 from penstock.nn.surgery import GatedNetwork, attach_gates
 
 SCHEMA = 1
@@ -46,7 +47,8 @@ class Checkpoint:
         class_names: one per logit.
         input_shape: ``(C, H, W)`` of one image.
         gate: shape of the gates.
-        network: the gated network, in evaluation mode.
+        prototypes: shape of the consolidated network; ``None`` if it has gates.
+        network: the network with gates or routers, in evaluation mode.
         dense: the dense network that it came from, in evaluation mode.
         detector: state arrays of the fitted detector; empty if none was fitted.
         calibration: ``[N]`` anomaly scores of honest images unseen by network and detector; empty if there are none.
@@ -58,6 +60,7 @@ class Checkpoint:
     class_names: tuple[str, ...]
     input_shape: tuple[int, int, int]
     gate: GateConfig
+    prototypes: PrototypeConfig | None = None
     network: GatedNetwork
     dense: nn.Module
     detector: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
@@ -78,6 +81,7 @@ class Checkpoint:
             "class_names": self.class_names,
             "input_shape": self.input_shape,
             "gate": asdict(self.gate),
+            "prototypes": None if self.prototypes is None else asdict(self.prototypes),
             "config": dict(self.config),
             "figures": dict(self.figures),
         }
@@ -137,12 +141,17 @@ def _restore(about: dict[str, Any], tensors: dict[str, Tensor]) -> Checkpoint:
     dense = build_backbone(about["backbone"], len(about["class_names"]))
     dense.load_state_dict(_with_prefix("dense", tensors))
     network = attach_gates(dense.eval(), torch.zeros(1, *input_shape), gate)
+    prototypes = None
+    if about.get("prototypes") is not None:
+        prototypes = PrototypeConfig(**about["prototypes"])
+        network = attach_prototypes(network, prototypes)
     network.load_state_dict(_with_prefix("gated", tensors))
     return Checkpoint(
         backbone=about["backbone"],
         class_names=tuple(about["class_names"]),
         input_shape=input_shape,
         gate=gate,
+        prototypes=prototypes,
         network=network.eval(),
         dense=dense,
         detector={name: value.numpy() for name, value in _with_prefix("detector", tensors).items()},

@@ -1,8 +1,8 @@
 r"""Prototypes: whole stages of a network share a few fixed paths, and a router picks one at the stage's entrance.
 
 Gates decide layer by layer. *Consolidated*, a network keeps for each stage ``s`` only ``K`` **prototype** paths
-``B_s`` in ``{0, 1}^{K x P_s}``, ``P_s`` being the bits of the stage's gated layers, and a **router** in the place of all
-its gates:
+``B_s`` in ``{0, 1}^{K x P_s}``, ``P_s`` being the bits of the stage's gated layers, and a **router** in the place of
+all its gates:
 
     r = W2 relu(W1 norm(gap(x)) + b1) + b2      ``[N, K]``, from the stage's input x
     k = argmax r                                the prototype that runs
@@ -31,8 +31,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from penstock.errors import InvalidArgumentError
-from penstock.nn.cost import shape_of
 from penstock.nn.gates import GatedConv2d
+from penstock.nn.operators import shape_of
 from penstock.nn.surgery import GatedNetwork
 from penstock.paths import PathLayout
 
@@ -54,6 +54,7 @@ class PrototypeConfig:
     hidden: int = 32
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "stages", tuple(self.stages))  # a list, where it was read from a file
         if self.count < 1 or self.hidden < 1:
             raise InvalidArgumentError(
                 f"count is {self.count} and hidden {self.hidden}; both must be positive"
@@ -68,12 +69,34 @@ class Route(NamedTuple):
     Attributes:
         codes: z of each layer of the stage, ``[N, filters]``.
         opinions: of each filter how strongly the router's probabilities favour it, ``p B - 1/2``, ``[N, filters]``.
-        chosen: ``[N]`` int64, the prototype.
+        chosen: ``[N]`` int64, the prototype that runs.
+        logits: r, ``[N, K]`` float32.
     """
 
     codes: tuple[Tensor, ...]
     opinions: tuple[Tensor, ...]
     chosen: Tensor
+    logits: Tensor
+
+
+class ConsolidatedOutput(NamedTuple):
+    """What a consolidated network answers: the fields of `GatedOutput`, and the routers' logits.
+
+    Attributes:
+        logits: the original network's output.
+        codes: z of each gated layer, ``[N, filters]``.
+        gate_logits: how strongly each filter was favoured, in the place of y, ``[N, filters]``.
+        responses: unmasked output of each gated layer averaged over space, ``[N, filters]``.
+        active_macs: share of the dense network's MACs that the codes ask for, ``[N, 1]``.
+        router_logits: r of each stage, ``[N, K]``.
+    """
+
+    logits: Tensor
+    codes: tuple[Tensor, ...]
+    gate_logits: tuple[Tensor, ...]
+    responses: tuple[Tensor, ...]
+    active_macs: Tensor
+    router_logits: tuple[Tensor, ...]
 
 
 class StageRouter(nn.Module):
@@ -89,7 +112,7 @@ class StageRouter(nn.Module):
 
     def __init__(self, in_channels: int, filters: Sequence[int], config: PrototypeConfig) -> None:
         super().__init__()
-        self.filters = tuple(filters)
+        self.filters = list(filters)
         self.count = config.count
         self.noise = True
         self.register_buffer("prototypes", torch.ones(config.count, sum(filters)))
@@ -102,26 +125,24 @@ class StageRouter(nn.Module):
         """MACs of the two linear layers for one input; none where there is nothing to choose."""
         return 0 if self.count == 1 else self.reduce.weight.numel() + self.expand.weight.numel()
 
-    def logits(self, x: Tensor) -> Tensor:
-        """r ``[N, K]`` for the stage's input ``[N, C, H, W]``."""
-        pooled = x.mean(dim=(2, 3))
-        r: Tensor = self.expand(torch.relu(self.reduce(self.normalize(pooled))))
-        return r.float()
-
     def forward(self, x: Tensor) -> Route:
         """Decide for ``x`` ``[N, C, H, W]``."""
+        logits = self._logits(x)
+        soft = logits.softmax(1)
+        weights = self._pick(logits, soft)
+        codes = torch.split(weights @ self.prototypes, self.filters, 1)
+        opinions = torch.split(soft @ self.prototypes - 0.5, self.filters, 1)
+        return Route(codes, opinions, weights.argmax(1), logits)
+
+    def _logits(self, x: Tensor) -> Tensor:
         if self.count == 1:
-            weights = soft = x.new_ones(len(x), 1, dtype=torch.float32)
-        else:
-            logits = self.logits(x)
-            soft = logits.softmax(1)
-            weights = self._pick(logits, soft)
-        codes, favoured = weights @ self.prototypes, soft @ self.prototypes - 0.5
-        parts = codes.split(self.filters, 1), favoured.split(self.filters, 1)
-        return Route(*parts, weights.argmax(1))
+            return x.new_zeros(len(x), 1, dtype=torch.float32)
+        pooled = x.mean(dim=(2, 3))
+        logits: Tensor = self.expand(torch.relu(self.reduce(self.normalize(pooled))))
+        return logits.float()
 
     def _pick(self, logits: Tensor, soft: Tensor) -> Tensor:
-        if self.training and self.noise:
+        if self.training and self.noise and self.count > 1:
             return F.gumbel_softmax(logits, hard=True)
         hard = F.one_hot(logits.argmax(1), self.count).to(soft.dtype)
         return hard + soft - soft.detach() if torch.is_grad_enabled() else hard
@@ -143,7 +164,7 @@ class RoutedNorm(nn.Module):
         """Normalise each of ``x`` ``[N, C, H, W]`` as its prototype ``chosen`` ``[N]`` does."""
         order = chosen.argsort()
         sizes = torch.bincount(chosen, minlength=len(self.norms)).tolist()
-        groups = x[order].split(sizes)
+        groups = torch.split(x[order], sizes)
         done = [norm(group) for norm, group in zip(self.norms, groups, strict=True) if len(group)]
         return torch.cat(done)[order.argsort()]
 
@@ -181,6 +202,13 @@ class ConsolidatedNetwork(GatedNetwork):
         super().__init__(network.body, layout, network.report)
         self.config = config
 
+    def forward(self, x: Tensor) -> ConsolidatedOutput:  # type: ignore[override]
+        """Run on images ``[N, C, H, W]``."""
+        logits, records, router_logits = self.body(x)
+        codes, gate_logits, responses = zip(*records, strict=True)
+        active = self.active_macs(torch.cat(codes, dim=1))
+        return ConsolidatedOutput(logits, codes, gate_logits, responses, active, router_logits)
+
     @property
     def routers(self) -> tuple[StageRouter, ...]:
         """One per stage, in network order."""
@@ -212,6 +240,7 @@ def attach_prototypes(network: GatedNetwork, config: PrototypeConfig) -> Consoli
     network = copy.deepcopy(network)
     gates = routers = start = 0
     network.body.routers = nn.ModuleList()
+    said = []
     for index, length in enumerate(config.stages):
         stage = layers[start : start + length]
         calls = [_call(network, layer.name) for layer in stage]
@@ -221,8 +250,10 @@ def attach_prototypes(network: GatedNetwork, config: PrototypeConfig) -> Consoli
         if config.count > 1:
             routers += router.macs + entering[1] * entering[2] * entering[3]
         gates += sum(_gate_macs(network, call) for call in calls)
-        _rewire(network.body, f"routers.{index}", calls, config)
+        said.append(_rewire(network.body, f"routers.{index}", calls, config))
         start += length
+    output = next(node for node in network.body.graph.nodes if node.op == "output")
+    output.args = ((*output.args[0], tuple(said)),)
     network.body.graph.lint()
     network.body.recompile()
     layout = replace(network.layout, fixed_macs=network.layout.fixed_macs - gates + routers)
@@ -242,7 +273,8 @@ def set_prototypes(network: ConsolidatedNetwork, bits: Sequence[Tensor]) -> None
 
 def _call(network: GatedNetwork, name: str) -> fx.Node:
     """The node that runs a gated layer, with the shape of what it writes beside it."""
-    call = next(node for node in network.body.graph.nodes if node.op == "call_module" and node.target == name)
+    nodes = network.body.graph.nodes
+    call: fx.Node = next(node for node in nodes if node.op == "call_module" and node.target == name)
     output = next(user for user in call.users if user.args[1] == 0)
     call.meta["sizes"] = shape_of(output)
     return call
@@ -255,12 +287,18 @@ def _gate_macs(network: GatedNetwork, call: fx.Node) -> int:
     return gated.gate.macs + entering[1] * entering[2] * entering[3]
 
 
-def _rewire(body: fx.GraphModule, router: str, calls: Sequence[fx.Node], config: PrototypeConfig) -> None:
-    """Let the stage's layers, called at ``calls``, take their codes from a router that reads what the first reads."""
+def _rewire(body: fx.GraphModule, router: str, calls: Sequence[fx.Node], config: PrototypeConfig) -> fx.Node:
+    """Let the stage's layers take their codes from a router that reads what the first of them reads.
+
+    Returns:
+        the node that holds the router's logits.
+    """
     graph = body.graph
     with graph.inserting_before(calls[0]):
         route = graph.call_module(router, args=(calls[0].args[0],))
-        codes, opinions, chosen = (graph.call_function(operator.getitem, (route, part)) for part in range(3))
+        codes, opinions, chosen, logits = (
+            graph.call_function(operator.getitem, (route, part)) for part in range(len(Route._fields))
+        )
         for index, call in enumerate(calls):
             gated = body.get_submodule(str(call.target))
             assert isinstance(gated, GatedConv2d)
@@ -271,3 +309,4 @@ def _rewire(body: fx.GraphModule, router: str, calls: Sequence[fx.Node], config:
             code = graph.call_function(operator.getitem, (codes, index))
             opinion = graph.call_function(operator.getitem, (opinions, index))
             call.args = (call.args[0], code, opinion, chosen)
+    return logits

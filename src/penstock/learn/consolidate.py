@@ -1,0 +1,162 @@
+"""A whole consolidation run: from a decoupled network to prototypes, routers, detector, figures and checkpoint.
+
+The run folder is that of `penstock.learn.runs`, with Lightning's checkpoints and logs in ``tune/`` and the groups that
+clustering found in ``groups.npz``, so that a resumed run goes on with the same ones.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from penstock.data import Splits, load
+from penstock.detect.calibration import conformal_rank
+from penstock.errors import ConfigurationError
+from penstock.files import write_atomic
+from penstock.learn import runs
+from penstock.learn.batches import Batches
+from penstock.learn.clustering import Prototypes, find_prototypes
+from penstock.learn.config import ConsolidateConfig
+from penstock.learn.consolidating import UNGROUPED, ConsolidateTraining
+from penstock.learn.runs import Say
+from penstock.learn.training import fit
+from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint, load_source
+from penstock.nn.inference import answer
+from penstock.nn.prototypes import (
+    ConsolidatedNetwork,
+    PrototypeConfig,
+    attach_prototypes,
+    set_prototypes,
+    stages_by_size,
+)
+from penstock.nn.static import compact, write_back
+
+GROUPS_FILE = "groups.npz"
+CLUSTER_IMAGES = 20_000  # training images that prototypes are made from, at most
+
+
+def consolidate(
+    source: str,
+    config: ConsolidateConfig,
+    out: Path,
+    *,
+    data: Path | None = None,
+    progress: bool = True,
+    devices: int = 1,
+    say: Say = lambda _: None,
+) -> Checkpoint:
+    """Give a decoupled network prototypes, or go on with it, and leave the result in ``out``.
+
+    Args:
+        source: run folder, checkpoint file or ``zoo:NAME`` of a decoupled network.
+        config: what to do.
+        out: run folder; made if it is not there.
+        data: folder of the data set; by default what ``PENSTOCK_DATA`` says.
+        progress: show progress bars.
+        devices: how many GPUs, or processes where there is none, train together.
+        say: told what is going on, in short lines.
+
+    Raises:
+        ConfigurationError: the folder holds a run with another configuration, or the source is consolidated already.
+        NotFoundError: the source, the data set or the teacher's weights are not there.
+    """
+    start, origin = load_source(source)
+    about = config.to_json() | {"source": origin}
+    runs.refuse_other_run(out, about)
+    if (out / CHECKPOINT_FILE).is_file():
+        say(f"{out} is finished already")
+        return load_checkpoint(out / CHECKPOINT_FILE)
+    if start.prototypes is not None:
+        raise ConfigurationError(
+            f"{source} is consolidated already: name the decoupled network that it came from"
+        )
+    splits = load(start.config["data"], folder=data)
+    classes = len(splits.class_names)
+    conformal_rank(len(splits.calibration), config.fpr)
+    batches = runs.training_batches(
+        splits, start.config["data"], size=config.tune.batch_size, seed=config.seed, views=config.views
+    )
+    taught = runs.distillation(
+        config.teacher,
+        start.dense,
+        batches,
+        data=data,
+        weight=config.distillation,
+        temperature=config.temperature,
+    )
+    runs.claim(out, about)
+    budget = start.config["budget"] if config.budget is None else config.budget
+    say(f"{config.count} prototypes a stage for {budget:.0%} of the MACs")
+    shape = PrototypeConfig(
+        count=config.count,
+        stages=stages_by_size(start.network),
+        own_norms=config.own_norms,
+        hidden=config.hidden,
+    )
+    torch.manual_seed(config.seed)
+    network = attach_prototypes(start.network, shape)
+    groups = _prepare(network, start, splits, config, budget, out / GROUPS_FILE)
+    # One prototype is trained at its own cost; several share each batch, so each layer computes all of its filters.
+    trained = compact(network) if config.count == 1 else network
+    training = ConsolidateTraining(trained, groups, config, budget, batches, classes, taught)
+    validation = Batches(splits.validation, 500)
+    fit(training, validation, out / "tune", precision=config.precision, progress=progress, devices=devices)
+    if trained is not network:
+        write_back(trained, network)
+    say("fitting the detector")
+    about |= {"data": start.config["data"], "budget": budget}
+    return runs.finish(
+        out,
+        splits,
+        network,
+        start.dense,
+        backbone=start.backbone,
+        gate=start.gate,
+        prototypes=shape,
+        config=about,
+        fpr=config.fpr,
+    )
+
+
+def _prepare(
+    network: ConsolidatedNetwork,
+    start: Checkpoint,
+    splits: Splits,
+    config: ConsolidateConfig,
+    budget: float,
+    file: Path,
+) -> torch.Tensor:
+    """Give the network its prototypes; returns the groups ``[images, stages]`` of the training images."""
+    found = _read(file) if file.exists() else _find(network, start, splits, config, budget)
+    if not file.exists():
+        content = io.BytesIO()
+        np.savez_compressed(content, found.groups, *found.bits)
+        write_atomic(file, content.getvalue())
+    set_prototypes(network, [torch.from_numpy(bits).float() for bits in found.bits])
+    groups = torch.full((len(splits.train), len(found.bits)), UNGROUPED)
+    groups[: len(found.groups)] = torch.from_numpy(found.groups)
+    return groups
+
+
+def _find(
+    network: ConsolidatedNetwork, start: Checkpoint, splits: Splits, config: ConsolidateConfig, budget: float
+) -> Prototypes:
+    return find_prototypes(
+        answer(start.network, splits.train.images[:CLUSTER_IMAGES]),
+        network.layout,
+        network.config.stages,
+        config.count,
+        budget=budget,
+        grouping=config.grouping,
+        spread=config.spread,
+        seed=config.seed,
+    )
+
+
+def _read(file: Path) -> Prototypes:
+    with np.load(file) as arrays:
+        groups, *bits = (arrays[name] for name in arrays.files)
+    return Prototypes(tuple(bits), groups)

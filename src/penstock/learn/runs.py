@@ -1,0 +1,139 @@
+"""What all runs of a network with paths have in common: their folder, their batches, their teacher, their end.
+
+config.json                what was asked for; a folder never changes its configuration
+checkpoint.safetensors     the result, see `penstock.nn.checkpoint`
+figures.json               what was measured on the test images
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from penstock.data import Splits
+from penstock.data.cache import cache_folder
+from penstock.detect import PathDetector, PathFeatures
+from penstock.errors import ConfigurationError
+from penstock.files import write_atomic
+from penstock.learn.batches import Batches
+from penstock.learn.config import TeacherConfig
+from penstock.learn.figures import accuracy_figures, flag_figures
+from penstock.learn.teacher import Teacher, load_teacher
+from penstock.learn.training import Distillation
+from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint
+from penstock.nn.gates import GateConfig
+from penstock.nn.inference import Answers, answer
+from penstock.nn.prototypes import PrototypeConfig
+from penstock.nn.surgery import GatedNetwork
+
+CONFIG_FILE = "config.json"
+FIGURES_FILE = "figures.json"
+DETECTOR_IMAGES = 20_000  # training images that the detector is fitted on, at most
+
+# How training images are varied: largest shift in pixels, and whether to mirror (a mirrored digit is no digit).
+AUGMENTATION = {"digits": (1, False), "mnist": (2, False), "cifar10": (4, True), "caltech25": (16, True)}
+
+Say = Callable[[str], None]
+
+
+def claim(out: Path, config: Mapping[str, Any]) -> None:
+    """Make a folder this configuration's.
+
+    Raises:
+        ConfigurationError: it holds a run with another one.
+    """
+    refuse_other_run(out, config)
+    write_atomic(out / CONFIG_FILE, _text(config))
+
+
+def refuse_other_run(out: Path, config: Mapping[str, Any]) -> None:
+    """Complain where a folder holds a run with another configuration.
+
+    Raises:
+        ConfigurationError: it does.
+    """
+    file = out / CONFIG_FILE
+    if file.exists() and file.read_text(encoding="utf-8") != _text(config):
+        raise ConfigurationError(f"{out} holds a run with another configuration: choose another folder")
+
+
+def training_batches(splits: Splits, data: str, *, size: int, seed: int, views: int) -> Batches:
+    """The training images in the order of a seed, varied as suits the data set."""
+    # Any other set holds natural images, as far as we know.
+    padding, flip = AUGMENTATION.get(data, (splits.train.images.shape[-1] // 14, True))
+    return Batches(splits.train, size, training=True, seed=seed, padding=padding, flip=flip, views=views)
+
+
+def distillation(
+    teacher: TeacherConfig | None,
+    own: nn.Module | None,
+    batches: Batches,
+    *,
+    data: Path | None,
+    weight: float,
+    temperature: float,
+) -> Distillation | None:
+    """Who teaches: the network of a configuration, else the run's own, else nobody.
+
+    What a network from elsewhere says serves many runs and is kept for them; what a run's own says, this run alone.
+    """
+    if not weight:
+        return None
+    if teacher is not None:
+        network = load_teacher(teacher, batches.classes, data)
+        said = Teacher(network, batches, cache_folder() / "teachers")
+    elif own is not None:
+        said = Teacher(own, batches)
+    else:
+        return None
+    return Distillation(said, weight, temperature)
+
+
+def features(answers: Answers) -> PathFeatures:
+    """What a detector sees of a network's answers."""
+    return PathFeatures(answers.bits, answers.gate_logits, answers.predicted)
+
+
+def finish(
+    out: Path,
+    splits: Splits,
+    network: GatedNetwork,
+    dense: nn.Module,
+    *,
+    backbone: str,
+    gate: GateConfig,
+    prototypes: PrototypeConfig | None = None,
+    config: Mapping[str, Any],
+    fpr: float,
+) -> Checkpoint:
+    """Fit the detector, measure everything, and write the result."""
+    network.eval()
+    detector = PathDetector(classes=len(splits.class_names))
+    detector.fit(features(answer(network, splits.train.images[:DETECTOR_IMAGES])))
+    parts = splits.calibration, splits.test
+    scores = [detector.score(features(answer(network, part.images))) for part in parts]
+    checkpoint = Checkpoint(
+        backbone=backbone,
+        class_names=splits.class_names,
+        input_shape=splits.train.images.shape[1:],
+        gate=gate,
+        prototypes=prototypes,
+        network=network,
+        dense=dense,
+        detector=detector.state(),
+        calibration=scores[0].astype(np.float64),
+        config=config,
+        figures=accuracy_figures(splits, network, dense) | flag_figures(fpr, *scores),
+    )
+    checkpoint.save(out / CHECKPOINT_FILE)
+    write_atomic(out / FIGURES_FILE, json.dumps(dict(checkpoint.figures), indent=2) + "\n")
+    return checkpoint
+
+
+def _text(config: Mapping[str, Any]) -> str:
+    return json.dumps(config, indent=2) + "\n"
