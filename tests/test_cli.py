@@ -21,7 +21,8 @@ def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["demo"], ["decouple"], ["evaluate"], ["export"], ["serve"], ["infer"], ["zoo", "list"]]
+    "command",
+    [[], ["demo"], ["decouple"], ["evaluate"], ["report"], ["export"], ["serve"], ["infer"], ["zoo", "list"]],
 )
 def test_help_is_there(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
@@ -46,6 +47,10 @@ WRONG = {
         "no run folder, checkpoint file or zoo",
     ),
     "nothing to evaluate": (["evaluate", "nowhere"], "no run folder, checkpoint file or zoo"),
+    "nothing to report on": (
+        ["report", "nowhere", "--out", "page.html"],
+        "no run folder, checkpoint file or zoo",
+    ),
     "no images to evaluate on": (
         ["evaluate", "zoo:resnet20-cifar10", "--data", "nowhere"],
         "or name it with --data",

@@ -29,7 +29,7 @@ def network() -> GatedNetwork:
     """One pixel in, five filters that compare it with `THRESHOLDS`."""
     stem, gated = nn.Conv2d(1, 1, 1, bias=False), nn.Conv2d(1, len(THRESHOLDS), 1)
     nn.init.ones_(stem.weight)
-    model = nn.Sequential(stem, gated, nn.Flatten()).eval()
+    model = nn.Sequential(stem, gated, nn.Flatten(), nn.Linear(len(THRESHOLDS), 2)).eval()
     network = attach_gates(model, torch.zeros(1, 1, 1, 1))
     gate = network.gated_layers[0].gate
     with torch.no_grad():

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from penstock.data import ImageSet, Splits, load
 from penstock.detect import PathDetector
 from penstock.errors import InvalidArgumentError, NotFoundError
-from penstock.learn.decouple import features
 from penstock.learn.dependence import Dependence, dependence, measure_steadiness
 from penstock.learn.figures import flag_figures
+from penstock.learn.runs import features
 from penstock.nn.checkpoint import Checkpoint, load_source
 from penstock.nn.inference import answer, predict
 from penstock.paths import PathSet

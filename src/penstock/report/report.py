@@ -1,0 +1,69 @@
+"""Put the page together: observe a source, draw what it holds, write one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from penstock.files import write_atomic
+from penstock.nn.checkpoint import ZOO_PREFIX
+from penstock.nn.prototypes import ConsolidatedNetwork
+from penstock.report.evaluation import evaluate
+from penstock.report.heading import heading
+from penstock.report.logs import Curves, read_curves
+from penstock.report.observation import Observation, Say, observe
+from penstock.report.page import Section, page
+from penstock.report.routes import read_prototypes
+from penstock.report.section_classes import classes_section
+from penstock.report.section_combinations import combinations_section
+from penstock.report.section_layers import layers_section
+from penstock.report.section_prototypes import prototypes_section
+from penstock.report.section_training import training_section
+
+
+def write_report(source: str, out: Path, folder: Path | None = None, say: Say = lambda _: None) -> None:
+    """Write the page about a source.
+
+    Args:
+        source: run folder, checkpoint file, or ``zoo:NAME``; only a run folder has training curves.
+        out: HTML file to write.
+        folder: of the data set; by default what ``PENSTOCK_DATA`` says.
+        say: told what is going on, in short lines.
+
+    Raises:
+        NotFoundError: the source or its data set is not there.
+        InvalidArgumentError: a log in the run folder is damaged.
+    """
+    curves = _curves(source)
+    seen = observe(source, folder, say)
+    say("drawing")
+    write_atomic(out, report(seen, curves))
+
+
+def report(seen: Observation, curves: list[Curves]) -> str:
+    """The page as text.
+
+    Args:
+        seen: what the network did.
+        curves: of its trainings; may be empty.
+    """
+    return page(f"{seen.name} - Penstock", heading(seen, evaluate(seen)), _sections(seen, curves))
+
+
+def _sections(seen: Observation, curves: list[Curves]) -> list[Section]:
+    sections = [
+        layers_section(seen.paths, seen.dependence),
+        classes_section(seen.paths.layout, seen.dependence.class_rates, seen.images.class_names),
+        combinations_section(seen),
+    ]
+    if isinstance(seen.checkpoint.network, ConsolidatedNetwork):
+        sections.append(
+            prototypes_section(seen, read_prototypes(seen.checkpoint.network, seen.images.images))
+        )
+    return [*sections, training_section(curves, seen.checkpoint.config.get("budget"))]
+
+
+def _curves(source: str) -> list[Curves]:
+    """A run's logs; a checkpoint file or a zoo entry has none."""
+    if source.startswith(ZOO_PREFIX) or not Path(source).is_dir():
+        return []
+    return read_curves(Path(source))

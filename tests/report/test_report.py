@@ -1,0 +1,187 @@
+"""The page of a real run: one well-formed file that needs nothing beside it."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from penstock.cli import main
+from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint
+from penstock.nn.prototypes import PrototypeConfig, attach_prototypes, set_prototypes
+
+VOID = {"img", "meta", "br", "path", "use", "image"}
+
+
+class Reader(HTMLParser):
+    """Checks that elements close in the order in which they open, and collects what is in them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.addresses: list[str] = []
+        self.words: list[str] = []
+        self.unnamed: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        if values.get("id") is not None:
+            self.ids.append(str(values["id"]))
+        self.addresses += [
+            str(values[name]) for name in ("src", "href", "xlink:href", "action") if name in values
+        ]
+        if tag == "img" and not values.get("alt"):
+            self.unnamed.append(tag)
+        if tag == "svg" and not values.get("aria-label"):
+            self.unnamed.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def read(page: str) -> Reader:
+    reader = Reader()
+    reader.feed(page)
+    reader.close()
+    assert reader.open == []
+    return reader
+
+
+def changed(run: Path, folder: Path, **values: object) -> Path:
+    """A copy of a run's checkpoint with other values."""
+    found = load_checkpoint(run / CHECKPOINT_FILE)
+    fields = {name: getattr(found, name) for name in Checkpoint.__dataclass_fields__} | values
+    Checkpoint(**fields).save(folder / CHECKPOINT_FILE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    out = tmp_path_factory.mktemp("page") / "new" / "report.html"
+    assert main(["report", str(tiny_run), "--out", str(out)]) == 0
+    return out.read_text(encoding="utf-8")
+
+
+def test_it_is_well_formed_and_every_name_is_there_once(page: str) -> None:
+    reader = read(page)
+    assert page.startswith("<!DOCTYPE html>")
+    assert len(reader.ids) == len(set(reader.ids))
+    assert reader.unnamed == []
+
+
+def test_it_needs_nothing_from_elsewhere(page: str) -> None:
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "<script" not in page
+    assert "@import" not in page
+    reader = read(page)
+    outside = [where for where in reader.addresses if not where.startswith(("#", "data:image/png;base64,"))]
+    assert outside == []
+    anchors = [where.removeprefix("#") for where in reader.addresses if where.startswith("#")]
+    assert set(anchors) <= set(reader.ids)
+    assert set(re.findall(r"url\(([^)]*)\)", page)) <= {f"#{name}" for name in reader.ids}
+
+
+def test_it_holds_every_section_and_the_figures(page: str, tiny_run: Path) -> None:
+    reader = read(page)
+    for key in ("layers", "classes", "combinations", "training"):
+        assert key in reader.ids
+        assert f"#{key}" in reader.addresses
+    figures = load_checkpoint(tiny_run / CHECKPOINT_FILE).figures
+    words = " ".join(reader.words)
+    for name in ("decoupled_accuracy", "dense_accuracy"):
+        assert f"{figures[name]:.2%}" in words
+    assert f"{figures['mac_fraction']:.1%}" in words
+    assert f"penstock decouple --config FILE --out {tiny_run.name}" in words
+    assert "Training: dense" in words
+    assert "Training: decouple" in words
+
+
+def test_pictures_take_their_colours_from_the_page(page: str) -> None:
+    """A placeholder that was not replaced would be a dark colour of its own on any page."""
+    assert "#010a" not in page
+    assert "#010b" not in page
+    used = set(re.findall(r"var\((--[a-z0-9-]+)\)", page))
+    assert {"--ink", "--muted", "--series-1"} <= used
+    assert used <= set(re.findall(r"(--[a-z0-9-]+):", page))
+
+
+def test_it_is_made_the_same_twice(page: str, tiny_run: Path, tmp_path: Path) -> None:
+    assert main(["report", str(tiny_run), "--out", str(tmp_path / "again.html")]) == 0
+    assert (tmp_path / "again.html").read_text(encoding="utf-8") == page
+
+
+def test_names_of_classes_are_escaped(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The names come from the data set: one that looks like an element must not become one."""
+    from penstock.data import digits
+
+    real = digits.load_digits
+
+    def renamed(seed: int) -> object:
+        from dataclasses import replace
+
+        splits = real(seed)
+        names = ("<b>zero</b>", *splits.class_names[1:])
+        parts = {
+            name: replace(getattr(splits, name), class_names=names)
+            for name in ("train", "validation", "calibration", "test")
+        }
+        return replace(splits, **parts)
+
+    monkeypatch.setattr("penstock.data.loading.load_digits", renamed)
+    assert main(["report", str(tiny_run), "--out", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    read(page)
+    assert "<b>zero" not in page
+    assert "&lt;b&gt;zero&lt;/b&gt;" in page
+
+
+def test_without_logs_the_curves_are_left_out(tiny_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    assert main(["report", str(tiny_run / CHECKPOINT_FILE), "--out", str(out)]) == 0
+    page = out.read_text(encoding="utf-8")
+    assert "No training logs lie beside this checkpoint" in page
+    assert "training" in read(page).ids
+
+
+def test_prototypes_of_a_consolidated_network_are_shown(tiny_run: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = load_checkpoint(tiny_run / CHECKPOINT_FILE).network
+    layers = network.layout.layers
+    config = PrototypeConfig(count=3, stages=(1, len(layers) - 1))
+    routed = attach_prototypes(network, config).eval()
+    draw = np.random.default_rng(0)
+    widths = (layers[0].filters, sum(layer.filters for layer in layers[1:]))
+    set_prototypes(routed, [torch.from_numpy(draw.integers(0, 2, (3, width))).float() for width in widths])
+    run = changed(tiny_run, tmp_path, network=routed, prototypes=config, detector={})
+    assert main(["report", str(run), "--out", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "prototypes" in read(page).ids
+    assert re.search(r"Stage 2: \d of 3 prototypes are used", page)
+
+
+def test_missing_images_are_told_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("PENSTOCK_DATA", raising=False)
+    assert main(["report", "zoo:resnet20-cifar10", "--out", str(tmp_path / "page.html")]) == 1
+    assert "or name it with --data" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
