@@ -81,7 +81,6 @@ class BudgetTraining(Training):
     def penalty(self) -> Tensor:
         """An epoch over budget loses five points of accuracy for each point of MACs above it."""
         active = self.active.compute()
-        self.active.reset()
         self.log("val/active_macs", active, prog_bar=True, sync_dist=True)
         if self.budget is None:
             return torch.zeros_like(active)

@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from penstock.files import write_atomic
@@ -110,11 +110,15 @@ class Training(L.LightningModule):
         if self.distillation is not None:
             self.distillation.teacher.prepare(self.train_batches.view, self.device)
 
+    def on_validation_epoch_start(self) -> None:
+        """Count from nothing, and in memory of this process's own: counters travel to new processes as shared ones."""
+        for module in self.modules():
+            if isinstance(module, Metric):
+                module.reset()
+
     def on_validation_epoch_end(self) -> None:
         """Report the accuracy and what the best epoch is chosen by."""
         accuracy, loss = self.accuracy.compute(), self.loss.compute()
-        self.accuracy.reset()
-        self.loss.reset()
         # On few validation images many epochs are equally right; the loss tells them apart.
         objective = accuracy - 0.01 * loss - self.penalty()
         figures = {"val/accuracy": accuracy, "val/loss": loss, OBJECTIVE: objective}
