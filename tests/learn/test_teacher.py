@@ -151,7 +151,7 @@ def archive() -> bytes:
     return content.getvalue()
 
 
-DAMAGES: dict[str, Callable[[Path], object]] = {
+DAMAGES: dict[str, Callable[[Path], Any]] = {
     "empty": lambda file: file.write_bytes(b""),
     "half": lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
     "noise": lambda file: file.write_bytes(bytes(range(256)) * 4),
@@ -160,7 +160,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "other type": lambda file: np.save(file, np.zeros((40, 10), np.float32)),
     "a number": lambda file: np.save(file, np.float16(0)),
     "archive": lambda file: file.write_bytes(archive()),
-    "folder": lambda file: file.rename(file.with_name("was")) and file.mkdir(),
+    "folder": lambda file: file.rename(file.with_name("was")).with_name(file.name).mkdir(),
 }
 
 
