@@ -1,9 +1,13 @@
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import torch
 
+from penstock.data import load
 from penstock.learn.config import DecoupleConfig, Schedule
+from penstock.nn.backbones import build_backbone
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +25,21 @@ def short() -> Callable[..., DecoupleConfig]:
         return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def trained_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a dense ``digits-cnn`` that knows its digits: a state dict, as PyTorch saves it."""
+    torch.manual_seed(0)
+    train = load("digits").train
+    images, labels = torch.from_numpy(train.floats()), torch.from_numpy(train.labels)
+    network = build_backbone("digits-cnn", 10).train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+    for _ in range(8):
+        for which in torch.randperm(len(images)).split(64):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(network(images[which]), labels[which]).backward()
+            optimizer.step()
+    file = tmp_path_factory.mktemp("weights") / "digits.pth"
+    torch.save(network.state_dict(), file)
+    return file

@@ -1,0 +1,110 @@
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from penstock.errors import ConfigurationError, NotFoundError
+from penstock.files import sha256
+from penstock.learn.disentangle import disentangle
+from penstock.learn.disentangle_config import DisentangleConfig, MeasureConfig
+from penstock.nn.sub_architectures import SUB_ARCHITECTURES_FILE, load_sub_architectures
+
+RUN = """
+import json, sys
+from pathlib import Path
+from penstock.learn.disentangle import disentangle
+from penstock.learn.disentangle_config import DisentangleConfig
+from penstock.records import read_record
+config = read_record(DisentangleConfig, json.loads(sys.argv[1]))
+disentangle(config, Path(sys.argv[2]), progress=False, say=lambda line: print(line, flush=True))
+"""
+
+
+@pytest.fixture(scope="module")
+def config(trained_digits: Path) -> DisentangleConfig:
+    """Seconds: a trained network for digits, few steps, two betas, of which one closes everything."""
+    return DisentangleConfig(
+        data="digits",
+        backbone="digits-cnn",
+        start=str(trained_digits),
+        beta=(0.01, 1000.0),
+        steps=24,
+        step_size=1.0,
+        batch_size=4,
+        measure=MeasureConfig(validation=10, images=10, mosaics=2, resamples=20),
+    )
+
+
+@pytest.fixture(scope="module")
+def run(config: DisentangleConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "disentangled"
+    disentangle(config, folder, progress=False)
+    return folder
+
+
+def test_the_beta_is_chosen_that_keeps_the_network_s_decisions(run: Path) -> None:
+    figures = json.loads((run / "figures.json").read_text())
+    assert figures["beta"] == 0.01
+    good, closed = figures["candidates"]
+    assert good["kept"] > 0.5 > closed["kept"]
+    assert closed["density"] < 0.1 < good["density"]
+
+
+def test_figures_are_those_of_the_sub_architectures(run: Path) -> None:
+    result = load_sub_architectures(run / SUB_ARCHITECTURES_FILE)
+    figures = json.loads((run / "figures.json").read_text())
+    assert figures == json.loads(json.dumps(result.figures))
+    assert figures["layers"] == list(result.layout.names)
+    np.testing.assert_allclose(figures["tasks"]["mac_share"], result.paths.active_macs)
+    np.testing.assert_allclose(figures["density_by_layer"], result.paths.layer_density())
+    assert figures["dense_accuracy"] > 0.8
+    assert np.mean(figures["tasks"]["recall"]) > 0.8
+    assert [each["mask_rate"] for each in figures["hits"]] == [0.05, 0.1]
+    assert figures["training_images"] == [69, 71, 69, 71, 71, 71, 70, 70, 68, 70]
+    np.testing.assert_array_equal(result.network().paths.bits, result.paths.bits)
+
+
+def test_a_finished_run_is_given_back_and_another_configuration_refused(
+    run: Path, config: DisentangleConfig
+) -> None:
+    said: list[str] = []
+    again = disentangle(config, run, progress=False, say=said.append)
+    assert said == [f"{run} is finished already"]
+    assert again.figures["beta"] == 0.01
+    with pytest.raises(ConfigurationError, match="another configuration: choose another folder"):
+        disentangle(dataclasses.replace(config, seed=1), run, progress=False)
+
+
+def test_what_cannot_work_does_not_claim_the_folder(config: DisentangleConfig, tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="no weights to start from"):
+        disentangle(dataclasses.replace(config, start="nowhere.pth"), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_bottleneck_form_runs_as_well(config: DisentangleConfig, tmp_path: Path) -> None:
+    changed = dataclasses.replace(config, form="bottleneck", beta=(0.01,), steps=3, initial=3.0)
+    result = disentangle(changed, tmp_path / "run", progress=False)
+    assert result.paths.bits.mean() > 0.8
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(run: Path, config: DisentangleConfig, tmp_path: Path) -> None:
+    """Killed in the middle of the second search."""
+    command = [sys.executable, "-c", RUN, json.dumps(config.to_json()), str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for said in process.stdout:
+            if said.startswith("searching digits-cnn's class masks with beta 1000"):
+                time.sleep(0.2)
+                process.send_signal(signal.SIGKILL)
+                break
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "run" / SUB_ARCHITECTURES_FILE).exists()
+    disentangle(config, tmp_path / "run", progress=False)
+    for name in (SUB_ARCHITECTURES_FILE, "figures.json", "config.json"):
+        assert sha256(tmp_path / "run" / name) == sha256(run / name), name
