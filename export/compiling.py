@@ -15,6 +15,7 @@ import onnx_ir as ir
 import onnxruntime
 
 from penstock.bundle import PATH, SCORE, Calibration
+from penstock.errors import UnsupportedError
 from penstock.export.calibrate import calibration_of, set_threshold
 from penstock.export.capture import capture, tidy
 from penstock.export.contract import DenseModel, ServedModel
@@ -23,6 +24,8 @@ from penstock.export.lowering import Lowering
 from penstock.export.runtime import Outputs, open_graph
 from penstock.export.verify import Parity, Reference, reference, verify, verify_extremes, verify_flags
 from penstock.nn.checkpoint import Checkpoint
+from penstock.nn.prototypes import ConsolidatedNetwork
+from penstock.nn.surgery import GatedNetwork
 
 DENSE = "dense"
 FLAG_IMAGES = 100  # to check the finished file's flags on
@@ -111,9 +114,18 @@ def capture_gated(checkpoint: Checkpoint, sample: Sample, fpr: float | None) -> 
         checkpoint: what to compile.
         sample: images to check and, if they are real, to calibrate on.
         fpr: promised false-positive rate; ``None`` leaves the detector out.
+
+    Raises:
+        UnsupportedError: something else than gates decides on the checkpoint's paths.
     """
+    network = checkpoint.network
+    if not isinstance(network, GatedNetwork) or isinstance(network, ConsolidatedNetwork):
+        raise UnsupportedError(
+            "the checkpoint has prototypes or is a cascade, and only gates can be compiled so far: export the "
+            "decoupled network that it was made from, or its dense one with --dense"
+        )
     head = None if fpr is None else DetectorHead(checkpoint.detector)
-    served = ServedModel(checkpoint.network, head).eval()
+    served = ServedModel(network, head).eval()
     return CapturedNetwork(
         checkpoint=checkpoint,
         sample=sample,

@@ -47,6 +47,7 @@ def _missing(command: str, error: ModuleNotFoundError) -> str:
         "export": "export,train",
         "decouple": "train",
         "consolidate": "train",
+        "cascade": "train",
         "evaluate": "train",
         "report": "train",
     }
@@ -139,6 +140,18 @@ def _report(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _cascade(parsed: argparse.Namespace) -> int:
+    import json
+
+    from penstock.learn.cascade import cascade
+
+    checkpoint = cascade(
+        parsed.first, parsed.second, parsed.out, budget=parsed.budget, data=parsed.data, say=_say
+    )
+    print(json.dumps(dict(checkpoint.figures), indent=2))
+    return 0
+
+
 def _export(parsed: argparse.Namespace) -> int:
     from penstock.export.pipeline import ExportOptions, export
 
@@ -215,6 +228,7 @@ def _parser() -> argparse.ArgumentParser:
     decouple.set_defaults(run=_decouple)
     _add_judging(commands)
     _add_consolidate(commands)
+    _add_cascade(commands)
     _add_export(commands)
     _add_serve(commands)
 
@@ -266,6 +280,18 @@ def _add_consolidate(commands: argparse._SubParsersAction[argparse.ArgumentParse
         "--devices", type=int, default=1, metavar="N", help="GPUs that train together (1)"
     )
     consolidate.set_defaults(run=_consolidate)
+
+
+def _add_cascade(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    cascade = commands.add_parser(
+        "cascade", help="let a small network answer what it is sure of, and a large one the rest"
+    )
+    cascade.add_argument("first", metavar="SMALL", help="run folder, checkpoint file, or zoo:NAME")
+    cascade.add_argument("second", metavar="LARGE", help="the same, of the same dense network")
+    cascade.add_argument("--budget", type=float, required=True, metavar="SHARE", help="of the dense MACs")
+    cascade.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder")
+    cascade.add_argument("--data", type=Path, metavar="FOLDER", help="data folder (default: $PENSTOCK_DATA)")
+    cascade.set_defaults(run=_cascade)
 
 
 def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

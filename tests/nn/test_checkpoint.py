@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from penstock.errors import BundleError, NotFoundError
 from penstock.files import sha256
+from penstock.nn.assembly import Member
 from penstock.nn.backbones import build_backbone
 from penstock.nn.checkpoint import (
     CHECKPOINT_FILE,
@@ -38,7 +39,7 @@ def checkpoint() -> Checkpoint:
         backbone="digits-cnn",
         class_names=tuple("0123456789"),
         input_shape=(1, 8, 8),
-        gate=gate,
+        members=(Member(gate=gate),),
         network=network.eval(),
         dense=dense.eval(),
         detector={"usual": draw.random((10, network.layout.bits)).astype(np.float32)},
@@ -71,7 +72,7 @@ def test_what_was_saved_answers_to_the_bit_as_before(checkpoint: Checkpoint, fil
 
 def test_everything_else_comes_back_too(checkpoint: Checkpoint, file: Path) -> None:
     loaded = load_checkpoint(file)
-    for name in ("backbone", "class_names", "input_shape", "gate", "config", "figures"):
+    for name in ("backbone", "class_names", "input_shape", "members", "config", "figures"):
         assert getattr(loaded, name) == getattr(checkpoint, name), name
     assert loaded.network.layout == checkpoint.network.layout
     assert loaded.network.report == checkpoint.network.report
@@ -128,12 +129,12 @@ def test_safetensors_of_somebody_else_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda tensors, about: about.update(schema=2), "has schema 2; this version reads 1"),
+        (lambda tensors, about: about.update(schema=1), "has schema 1; this version reads 2"),
         (lambda tensors, about: about.pop("schema"), "schema"),
         (lambda tensors, about: about.update(backbone="vgg99"), "no backbone 'vgg99'"),
         (lambda tensors, about: about.update(class_names=["a", "b"]), "size mismatch"),
-        (lambda tensors, about: about.update(gate={"wings": 2}), "wings"),
-        (lambda tensors, about: about.update(gate=about["gate"] | {"normalize": False}), "Unexpected key"),
+        (lambda tensors, about: about["members"][0].update(gate={"wings": 2}), "wings"),
+        (lambda tensors, about: about["members"][0]["gate"].update(normalize=False), "Unexpected key"),
         (lambda tensors, about: tensors.pop("calibration"), "calibration"),
         (lambda tensors, about: tensors.pop("dense.linear.bias"), "linear.bias"),
         (lambda tensors, about: tensors.update({"gated.extra": torch.zeros(1)}), "extra"),

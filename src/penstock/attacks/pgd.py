@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from penstock.errors import UnsupportedError
-from penstock.nn.surgery import GatedNetwork
+from penstock.nn.path_network import PathNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class PGD:
     seed: int = 0
 
     def __call__(
-        self, network: GatedNetwork, images: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]
+        self, network: PathNetwork, images: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.float32]:
         """Attack ``images`` ``[N, C, H, W]`` in 0..1 whose right classes are ``labels`` ``[N]``.
 
@@ -81,7 +81,7 @@ class PGD:
 class _LogitsOnly(nn.Module):
     """The network as attack libraries want it: images in, logits out."""
 
-    def __init__(self, network: GatedNetwork) -> None:
+    def __init__(self, network: PathNetwork) -> None:
         super().__init__()
         self.network = network
 

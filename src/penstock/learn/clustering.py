@@ -99,15 +99,14 @@ def _by_path(bits: npt.NDArray[np.uint8], count: int, seed: int) -> npt.NDArray[
     if count == 1:
         return np.zeros(len(bits), np.int64)
     found = KMeans(count, n_init=4, random_state=seed).fit_predict(bits.astype(np.float32))
-    return found.astype(np.int64)
+    return np.asarray(found, np.int64)
 
 
 def _by_difficulty(answers: Answers, count: int) -> npt.NDArray[np.int64]:
     shifted = answers.logits.astype(np.float64) - answers.logits.max(1, keepdims=True)
     unsure = np.log(np.exp(shifted).sum(1))  # minus the log of the largest probability
     rank = np.argsort(np.argsort(unsure, kind="stable"), kind="stable")
-    groups: npt.NDArray[np.int64] = (rank * count) // len(rank)
-    return groups
+    return np.floor_divide(rank * count, len(rank)).astype(np.int64)
 
 
 def _mean(opening: Floats, members: npt.NDArray[np.bool_]) -> Floats:

@@ -23,6 +23,7 @@ from penstock.learn.config import ConsolidateConfig
 from penstock.learn.consolidating import UNGROUPED, ConsolidateTraining
 from penstock.learn.runs import Say
 from penstock.learn.training import fit
+from penstock.nn.assembly import Member
 from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint, load_source
 from penstock.nn.inference import answer
 from penstock.nn.prototypes import (
@@ -33,6 +34,7 @@ from penstock.nn.prototypes import (
     stages_by_size,
 )
 from penstock.nn.static import compact, write_back
+from penstock.nn.surgery import GatedNetwork
 
 GROUPS_FILE = "groups.npz"
 CLUSTER_IMAGES = 20_000  # training images that prototypes are made from, at most
@@ -69,7 +71,7 @@ def consolidate(
     if (out / CHECKPOINT_FILE).is_file():
         say(f"{out} is finished already")
         return load_checkpoint(out / CHECKPOINT_FILE)
-    if start.prototypes is not None:
+    if not isinstance(start.network, GatedNetwork) or isinstance(start.network, ConsolidatedNetwork):
         raise ConfigurationError(
             f"{source} is consolidated already: name the decoupled network that it came from"
         )
@@ -98,7 +100,7 @@ def consolidate(
     )
     torch.manual_seed(config.seed)
     network = attach_prototypes(start.network, shape)
-    groups = _prepare(network, start, splits, config, budget, out / GROUPS_FILE)
+    groups = _prepare(network, start.network, splits, config, budget, out / GROUPS_FILE)
     # One prototype is trained at its own cost; several share each batch, so each layer computes all of its filters.
     trained = compact(network) if config.count == 1 else network
     training = ConsolidateTraining(trained, groups, config, budget, batches, classes, taught)
@@ -114,8 +116,7 @@ def consolidate(
         network,
         start.dense,
         backbone=start.backbone,
-        gate=start.gate,
-        prototypes=shape,
+        members=(Member(gate=start.members[0].gate, prototypes=shape),),
         config=about,
         fpr=config.fpr,
     )
@@ -123,7 +124,7 @@ def consolidate(
 
 def _prepare(
     network: ConsolidatedNetwork,
-    start: Checkpoint,
+    start: GatedNetwork,
     splits: Splits,
     config: ConsolidateConfig,
     budget: float,
@@ -142,10 +143,14 @@ def _prepare(
 
 
 def _find(
-    network: ConsolidatedNetwork, start: Checkpoint, splits: Splits, config: ConsolidateConfig, budget: float
+    network: ConsolidatedNetwork,
+    start: GatedNetwork,
+    splits: Splits,
+    config: ConsolidateConfig,
+    budget: float,
 ) -> Prototypes:
     return find_prototypes(
-        answer(start.network, splits.train.images[:CLUSTER_IMAGES]),
+        answer(start, splits.train.images[:CLUSTER_IMAGES]),
         network.layout,
         network.config.stages,
         config.count,

@@ -24,6 +24,7 @@ from penstock.learn.process import check_devices
 from penstock.learn.runs import Say
 from penstock.learn.start import load_network
 from penstock.learn.training import Distillation, fit
+from penstock.nn.assembly import Member
 from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint
 from penstock.nn.surgery import attach_gates
 
@@ -85,7 +86,7 @@ def decouple(
         network,
         dense,
         backbone=config.backbone,
-        gate=config.gate,
+        members=(Member(gate=config.gate),),
         config=config.to_json(),
         fpr=config.fpr,
     )

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from penstock.errors import InvalidArgumentError
 from penstock.nn.inference import answer
-from penstock.nn.surgery import GatedNetwork
+from penstock.nn.path_network import PathNetwork
 from penstock.paths import Floats, PathSet
 
 LOW, HIGH = 0.05, 0.95  # opening rates between which a filter varies
@@ -115,7 +115,7 @@ def dependence(paths: PathSet, labels: Labels, classes: int, steadiness: Floats)
 
 
 def measure_steadiness(
-    network: GatedNetwork, images: npt.NDArray[np.uint8], paths: PathSet, *, seed: int = 0, batch: int = 250
+    network: PathNetwork, images: npt.NDArray[np.uint8], paths: PathSet, *, seed: int = 0, batch: int = 250
 ) -> Floats:
     """On what share of the images each filter's bit withstands noise of one grey level.
 

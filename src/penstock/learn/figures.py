@@ -11,11 +11,11 @@ from torch import nn
 from penstock.data import Splits
 from penstock.detect import conformal_threshold, false_positive_interval, resplit_rates
 from penstock.nn.inference import answer, predict
-from penstock.nn.surgery import GatedNetwork
+from penstock.nn.path_network import PathNetwork
 from penstock.paths import PathSet
 
 
-def accuracy_figures(splits: Splits, network: GatedNetwork, dense: nn.Module) -> dict[str, Any]:
+def accuracy_figures(splits: Splits, network: PathNetwork, dense: nn.Module) -> dict[str, Any]:
     """Accuracy and cost on all images that were held out of training and selection."""
     held_out = splits.held_out
     answers = answer(network, held_out.images)

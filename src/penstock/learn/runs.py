@@ -25,11 +25,10 @@ from penstock.learn.config import TeacherConfig
 from penstock.learn.figures import accuracy_figures, flag_figures
 from penstock.learn.teacher import Teacher, load_teacher
 from penstock.learn.training import Distillation
+from penstock.nn.assembly import Member
 from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint
-from penstock.nn.gates import GateConfig
 from penstock.nn.inference import Answers, answer
-from penstock.nn.prototypes import PrototypeConfig
-from penstock.nn.surgery import GatedNetwork
+from penstock.nn.path_network import PathNetwork
 
 CONFIG_FILE = "config.json"
 FIGURES_FILE = "figures.json"
@@ -102,12 +101,11 @@ def features(answers: Answers) -> PathFeatures:
 def finish(
     out: Path,
     splits: Splits,
-    network: GatedNetwork,
+    network: PathNetwork,
     dense: nn.Module,
     *,
     backbone: str,
-    gate: GateConfig,
-    prototypes: PrototypeConfig | None = None,
+    members: tuple[Member, ...],
     config: Mapping[str, Any],
     fpr: float,
 ) -> Checkpoint:
@@ -121,8 +119,7 @@ def finish(
         backbone=backbone,
         class_names=splits.class_names,
         input_shape=splits.train.images.shape[1:],
-        gate=gate,
-        prototypes=prototypes,
+        members=members,
         network=network,
         dense=dense,
         detector=detector.state(),

@@ -28,12 +28,12 @@ from torch import Tensor, nn
 from penstock import zoo
 from penstock.errors import BundleError, NotFoundError
 from penstock.files import sha256, write_atomic
+from penstock.nn.assembly import Member, assemble
 from penstock.nn.backbones import build_backbone
-from penstock.nn.gates import GateConfig
-from penstock.nn.prototypes import PrototypeConfig, attach_prototypes
-from penstock.nn.surgery import GatedNetwork, attach_gates
+from penstock.nn.path_network import PathNetwork
+from penstock.records import read_record
 
-SCHEMA = 1
+SCHEMA = 2
 CHECKPOINT_FILE = "checkpoint.safetensors"
 ZOO_PREFIX = "zoo:"
 
@@ -46,9 +46,8 @@ class Checkpoint:
         backbone: name of the architecture.
         class_names: one per logit.
         input_shape: ``(C, H, W)`` of one image.
-        gate: shape of the gates.
-        prototypes: shape of the consolidated network; ``None`` if it has gates.
-        network: the network with gates or routers, in evaluation mode.
+        members: how the network was put together.
+        network: the network with paths, in evaluation mode.
         dense: the dense network that it came from, in evaluation mode.
         detector: state arrays of the fitted detector; empty if none was fitted.
         calibration: ``[N]`` anomaly scores of honest images unseen by network and detector; empty if there are none.
@@ -59,9 +58,8 @@ class Checkpoint:
     backbone: str
     class_names: tuple[str, ...]
     input_shape: tuple[int, int, int]
-    gate: GateConfig
-    prototypes: PrototypeConfig | None = None
-    network: GatedNetwork
+    members: tuple[Member, ...]
+    network: PathNetwork
     dense: nn.Module
     detector: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     calibration: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
@@ -80,8 +78,7 @@ class Checkpoint:
             "backbone": self.backbone,
             "class_names": self.class_names,
             "input_shape": self.input_shape,
-            "gate": asdict(self.gate),
-            "prototypes": None if self.prototypes is None else asdict(self.prototypes),
+            "members": [asdict(member) for member in self.members],
             "config": dict(self.config),
             "figures": dict(self.figures),
         }
@@ -136,22 +133,17 @@ def load_source(source: str) -> tuple[Checkpoint, dict[str, str]]:
 
 
 def _restore(about: dict[str, Any], tensors: dict[str, Tensor]) -> Checkpoint:
-    gate = GateConfig(**about["gate"])
+    members = tuple(read_record(Member, member) for member in about["members"])
     input_shape = tuple(about["input_shape"])
     dense = build_backbone(about["backbone"], len(about["class_names"]))
     dense.load_state_dict(_with_prefix("dense", tensors))
-    network = attach_gates(dense.eval(), torch.zeros(1, *input_shape), gate)
-    prototypes = None
-    if about.get("prototypes") is not None:
-        prototypes = PrototypeConfig(**about["prototypes"])
-        network = attach_prototypes(network, prototypes)
+    network = assemble(dense.eval(), torch.zeros(1, *input_shape), members)
     network.load_state_dict(_with_prefix("gated", tensors))
     return Checkpoint(
         backbone=about["backbone"],
         class_names=tuple(about["class_names"]),
         input_shape=input_shape,
-        gate=gate,
-        prototypes=prototypes,
+        members=members,
         network=network.eval(),
         dense=dense,
         detector={name: value.numpy() for name, value in _with_prefix("detector", tensors).items()},

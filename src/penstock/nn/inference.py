@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from penstock.nn.surgery import GatedNetwork
+from penstock.nn.path_network import PathNetwork
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ Levels = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 
 
 @torch.inference_mode()
-def answer(network: GatedNetwork, images: Levels, batch: int = 250) -> Answers:
+def answer(network: PathNetwork, images: Levels, batch: int = 250) -> Answers:
     """Run a gated network with hard gates.
 
     Args:

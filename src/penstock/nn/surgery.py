@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 
 from penstock.errors import SurgeryError
 from penstock.nn.channels import Channels
-from penstock.nn.cost import ActiveMacs
 from penstock.nn.counting import node_macs
 from penstock.nn.following import FollowingConv2d
 from penstock.nn.gates import Gate, GateConfig, GatedConv2d
 from penstock.nn.groups import Group
 from penstock.nn.operators import shape_of, tensor_input
+from penstock.nn.path_network import GatedOutput, PathNetwork
 from penstock.nn.planning import Finding, Plan, Where, plan
 from penstock.nn.tracing import Leaves, leaf_names, trace
 from penstock.paths import PathLayout
@@ -30,26 +29,7 @@ from penstock.paths import PathLayout
 __all__ = ["Finding", "GatedNetwork", "GatedOutput", "Where", "attach_gates"]
 
 
-class GatedOutput(NamedTuple):
-    """What a gated network answers.
-
-    Attributes:
-        logits: the original network's output, as it gave it: a tensor, or for a network with several outputs the
-            tuple, named tuple or dict that it returns.
-        codes: z of each gated layer, ``[N, filters]``.
-        gate_logits: y of each gated layer, ``[N, filters]``.
-        responses: unmasked output of each gated layer averaged over space, ``[N, filters]``.
-        active_macs: share of the dense network's MACs that the codes ask for, ``[N, 1]``.
-    """
-
-    logits: Tensor
-    codes: tuple[Tensor, ...]
-    gate_logits: tuple[Tensor, ...]
-    responses: tuple[Tensor, ...]
-    active_macs: Tensor
-
-
-class GatedNetwork(nn.Module):
+class GatedNetwork(PathNetwork):
     """A network whose convolutions are ruled by gates.
 
     Attributes:
@@ -59,11 +39,9 @@ class GatedNetwork(nn.Module):
     """
 
     def __init__(self, body: fx.GraphModule, layout: PathLayout, report: tuple[Finding, ...]) -> None:
-        super().__init__()
+        super().__init__(layout)
         self.body = body
-        self.layout = layout
         self.report = report
-        self.active_macs = ActiveMacs(layout)
 
     @property
     def gated_layers(self) -> tuple[GatedConv2d, ...]:

@@ -1,0 +1,91 @@
+"""A cascade run: two finished networks, the threshold between them, detector, figures and checkpoint.
+
+Nothing is trained. The threshold is set on the calibration images, which neither network has learnt from or been chosen
+by: on images that were learnt from a network is surer than it will be.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from penstock.data import load
+from penstock.detect.calibration import conformal_rank
+from penstock.errors import ConfigurationError
+from penstock.learn import runs
+from penstock.learn.runs import Say
+from penstock.nn.cascade import Cascade, threshold_for
+from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint, load_source
+from penstock.nn.inference import answer
+
+
+def cascade(
+    first: str,
+    second: str,
+    out: Path,
+    *,
+    budget: float,
+    fpr: float = 0.05,
+    data: Path | None = None,
+    say: Say = lambda _: None,
+) -> Checkpoint:
+    """Put two networks in a row, and leave the result in ``out``.
+
+    Args:
+        first: run folder, checkpoint file or ``zoo:NAME`` of the network that answers every input.
+        second: of the one that answers what the first is not sure of.
+        out: run folder; made if it is not there.
+        budget: share of the dense MACs that the images may cost on average.
+        fpr: false-positive rate that the detector is calibrated for.
+        data: folder of the data set; by default what ``PENSTOCK_DATA`` says.
+        say: told what is going on, in short lines.
+
+    Raises:
+        ConfigurationError: the folder holds another run, or the two networks do not belong together.
+        InvalidArgumentError: the first network alone costs more than the budget.
+        NotFoundError: a source or the data set is not there.
+    """
+    (small, small_origin), (large, large_origin) = load_source(first), load_source(second)
+    about = {
+        "first": small_origin,
+        "second": large_origin,
+        "budget": budget,
+        "fpr": fpr,
+        "data": small.config["data"],
+    }
+    runs.refuse_other_run(out, about)
+    if (out / CHECKPOINT_FILE).is_file():
+        say(f"{out} is finished already")
+        return load_checkpoint(out / CHECKPOINT_FILE)
+    _refuse_strangers(small, large, first, second)
+    splits = load(small.config["data"], folder=data)
+    conformal_rank(len(splits.calibration), fpr)
+    say(f"setting the threshold on {len(splits.calibration)} images")
+    answers = [answer(each.network, splits.calibration.images) for each in (small, large)]
+    cheap, dear = (float(each.active_macs.mean(dtype=np.float64)) for each in answers)
+    confidence = torch.from_numpy(answers[0].logits).softmax(1).amax(1)
+    threshold = threshold_for(confidence, cheap, dear, budget)
+    network = Cascade(small.network, large.network, threshold)
+    runs.claim(out, about)
+    say("fitting the detector")
+    return runs.finish(
+        out,
+        splits,
+        network,
+        large.dense,
+        backbone=large.backbone,
+        members=(*small.members, *large.members),
+        config=about,
+        fpr=fpr,
+    )
+
+
+def _refuse_strangers(small: Checkpoint, large: Checkpoint, first: str, second: str) -> None:
+    for name in ("backbone", "class_names", "input_shape"):
+        own, other = getattr(small, name), getattr(large, name)
+        if own != other:
+            raise ConfigurationError(f"{first} and {second} differ in {name}: {own} and {other}")
+    if len(small.members) != 1 or len(large.members) != 1:
+        raise ConfigurationError(f"{first} or {second} is a cascade already: name what it was made of")

@@ -1,0 +1,47 @@
+"""How a network with paths is put together from a dense one: what a checkpoint must remember beside the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from penstock.nn.cascade import Cascade
+from penstock.nn.gates import GateConfig
+from penstock.nn.path_network import PathNetwork
+from penstock.nn.prototypes import PrototypeConfig, attach_prototypes
+from penstock.nn.surgery import GatedNetwork, attach_gates
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One network with paths.
+
+    Attributes:
+        gate: shape of its gates.
+        prototypes: shape of its routers and prototypes; ``None`` if it has gates.
+    """
+
+    gate: GateConfig
+    prototypes: PrototypeConfig | None = None
+
+
+def assemble(dense: nn.Module, example: Tensor, members: Sequence[Member]) -> PathNetwork:
+    """Put a network with paths together, without its weights.
+
+    Args:
+        dense: the network that it was made from.
+        example: one input, ``[1, C, H, W]``.
+        members: one for a network with gates or prototypes, two for a cascade.
+    """
+    parts = [_part(dense, example, member) for member in members]
+    if len(parts) == 1:
+        return parts[0]
+    first, second = parts
+    return Cascade(first, second)
+
+
+def _part(dense: nn.Module, example: Tensor, member: Member) -> GatedNetwork:
+    network = attach_gates(dense, example, member.gate)
+    return network if member.prototypes is None else attach_prototypes(network, member.prototypes)
