@@ -5,7 +5,13 @@ import pytest
 from penstock.errors import ConfigurationError, NotFoundError
 from penstock.learn.disentangle_config import MeasureConfig, read_disentangle_config
 
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "disentangle"
 LEAST = 'data = "digits"\nbackbone = "digits-cnn"\nstart = "dense.pth"\n'
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.name)
+def test_the_configurations_that_come_with_the_project_are_read(path: Path) -> None:
+    assert read_disentangle_config(path).beta
 
 
 def test_a_file_is_read_with_defaults(tmp_path: Path) -> None:
@@ -36,7 +42,8 @@ def test_a_file_is_read_with_defaults(tmp_path: Path) -> None:
         ('precision = "16-mixed"', "no precision '16-mixed'"),
         ("steps = 1.5", r"steps is 1\.5"),
         ("epochs = 3", "unknown key 'epochs'; known are backbone, batch_size"),
-        ("measure = 3", "measure is 3"),
+        ("measure = 3", r"measure is 3; it must be a table, \[measure\]"),
+        ("[normalize]\nmean = [0.5]\nstd = [0.0]", r"std is \[0\.0\]; it must be positive"),
         ("[measure]\nmosaic = 3", r"\[measure\]: unknown key 'mosaic'"),
         ("[measure]\nmask_rates = [5.0]", "shares between 0 and 1"),
         ("[measure]\nimages = 0", "images is 0; it must be at least 1"),
