@@ -13,7 +13,14 @@ import pytest
 from penstock.cli import main
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "docs/data.md", "docs/decoupling.md", "docs/detection.md", "docs/export.md"]
+PAGES = [
+    "README.md",
+    "docs/data.md",
+    "docs/decoupling.md",
+    "docs/detection.md",
+    "docs/export.md",
+    "docs/surgery.md",
+]
 SERVER = "127.0.0.1:8001"
 
 

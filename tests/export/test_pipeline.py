@@ -192,6 +192,25 @@ def test_auto_takes_what_it_measured_as_fastest(tiny_run: Path, tmp_path: Path) 
     assert said[-1].endswith(f"taking {manifest.lowering}")
 
 
+class Refusing(Masked):
+    """A lowering that cannot do some layer of this network."""
+
+    def lower(self, model: ir.Model) -> frozenset[str]:
+        raise UnsupportedError("layer odd is not for me: take another lowering")
+
+
+def test_auto_goes_on_without_a_lowering_that_refuses(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(LOWERINGS, "gathered", Refusing)
+    said: list[str] = []
+    options = ExportOptions(source=str(tiny_run), repository=tmp_path, name="auto")
+    assert export(options, said.append).manifest.lowering == "masked"
+    assert "without gathered: layer odd is not for me: take another lowering" in said
+    with pytest.raises(UnsupportedError, match="layer odd"):
+        export(replace(options, lowering="gathered", name="net"))
+
+
 def test_versions_count_up_and_another_configuration_is_refused(
     tiny: Checkpoint, tiny_run: Path, tmp_path: Path
 ) -> None:
@@ -261,7 +280,7 @@ def test_without_images_synthetic_ones_and_stored_scores_serve_and_it_is_said(
 class Deaf(Masked):
     """A wrong lowering: its gates hear only half of what their input says."""
 
-    def lower(self, model: ir.Model) -> None:
+    def lower(self, model: ir.Model) -> frozenset[str]:
         for node in model.graph:
             if read_gated_conv(node) is not None:
                 weight = node.inputs[-2]
@@ -269,7 +288,7 @@ class Deaf(Masked):
                 assert weight.const_value is not None
                 # Zero is half of zero, so nothing is wrong with all gates open or closed; only on real images.
                 weight.const_value = ir.tensor(weight.const_value.numpy() * np.float32(0.5), name=weight.name)
-        super().lower(model)
+        return super().lower(model)
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,9 @@ def layouts(draw: st.DrawFn) -> PathLayout:
     return PathLayout(
         layers=layers,
         fixed_macs=draw(st.integers(0, 10**6)),
-        dense_macs=draw(st.integers(1, 10)) + sum(each.macs for each in (*layers, *followers)),
+        dense_macs=draw(st.integers(1, 10))
+        + sum(layer.macs for layer in layers)
+        + sum(each.macs for each in followers),
         followers=followers,
     )
 

@@ -42,6 +42,7 @@ NORMS = frozenset({"group_norm", "layer_norm", "instance_norm"})
 PRODUCTS = frozenset({"conv", "conv_transpose", "linear", "matmul"})
 OTHERS = frozenset({
     "alpha_dropout", "batch_norm", "pad", "cat", "getitem", "interpolate", "softmax", "log_softmax", "getattr",
+    "tuple",
 })
 # fmt: on
 
@@ -110,6 +111,7 @@ MODULES: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.Softplus, "softplus"),
     (nn.LogSigmoid, "logsigmoid"),
     (nn.Softmax, "softmax"),
+    (nn.Softmax2d, "softmax"),
     (nn.LogSoftmax, "log_softmax"),
 )
 
@@ -151,7 +153,8 @@ def kind_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
     if node.op == "call_module":
         return module_kind(modules[str(node.target)])
     if node.op == "call_function":
-        return FUNCTIONS.get(node.target, "")
+        packs = isinstance(node.target, type) and issubclass(node.target, tuple)  # a named tuple of results
+        return "tuple" if packs else FUNCTIONS.get(node.target, "")
     if node.op == "call_method":
         return METHODS.get(str(node.target), "")
     return ""

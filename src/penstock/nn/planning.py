@@ -107,7 +107,10 @@ class _Planner:
     def classifiers(self) -> frozenset[str]:
         """Gated layers whose filters are columns of a result ``[N, classes]`` of the network."""
         output = next(node for node in self.graph.nodes if node.op == "output")
-        results = [node for node in output.all_input_nodes if len(shape_of(node)) == 2]
+        results = list(output.all_input_nodes)
+        for packed in [node for node in results if kind_of(node, self.modules) == "tuple"]:
+            results += packed.all_input_nodes
+        results = [node for node in results if len(shape_of(node)) == 2]
         indices = {index for node in results for index in gates_of(self.flow.of(node))}
         return frozenset(self.plan.layers[index].name for index in indices)
 

@@ -134,10 +134,10 @@ def _pooling_flops(entering: Sequence[int], *_: object, **__: object) -> int:
 # `FlopCounterMode` knows products only. Two operations are one MAC.
 _POOLINGS: dict[Any, Any] = dict.fromkeys(
     (
-        torch.ops.aten.mean.dim,
-        torch.ops.aten.mean.default,
-        torch.ops.aten.avg_pool2d.default,
-        torch.ops.aten._adaptive_avg_pool2d.default,
+        torch.ops.aten.mean,
+        torch.ops.aten.sum,
+        torch.ops.aten.avg_pool2d,
+        torch.ops.aten._adaptive_avg_pool2d,
     ),
     _pooling_flops,
 )
