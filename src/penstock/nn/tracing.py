@@ -91,8 +91,8 @@ class _Tracer(fx.Tracer):
 
     record_stack_traces = True
 
-    def __init__(self, whole: Collection[str]) -> None:
-        super().__init__()
+    def __init__(self, whole: Collection[str] = ()) -> None:
+        super().__init__()  # without arguments where PyTorch unpickles a traced network
         self.whole = whole
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
