@@ -82,6 +82,7 @@ def main() -> int:
     parser.add_argument("--form", default="release")
     parser.add_argument("--initial", type=float, default=0.0)
     parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--step-size", type=float, default=0.1)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--images", type=int, default=500, help="training images of each class")
     parser.add_argument("--precision", default="bf16-mixed")
@@ -108,6 +109,7 @@ def _run(wanted: Wanted, parsed: argparse.Namespace) -> None:
         beta=wanted.betas,
         initial=parsed.initial,
         steps=parsed.steps,
+        step_size=parsed.step_size,
         batch_size=parsed.batch_size,
         images=parsed.images,
         precision=parsed.precision,

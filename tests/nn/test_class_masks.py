@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from penstock.errors import InvalidArgumentError, SurgeryError
+from penstock.nn.backbones import build_backbone
 from penstock.nn.class_masks import MaskedNetwork, Use, attach_class_masks
 
 CLASSES = 5
@@ -99,6 +100,25 @@ def test_activations_need_no_classifier(images: Tensor) -> None:
     with torch.no_grad():
         assert [tuple(each.shape) for each in masked.activations(large)] == [(1, 6, 32, 32)]
         assert masked(images).shape == (6, CLASSES)  # and afterwards whole runs are whole again
+
+
+@pytest.mark.parametrize(
+    ("backbone", "side"),
+    [("resnet20", 32), ("vgg16", 32), ("densenet40", 32), ("mnasnet", 32), ("squeezenet1_1", 64)],
+)
+def test_networks_of_every_connection_can_be_masked(backbone: str, side: int) -> None:
+    """Plain, residual, dense and searched ones, on mosaics twice as large as their images."""
+    torch.manual_seed(0)
+    dense = build_backbone(backbone, 3).eval()
+    masked = attach_class_masks(dense, torch.zeros(1, 3, side, side), 3)
+    images = torch.rand(2, 3, side, side)
+    everything = np.ones((1, masked.layout.bits), dtype=np.uint8)
+    assert masked.layout.active_macs(everything) == pytest.approx(1.0)
+    masked.scores = torch.ones_like(masked.scores)
+    with torch.no_grad():
+        torch.testing.assert_close(masked(images, torch.tensor([2, 0])), dense(images), rtol=1e-4, atol=1e-5)
+        maps = masked.activations(torch.rand(1, 3, 2 * side, 2 * side), torch.tensor([1]))
+    assert [each.shape[1] for each in maps] == [layer.filters for layer in masked.layout.layers]
 
 
 def test_what_cannot_be_masked_is_refused(chain: nn.Module) -> None:
