@@ -121,8 +121,8 @@ def _evaluate(parsed: argparse.Namespace) -> int:
 def _consolidate(parsed: argparse.Namespace) -> int:
     import json
 
-    from penstock.learn.config import read_consolidate_config
     from penstock.learn.consolidate import consolidate
+    from penstock.learn.consolidate_config import read_consolidate_config
 
     config = read_consolidate_config(parsed.config, count=parsed.prototypes, budget=parsed.budget)
     checkpoint = consolidate(
@@ -146,7 +146,13 @@ def _cascade(parsed: argparse.Namespace) -> int:
     from penstock.learn.cascade import cascade
 
     checkpoint = cascade(
-        parsed.first, parsed.second, parsed.out, budget=parsed.budget, data=parsed.data, say=_say
+        parsed.first,
+        parsed.second,
+        parsed.out,
+        budget=parsed.budget,
+        fpr=parsed.fpr,
+        data=parsed.data,
+        say=_say,
     )
     print(json.dumps(dict(checkpoint.figures), indent=2))
     return 0
@@ -277,7 +283,7 @@ def _add_consolidate(commands: argparse._SubParsersAction[argparse.ArgumentParse
         "--data", type=Path, metavar="FOLDER", help="data folder (default: $PENSTOCK_DATA)"
     )
     consolidate.add_argument(
-        "--devices", type=int, default=1, metavar="N", help="GPUs that train together (1)"
+        "--devices", type=int, default=1, metavar="N", help="GPUs or processes to train on (1)"
     )
     consolidate.set_defaults(run=_consolidate)
 
@@ -290,6 +296,9 @@ def _add_cascade(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     cascade.add_argument("second", metavar="LARGE", help="the same, of the same dense network")
     cascade.add_argument("--budget", type=float, required=True, metavar="SHARE", help="of the dense MACs")
     cascade.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder")
+    cascade.add_argument(
+        "--fpr", type=float, default=0.05, metavar="RATE", help="promised false-positive rate"
+    )
     cascade.add_argument("--data", type=Path, metavar="FOLDER", help="data folder (default: $PENSTOCK_DATA)")
     cascade.set_defaults(run=_cascade)
 

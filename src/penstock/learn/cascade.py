@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from penstock.data import load
 from penstock.detect.calibration import conformal_rank
 from penstock.errors import ConfigurationError
 from penstock.learn import runs
+from penstock.learn.config import check_budget
 from penstock.learn.runs import Say
-from penstock.nn.cascade import Cascade, threshold_for
+from penstock.nn.cascade import Cascade, confidence, threshold_for
 from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint, load_source
 from penstock.nn.inference import answer
 
@@ -43,30 +43,37 @@ def cascade(
         say: told what is going on, in short lines.
 
     Raises:
-        ConfigurationError: the folder holds another run, or the two networks do not belong together.
-        InvalidArgumentError: the first network alone costs more than the budget.
+        ConfigurationError: the folder holds another run, the two networks do not belong together, or the budget is
+            no share of the dense MACs.
+        InvalidArgumentError: the first network alone costs more than the budget, or the calibration images are too
+            few for the rate.
         NotFoundError: a source or the data set is not there.
     """
+    check_budget(budget)
     (small, small_origin), (large, large_origin) = load_source(first), load_source(second)
+    data_name = runs.trained_on(small, first)
     about = {
         "first": small_origin,
         "second": large_origin,
         "budget": budget,
         "fpr": fpr,
-        "data": small.config["data"],
+        "data": data_name,
     }
     runs.refuse_other_run(out, about)
     if (out / CHECKPOINT_FILE).is_file():
         say(f"{out} is finished already")
         return load_checkpoint(out / CHECKPOINT_FILE)
     _refuse_strangers(small, large, first, second)
-    splits = load(small.config["data"], folder=data)
+    splits = load(data_name, folder=data)
     conformal_rank(len(splits.calibration), fpr)
     say(f"setting the threshold on {len(splits.calibration)} images")
-    answers = [answer(each.network, splits.calibration.images) for each in (small, large)]
-    cheap, dear = (float(each.active_macs.mean(dtype=np.float64)) for each in answers)
-    confidence = torch.from_numpy(answers[0].logits).softmax(1).amax(1)
-    threshold = threshold_for(confidence, cheap, dear, budget)
+    own, other = (answer(each.network, splits.calibration.images) for each in (small, large))
+    threshold = threshold_for(
+        confidence(torch.from_numpy(own.logits)),
+        torch.from_numpy(own.active_macs),
+        torch.from_numpy(other.active_macs),
+        budget,
+    )
     network = Cascade(small.network, large.network, threshold)
     runs.claim(out, about)
     say("fitting the detector")
@@ -83,9 +90,15 @@ def cascade(
 
 
 def _refuse_strangers(small: Checkpoint, large: Checkpoint, first: str, second: str) -> None:
+    for source, each in ((first, small), (second, large)):
+        if len(each.members) != 1:
+            raise ConfigurationError(f"{source} is a cascade already: name what it was made of")
     for name in ("backbone", "class_names", "input_shape"):
         own, other = getattr(small, name), getattr(large, name)
         if own != other:
             raise ConfigurationError(f"{first} and {second} differ in {name}: {own} and {other}")
-    if len(small.members) != 1 or len(large.members) != 1:
-        raise ConfigurationError(f"{first} or {second} is a cascade already: name what it was made of")
+    own, other = runs.trained_on(small, first), runs.trained_on(large, second)
+    if own != other:
+        raise ConfigurationError(
+            f"{first} was trained on {own} and {second} on {other}: take the same data set"
+        )

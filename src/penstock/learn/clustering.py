@@ -3,19 +3,21 @@
 Images are grouped stage by stage, either by what they need or by how much:
 
 - ``paths``: K-means on the bits of the stage's layers (Lloyd's algorithm; bits are points of the unit cube, so squared
-  Euclidean distance is the Hamming distance);
+  Euclidean distance is the Hamming distance). Where a stage knows fewer different paths than K, the last groups stay
+  empty;
 - ``difficulty``: equal shares of the images in the order of how unsure the gated network is of them, the easiest group
-  first; groups then differ in what they cost.
+  first, the same groups in all stages; groups then differ in what they cost.
 
 A group's prototype keeps the filters that its images' gates opened most readily: those whose mean opening, the average
-of sigmoid(y), exceeds a threshold. One threshold for all groups and stages, found by bisection, makes the mean cost
-over all images meet the budget, so that any number of prototypes is compared at equal MACs. For groups by difficulty,
-the budget of group ``k`` of ``K`` is spread evenly from ``(1 - spread)`` to ``(1 + spread)`` times the mean.
+of sigmoid(y), exceeds a threshold. For an empty group that is the average over all images. One threshold for all groups
+and stages makes the mean cost over all images meet the budget, so that any number of prototypes is compared at equal
+MACs. For groups by difficulty, the budget of group ``k`` of ``K`` is spread evenly from ``(1 - spread)`` to
+``(1 + spread)`` times the mean, and each group has a threshold of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,12 +25,11 @@ import numpy.typing as npt
 from sklearn.cluster import KMeans
 
 from penstock.errors import ConfigurationError
+from penstock.learn.consolidate_config import GROUPINGS
 from penstock.nn.inference import Answers
-from penstock.paths import PathLayout
+from penstock.paths import Bits, Floats, PathLayout
 
-Floats = npt.NDArray[np.float64]
-GROUPINGS = ("paths", "difficulty")
-STEPS = 30  # of a bisection: far below one filter
+Groups = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +41,8 @@ class Prototypes:
         groups: ``[N, stages]`` int64, the group of each image in each stage.
     """
 
-    bits: tuple[npt.NDArray[np.uint8], ...]
-    groups: npt.NDArray[np.int64]
+    bits: tuple[Bits, ...]
+    groups: Groups
 
 
 def find_prototypes(
@@ -78,80 +79,88 @@ def find_prototypes(
         groups = np.tile(_by_difficulty(answers, count)[:, None], (1, len(stages)))
     else:
         groups = np.stack([_by_path(answers.bits[:, part], count, seed) for part in parts], axis=1)
-    opening = 1 / (1 + np.exp(-answers.gate_logits.astype(np.float64)))
     means = [
-        np.stack([_mean(opening[:, part], groups[:, stage] == k) for k in range(count)])
+        _mean_opening(answers.gate_logits[:, part], groups[:, stage], count)
         for stage, part in enumerate(parts)
     ]
     if grouping == "difficulty":
         bits = _graded(means, layout, budget, spread)
     else:
-        bits = _meet(lambda least: _keep(means, least), layout, groups, budget)
+        bits = _within(means, layout, groups, budget)
     return Prototypes(tuple(bits), groups)
 
 
-def paths_of(bits: list[npt.NDArray[np.uint8]], groups: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+def paths_of(bits: Sequence[Bits], groups: Groups) -> Bits:
     """Paths ``[N, P]`` of images in ``groups`` ``[N, stages]``."""
     return np.concatenate([own[groups[:, stage]] for stage, own in enumerate(bits)], axis=1)
 
 
-def _by_path(bits: npt.NDArray[np.uint8], count: int, seed: int) -> npt.NDArray[np.int64]:
-    if count == 1:
+def _by_path(bits: Bits, count: int, seed: int) -> Groups:
+    different = len(np.unique(np.packbits(bits, axis=1), axis=0)) if count > 1 else 1
+    if different == 1:
         return np.zeros(len(bits), np.int64)
-    found = KMeans(count, n_init=4, random_state=seed).fit_predict(bits.astype(np.float32))
+    found = KMeans(min(count, different), n_init=4, random_state=seed).fit_predict(bits.astype(np.float32))
     return np.asarray(found, np.int64)
 
 
-def _by_difficulty(answers: Answers, count: int) -> npt.NDArray[np.int64]:
+def _by_difficulty(answers: Answers, count: int) -> Groups:
     shifted = answers.logits.astype(np.float64) - answers.logits.max(1, keepdims=True)
     unsure = np.log(np.exp(shifted).sum(1))  # minus the log of the largest probability
     rank = np.argsort(np.argsort(unsure, kind="stable"), kind="stable")
     return np.floor_divide(rank * count, len(rank)).astype(np.int64)
 
 
-def _mean(opening: Floats, members: npt.NDArray[np.bool_]) -> Floats:
-    """Mean opening of a group, ``[P_s]``; of all images for a group that K-means left empty."""
-    mean: Floats = opening[members].mean(0) if members.any() else opening.mean(0)
-    return mean
+def _mean_opening(gate_logits: npt.NDArray[np.float32], groups: Groups, count: int) -> Floats:
+    """Mean opening ``[K, P_s]`` of each group's gates, from ``[N, P_s]``; of all images for an empty group."""
+    # sigmoid(y) in a form that never overflows, in double precision: single is 1 for every gate that is sure.
+    opening = 0.5 + 0.5 * np.tanh(0.5 * gate_logits.astype(np.float64))
+    members = [groups == k for k in range(count)]
+    return np.stack([(opening[own] if own.any() else opening).mean(0) for own in members])
 
 
-def _keep(means: list[Floats], least: float) -> list[npt.NDArray[np.uint8]]:
-    return [(own > least).astype(np.uint8) for own in means]
-
-
-def _graded(
-    means: list[Floats], layout: PathLayout, budget: float, spread: float
-) -> list[npt.NDArray[np.uint8]]:
+def _graded(means: Sequence[Floats], layout: PathLayout, budget: float, spread: float) -> list[Bits]:
     """Prototypes ``k`` of all stages together cost what group ``k`` may cost."""
     count = len(means[0])
-    chosen = []
-    for k, factor in enumerate(np.linspace(1 - spread, 1 + spread, count) if count > 1 else [1.0]):
-        own = [stage[k : k + 1] for stage in means]
-        one = np.zeros((1, len(means)), np.int64)
-        chosen.append(_meet(lambda least, own=own: _keep(own, least), layout, one, budget * factor))  # type: ignore[misc]
-    return [np.concatenate([group[stage] for group in chosen]) for stage in range(len(means))]
+    factors = np.linspace(1 - spread, 1 + spread, count) if count > 1 else np.ones(1)
+    alone = np.zeros((1, len(means)), np.int64)  # one group has one path
+    least = _fixed(layout)
+    if least > budget * factors[0]:
+        raise ConfigurationError(
+            f"budget is {budget:.3f} and spread {spread}, so the easiest images may cost {budget * factors[0]:.3f}; "
+            f"what every input pays is {least:.3f} already: choose a larger budget or a smaller spread"
+        )
+    by_group = [
+        _within([stage[k : k + 1] for stage in means], layout, alone, budget * factor)
+        for k, factor in enumerate(factors)
+    ]
+    return [np.concatenate(stage) for stage in zip(*by_group, strict=True)]
 
 
-def _meet(
-    keep: Callable[[float], list[npt.NDArray[np.uint8]]],
-    layout: PathLayout,
-    groups: npt.NDArray[np.int64],
-    budget: float,
-) -> list[npt.NDArray[np.uint8]]:
+def _within(means: Sequence[Floats], layout: PathLayout, groups: Groups, budget: float) -> list[Bits]:
     """The prototypes that cost as much as the budget allows, on average over the images."""
     distinct, counts = np.unique(groups, axis=0, return_counts=True)
+    thresholds = np.unique(np.concatenate([own.ravel() for own in means]))
+
+    def keep(least: float) -> list[Bits]:
+        return [(own > least).astype(np.uint8) for own in means]
 
     def cost(least: float) -> float:
         return float(np.average(layout.active_macs(paths_of(keep(least), distinct)), weights=counts))
 
-    low, high = 0.0, 1.0
-    if cost(high) > budget:
+    if cost(np.inf) > budget:
         raise ConfigurationError(
-            f"budget is {budget:.3f}; what every input pays is {cost(high):.3f} already, choose a larger budget"
+            f"budget is {budget:.3f}; what every input pays is {cost(np.inf):.3f} already: choose a larger budget"
         )
-    if cost(low) <= budget:
-        return keep(low)
-    for _ in range(STEPS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if cost(middle) > budget else (low, middle)
-    return keep(high)
+    if cost(-np.inf) <= budget:
+        return keep(-np.inf)
+    # The higher the threshold, the fewer filters: the first that is high enough, by bisection. The last one is.
+    low, high = 0, len(thresholds) - 1
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if cost(thresholds[middle]) > budget else (low, middle)
+    return keep(thresholds[high])
+
+
+def _fixed(layout: PathLayout) -> float:
+    """Share of the dense MACs that a path without any open filter costs."""
+    return float(layout.active_macs(np.zeros((1, layout.bits)))[0])

@@ -148,99 +148,21 @@ class DecoupleConfig:
     precision: str = "32-true"
 
     def __post_init__(self) -> None:
-        if not 0 < self.budget <= 1:
-            raise ConfigurationError(
-                f"budget is {self.budget}; it is a share of the dense MACs, above 0 and up to 1"
-            )
-        for name, most in (("approach", 1.0), ("ramp", 1.0), ("settle", 0.999)):
-            if not 0 <= getattr(self, name) <= most:
-                raise ConfigurationError(
-                    f"{name} is {getattr(self, name)}; it is a share of the training, 0 to {most}"
-                )
-        if self.views < 1:
-            raise ConfigurationError(f"views is {self.views}; at least 1 is needed")
-        for name in ("mutual_information", "alignment", "budget_weight", "sparsity", "distillation"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigurationError(f"{name} is {getattr(self, name)}; a weight must not be negative")
+        check_budget(self.budget)
+        check_shares(self, approach=1.0, ramp=1.0, settle=0.999)
+        check_weights(self, "mutual_information", "alignment", "budget_weight", "sparsity", "distillation")
         if not 0 <= self.density <= 1:
             raise ConfigurationError(f"density is {self.density}; it is a share of the filters, 0 to 1")
-        if not 0 < self.temperature < math.inf:
-            raise ConfigurationError(f"temperature is {self.temperature}; it must be positive")
-        if not 0 < self.fpr < 1:
-            raise ConfigurationError(f"fpr is {self.fpr}; a false-positive rate lies between 0 and 1")
         if self.gate.normalize and self.decouple.batch_size < 2:
             raise ConfigurationError(
                 "batch_size of decouple is 1; gates that normalize need at least 2 images"
             )
-        if not 0 <= self.seed < LARGEST_SEED:
-            raise ConfigurationError(f"seed is {self.seed}; it must be from 0 to {LARGEST_SEED - 1}")
-        if self.precision not in PRECISIONS:
-            raise ConfigurationError(f"no precision {self.precision!r}; there are {', '.join(PRECISIONS)}")
+        check_run(self)
 
     @property
     def trains_dense(self) -> bool:
         """Whether the dense network is trained here before it gets gates."""
         return self.start is None or self.fresh_classifier
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for a JSON file or a checkpoint."""
-        return asdict(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConsolidateConfig:
-    """One consolidation of a decoupled network.
-
-    Attributes:
-        count: K, prototypes of each stage; 1 is static pruning.
-        budget: share of the dense MACs, routers included; ``None``: that of the decoupled network.
-        grouping: what prototypes are made for, see `penstock.learn.clustering`.
-        spread: how far the costs of groups by difficulty lie apart, as a share of the mean.
-        own_norms: every prototype has batch norms of its own.
-        hidden: units of a router's hidden layer.
-        tune: schedule of the fine-tuning.
-        budget_weight: weight of the budget term.
-        guidance: weight of following the groups that clustering found.
-        fade: share of the training after which that guidance is gone.
-        settle: last share of the training, in which routers choose without noise.
-        teacher: who teaches; ``None``: the dense network.
-        distillation: weight of the teacher's softened answers; 0 leaves them out.
-        temperature: of the distillation.
-        views: number of different augmentations of each image.
-        fpr: false-positive rate that the detector is calibrated for.
-        seed: of everything random.
-        precision: Lightning's name, one of `PRECISIONS`.
-    """
-
-    count: int
-    budget: float | None = None
-    grouping: str = "paths"
-    spread: float = 0.5
-    own_norms: bool = True
-    hidden: int = 32
-    tune: Schedule = field(default_factory=lambda: Schedule(epochs=10, learning_rate=0.03))
-    budget_weight: float = 4.0
-    guidance: float = 0.3
-    fade: float = 0.6
-    settle: float = 0.25
-    teacher: TeacherConfig | None = None
-    distillation: float = 1.0
-    temperature: float = 4.0
-    views: int = 16
-    fpr: float = 0.05
-    seed: int = 0
-    precision: str = "32-true"
-
-    def __post_init__(self) -> None:
-        if self.count < 1:
-            raise ConfigurationError(f"count is {self.count}; at least 1 prototype is needed")
-        if self.budget is not None and not 0 < self.budget <= 1:
-            raise ConfigurationError(
-                f"budget is {self.budget}; it is a share of the dense MACs, above 0 and up to 1"
-            )
-        for name in ("fade", "settle", "spread"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigurationError(f"{name} is {getattr(self, name)}; it is a share, 0 to 1")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file or a checkpoint."""
@@ -259,17 +181,57 @@ def read_config(path: Path) -> DecoupleConfig:
     return build(DecoupleConfig, with_preset(read_toml(path), path), path)
 
 
-def read_consolidate_config(path: Path | None, **over: Any) -> ConsolidateConfig:
-    """Read a TOML file whose keys are the fields of `ConsolidateConfig`.
-
-    Args:
-        path: the file; ``None`` for the defaults.
-        over: values that count more than the file's; ``None`` is none.
+def check_budget(budget: float) -> None:
+    """Refuse what is no share of the dense MACs.
 
     Raises:
-        NotFoundError: there is no such file.
-        ConfigurationError: not TOML, or a key or value that has no meaning here.
+        ConfigurationError: it is not above 0 and up to 1.
     """
-    values = {} if path is None else read_toml(path)
-    values |= {name: value for name, value in over.items() if value is not None}
-    return build(ConsolidateConfig, values, path or Path("consolidate"))
+    if not 0 < budget <= 1:
+        raise ConfigurationError(f"budget is {budget}; it is a share of the dense MACs, above 0 and up to 1")
+
+
+def check_shares(config: object, **most: float) -> None:
+    """Refuse fields that are no shares of the training.
+
+    Args:
+        config: whose fields.
+        most: their names, and the largest value of each.
+
+    Raises:
+        ConfigurationError: one is below 0 or above its largest value.
+    """
+    for name, highest in most.items():
+        value = getattr(config, name)
+        if not 0 <= value <= highest:
+            raise ConfigurationError(f"{name} is {value}; it is a share of the training, 0 to {highest}")
+
+
+def check_weights(config: object, *names: str) -> None:
+    """Refuse fields that cannot weigh a term of a loss.
+
+    Raises:
+        ConfigurationError: one is negative or not finite.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if not 0 <= value < math.inf:
+            raise ConfigurationError(f"{name} is {value}; a weight must not be negative")
+
+
+def check_run(config: Any) -> None:
+    """Refuse what no run can do; looks at ``views``, ``temperature``, ``fpr``, ``seed`` and ``precision``.
+
+    Raises:
+        ConfigurationError: one of them is out of its range.
+    """
+    if config.views < 1:
+        raise ConfigurationError(f"views is {config.views}; at least 1 is needed")
+    if not 0 < config.temperature < math.inf:
+        raise ConfigurationError(f"temperature is {config.temperature}; it must be positive")
+    if not 0 < config.fpr < 1:
+        raise ConfigurationError(f"fpr is {config.fpr}; a false-positive rate lies between 0 and 1")
+    if not 0 <= config.seed < LARGEST_SEED:
+        raise ConfigurationError(f"seed is {config.seed}; it must be from 0 to {LARGEST_SEED - 1}")
+    if config.precision not in PRECISIONS:
+        raise ConfigurationError(f"no precision {config.precision!r}; there are {', '.join(PRECISIONS)}")

@@ -19,8 +19,9 @@ from penstock.files import write_atomic
 from penstock.learn import runs
 from penstock.learn.batches import Batches
 from penstock.learn.clustering import Prototypes, find_prototypes
-from penstock.learn.config import ConsolidateConfig
+from penstock.learn.consolidate_config import ConsolidateConfig
 from penstock.learn.consolidating import UNGROUPED, ConsolidateTraining
+from penstock.learn.process import check_devices
 from penstock.learn.runs import Say
 from penstock.learn.training import fit
 from penstock.nn.assembly import Member
@@ -62,7 +63,10 @@ def consolidate(
         say: told what is going on, in short lines.
 
     Raises:
-        ConfigurationError: the folder holds a run with another configuration, or the source is consolidated already.
+        ConfigurationError: the folder holds a run with another configuration, the source is consolidated already, or
+            the budget cannot be met.
+        InvalidArgumentError: there are not so many devices, a batch is too small for them, or the calibration images
+            are too few for the rate.
         NotFoundError: the source, the data set or the teacher's weights are not there.
     """
     start, origin = load_source(source)
@@ -71,15 +75,13 @@ def consolidate(
     if (out / CHECKPOINT_FILE).is_file():
         say(f"{out} is finished already")
         return load_checkpoint(out / CHECKPOINT_FILE)
-    if not isinstance(start.network, GatedNetwork) or isinstance(start.network, ConsolidatedNetwork):
-        raise ConfigurationError(
-            f"{source} is consolidated already: name the decoupled network that it came from"
-        )
-    splits = load(start.config["data"], folder=data)
-    classes = len(splits.class_names)
+    gated = _gated(start, source)
+    data_name = runs.trained_on(start, source)
+    splits = load(data_name, folder=data)
     conformal_rank(len(splits.calibration), config.fpr)
+    check_devices(devices, min(config.tune.batch_size, len(splits.train)))
     batches = runs.training_batches(
-        splits, start.config["data"], size=config.tune.batch_size, seed=config.seed, views=config.views
+        splits, data_name, size=config.tune.batch_size, seed=config.seed, views=config.views
     )
     taught = runs.distillation(
         config.teacher,
@@ -89,27 +91,31 @@ def consolidate(
         weight=config.distillation,
         temperature=config.temperature,
     )
-    runs.claim(out, about)
-    budget = start.config["budget"] if config.budget is None else config.budget
+    budget = _budget(config, start, source)
     say(f"{config.count} prototypes a stage for {budget:.0%} of the MACs")
     shape = PrototypeConfig(
         count=config.count,
-        stages=stages_by_size(start.network),
+        stages=stages_by_size(gated),
         own_norms=config.own_norms,
         hidden=config.hidden,
     )
     torch.manual_seed(config.seed)
-    network = attach_prototypes(start.network, shape)
-    groups = _prepare(network, start.network, splits, config, budget, out / GROUPS_FILE)
+    network = attach_prototypes(gated, shape)
+    found = _prototypes(network, gated, splits, config, budget, out / GROUPS_FILE)
+    # A budget that cannot be met is known by now: from here on the folder is this configuration's.
+    runs.claim(out, about)
+    _keep(found, out / GROUPS_FILE)
+    set_prototypes(network, [torch.from_numpy(bits).float() for bits in found.bits])
     # One prototype is trained at its own cost; several share each batch, so each layer computes all of its filters.
     trained = compact(network) if config.count == 1 else network
-    training = ConsolidateTraining(trained, groups, config, budget, batches, classes, taught)
+    groups = torch.full((len(splits.train), len(found.bits)), UNGROUPED)
+    groups[: len(found.groups)] = torch.from_numpy(found.groups)
+    training = ConsolidateTraining(trained, groups, config, budget, batches, len(splits.class_names), taught)
     validation = Batches(splits.validation, 500)
     fit(training, validation, out / "tune", precision=config.precision, progress=progress, devices=devices)
     if trained is not network:
         write_back(trained, network)
     say("fitting the detector")
-    about |= {"data": start.config["data"], "budget": budget}
     return runs.finish(
         out,
         splits,
@@ -117,38 +123,39 @@ def consolidate(
         start.dense,
         backbone=start.backbone,
         members=(Member(gate=start.members[0].gate, prototypes=shape),),
-        config=about,
+        config=about | {"data": data_name, "budget": budget},
         fpr=config.fpr,
     )
 
 
-def _prepare(
+def _gated(start: Checkpoint, source: str) -> GatedNetwork:
+    if not isinstance(start.network, GatedNetwork) or isinstance(start.network, ConsolidatedNetwork):
+        raise ConfigurationError(
+            f"{source} is consolidated already: name the decoupled network that it came from"
+        )
+    return start.network
+
+
+def _budget(config: ConsolidateConfig, start: Checkpoint, source: str) -> float:
+    budget = config.budget if config.budget is not None else start.config.get("budget")
+    if budget is None:
+        raise ConfigurationError(f"{source} was trained without a budget: give one")
+    return float(budget)
+
+
+def _prototypes(
     network: ConsolidatedNetwork,
     start: GatedNetwork,
     splits: Splits,
     config: ConsolidateConfig,
     budget: float,
     file: Path,
-) -> torch.Tensor:
-    """Give the network its prototypes; returns the groups ``[images, stages]`` of the training images."""
-    found = _read(file) if file.exists() else _find(network, start, splits, config, budget)
-    if not file.exists():
-        content = io.BytesIO()
-        np.savez_compressed(content, found.groups, *found.bits)
-        write_atomic(file, content.getvalue())
-    set_prototypes(network, [torch.from_numpy(bits).float() for bits in found.bits])
-    groups = torch.full((len(splits.train), len(found.bits)), UNGROUPED)
-    groups[: len(found.groups)] = torch.from_numpy(found.groups)
-    return groups
-
-
-def _find(
-    network: ConsolidatedNetwork,
-    start: GatedNetwork,
-    splits: Splits,
-    config: ConsolidateConfig,
-    budget: float,
 ) -> Prototypes:
+    """What the run found when it began, or what is found now."""
+    if file.exists():
+        with np.load(file) as arrays:
+            groups, *bits = (arrays[name] for name in arrays.files)
+        return Prototypes(tuple(bits), groups)
     return find_prototypes(
         answer(start, splits.train.images[:CLUSTER_IMAGES]),
         network.layout,
@@ -161,7 +168,8 @@ def _find(
     )
 
 
-def _read(file: Path) -> Prototypes:
-    with np.load(file) as arrays:
-        groups, *bits = (arrays[name] for name in arrays.files)
-    return Prototypes(tuple(bits), groups)
+def _keep(found: Prototypes, file: Path) -> None:
+    if not file.exists():
+        content = io.BytesIO()
+        np.savez_compressed(content, found.groups, *found.bits)
+        write_atomic(file, content.getvalue())

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from penstock.learn.batches import Batch, Batches
-from penstock.learn.config import ConsolidateConfig
+from penstock.learn.consolidate_config import ConsolidateConfig
 from penstock.learn.decoupling import BudgetTraining
 from penstock.learn.training import Distillation
 from penstock.nn import losses
@@ -49,22 +49,27 @@ class ConsolidateTraining(BudgetTraining):
     ) -> None:
         super().__init__(network, config.tune, train, classes, config.seed, budget, distillation)
         self.config = config
+        self.target = budget
         self.register_buffer("groups", groups, persistent=False)
 
     def losses(self, batch: Batch) -> Mapping[str, Tensor]:
         """Cross-entropy, distillation, budget and guidance, weighted."""
+        config = self.config
         output = self.consolidated(batch.images)
         logits = output.logits.float()
         terms = {"task": F.cross_entropy(logits, batch.labels)} | self.distilled(logits, batch)
-        if self.config.count == 1:  # nothing to choose: the cost is what it is
+        if config.count == 1:  # nothing to choose: the cost is what it is
             return terms
-        terms["budget"] = self.config.budget_weight * losses.budget(
-            self.active_share(output), self.budget or 1.0
-        )
-        guidance = self.config.guidance * max(0.0, 1.0 - self.progress / self.config.fade)
+        if config.budget_weight:
+            terms["budget"] = config.budget_weight * losses.budget(self.active_share(output), self.target)
+        guidance = config.guidance * self.guided()
         if guidance:
             terms["guidance"] = guidance * self._guidance(output.router_logits, batch)
         return terms
+
+    def guided(self) -> float:
+        """How much the groups still count: falls linearly from 1 to 0."""
+        return max(0.0, 1.0 - self.progress / self.config.fade) if self.config.fade else 0.0
 
     def on_train_epoch_start(self) -> None:
         """In the last epochs routers choose as they will in use: without noise."""
@@ -82,7 +87,9 @@ class ConsolidateTraining(BudgetTraining):
         """Mean over the stages of the cross-entropy between a router's choice and the image's group."""
         wanted = self.groups[batch.which]
         known = wanted[:, 0] != UNGROUPED
+        if not known.any():
+            return torch.zeros((), device=wanted.device)
         terms = [
             F.cross_entropy(logits[known], wanted[known, stage]) for stage, logits in enumerate(router_logits)
         ]
-        return torch.stack(terms).mean() if known.any() else wanted.new_zeros((), dtype=torch.float32)
+        return torch.stack(terms).mean()

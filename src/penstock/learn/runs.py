@@ -61,6 +61,20 @@ def refuse_other_run(out: Path, config: Mapping[str, Any]) -> None:
         raise ConfigurationError(f"{out} holds a run with another configuration: choose another folder")
 
 
+def trained_on(checkpoint: Checkpoint, source: str) -> str:
+    """The data set that a source was trained on, by name.
+
+    Raises:
+        ConfigurationError: the checkpoint does not say.
+    """
+    data = checkpoint.config.get("data")
+    if data is None:
+        raise ConfigurationError(
+            f"{source} does not say which data set it was trained on: take one that `penstock` trained"
+        )
+    return str(data)
+
+
 def training_batches(splits: Splits, data: str, *, size: int, seed: int, views: int) -> Batches:
     """The training images in the order of a seed, varied as suits the data set."""
     # Any other set holds natural images, as far as we know.
@@ -127,8 +141,8 @@ def finish(
         config=config,
         figures=accuracy_figures(splits, network, dense) | flag_figures(fpr, *scores),
     )
-    checkpoint.save(out / CHECKPOINT_FILE)
     write_atomic(out / FIGURES_FILE, json.dumps(dict(checkpoint.figures), indent=2) + "\n")
+    checkpoint.save(out / CHECKPOINT_FILE)  # last: where it is, the run is finished
     return checkpoint
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from penstock.errors import InvalidArgumentError
 from penstock.nn.cascade import Cascade
 from penstock.nn.gates import GateConfig
 from penstock.nn.path_network import PathNetwork
@@ -34,7 +35,12 @@ def assemble(dense: nn.Module, example: Tensor, members: Sequence[Member]) -> Pa
         dense: the network that it was made from.
         example: one input, ``[1, C, H, W]``.
         members: one for a network with gates or prototypes, two for a cascade.
+
+    Raises:
+        InvalidArgumentError: other numbers of members, or ones that do not fit the network.
     """
+    if len(members) not in (1, 2):
+        raise InvalidArgumentError(f"{len(members)} members; a network has one, a cascade two")
     parts = [_part(dense, example, member) for member in members]
     if len(parts) == 1:
         return parts[0]

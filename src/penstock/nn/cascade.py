@@ -6,7 +6,7 @@ two networks cost,
     answer(x) = f1(x) if max p1(x) >= t, else f2(x)
     cost(x)   = c1 + c2 1[max p1(x) < t]
 
-so the mean cost is met by the choice of t (confidence as in Teerapittayanon et al., *BranchyNet*, 2016,
+so the choice of t sets the mean cost (confidence as in Teerapittayanon et al., *BranchyNet*, 2016,
 https://arxiv.org/abs/1709.01686, here between whole networks). Both members are usually single prototypes, static
 networks, and together they are a network with two paths whose choice depends on the input.
 
@@ -16,12 +16,14 @@ second that says whether it ran and that bears what the second costs beside its 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from penstock.errors import InvalidArgumentError
+from penstock.errors import InvalidArgumentError, UnsupportedError
 from penstock.nn.path_network import GatedOutput, PathNetwork
 from penstock.paths import PathLayer, PathLayout
 
@@ -35,6 +37,9 @@ class Cascade(PathNetwork):
         first: answers every input.
         second: answers those of which the first is not sure.
         threshold: least confidence of an answer of the first.
+
+    Raises:
+        InvalidArgumentError: the two were not made from the same dense network.
     """
 
     threshold: Tensor
@@ -46,18 +51,41 @@ class Cascade(PathNetwork):
         self.register_buffer("threshold", torch.tensor(threshold))
 
     def forward(self, x: Tensor) -> GatedOutput:
-        """Run on images ``[N, C, H, W]``, the second member only on those that need it."""
+        """Run on images ``[N, C, H, W]``, the second member only on those that need it.
+
+        Raises:
+            UnsupportedError: the first member answers with something else than logits ``[N, classes]``.
+        """
         first = self.first(x)
-        unsure = first.logits.softmax(1).amax(1) < self.threshold
-        second = self.second(x[unsure])
-        logits = first.logits.index_put((unsure,), second.logits)
-        ran = unsure.to(logits.dtype)[:, None]
-        codes = (*first.codes, ran, *(_placed(code, unsure, 0.0) for code in second.codes))
+        if not isinstance(first.logits, Tensor):
+            raise UnsupportedError(
+                f"the first network answers with a {type(first.logits).__name__}; a cascade compares one tensor of "
+                "logits: wrap the network in one that gives its main output"
+            )
+        unsure = confidence(first.logits) < self.threshold
+        ran = unsure.to(first.logits.dtype)[:, None]
         # A member that did not run has no opinion of its filters: they were surely closed.
-        opinions = (*first.gate_logits, ran - 0.5, *(_placed(y, unsure, -0.5) for y in second.gate_logits))
-        responses = (*first.responses, ran, *(_placed(o, unsure, 0.0) for o in second.responses))
-        active = self.active_macs(torch.cat(codes, dim=1))
-        return GatedOutput(logits, codes, opinions, responses, active)
+        closed = [ran.new_zeros(len(x), layer.filters) for layer in self.second.layout.layers]
+        logits, codes, opinions, responses = first.logits, closed, [code - 0.5 for code in closed], closed
+        if unsure.any():  # not every network takes an empty batch
+            second = self.second(x[unsure])
+            (logits,) = _placed([second.logits], unsure, [logits])
+            codes = _placed(second.codes, unsure, codes)
+            opinions = _placed(second.gate_logits, unsure, opinions)
+            responses = _placed(second.responses, unsure, responses)
+        path = (*first.codes, ran, *codes)
+        return GatedOutput(
+            logits=logits,
+            codes=path,
+            gate_logits=(*first.gate_logits, ran - 0.5, *opinions),
+            responses=(*first.responses, ran, *responses),
+            active_macs=self.active_macs(torch.cat(path, dim=1)),
+        )
+
+
+def confidence(logits: Tensor) -> Tensor:
+    """How sure answers are, ``[N]``: the largest class probability of ``[N, classes]``."""
+    return logits.softmax(1).amax(1)
 
 
 def joined(first: PathLayout, second: PathLayout) -> PathLayout:
@@ -82,9 +110,10 @@ def joined(first: PathLayout, second: PathLayout) -> PathLayout:
         replace(layer, name=f"second.{layer.name}", sources=moved(layer.sources)) for layer in second.layers
     ]
     followers = [replace(each, name=f"first.{each.name}") for each in first.followers]
-    followers += [
-        replace(each, name=f"second.{each.name}", sources=moved(each.sources)) for each in second.followers
-    ]
+    for each in second.followers:
+        # Channels that no gate rules are there only if the member ran: each is one filter of that bit's.
+        sources = (*moved(each.sources), *(ran,) * each.ungated)
+        followers.append(replace(each, name=f"second.{each.name}", sources=sources, ungated=0))
     return PathLayout(
         layers=tuple(own),
         fixed_macs=first.fixed_macs,
@@ -93,27 +122,34 @@ def joined(first: PathLayout, second: PathLayout) -> PathLayout:
     )
 
 
-def threshold_for(confidence: Tensor, first: float, second: float, budget: float) -> float:
-    """The threshold at which a cascade costs as much as the budget allows.
+def threshold_for(sure: Tensor, first: Tensor, second: Tensor, budget: float) -> float:
+    """The highest threshold at which a cascade keeps to the budget.
 
     Args:
-        confidence: ``[N]`` of the first member's answers to images that neither member has seen.
-        first: mean cost of the first member, as a share of the dense MACs.
-        second: mean cost of the second.
-        budget: share of the dense MACs.
+        sure: ``[N]`` confidence of the first member's answers to images that neither member has seen, N at least 1.
+        first: ``[N]`` cost of the first member for each of them, as a share of the dense MACs.
+        second: ``[N]`` cost of the second.
+        budget: share of the dense MACs that the images may cost on average.
+
+    Returns:
+        one of the confidences, and so exact in their precision; infinity if the second member may answer everything.
 
     Raises:
         InvalidArgumentError: the first member alone costs more.
     """
-    if first > budget:
+    alone = first.double().mean().item()
+    if alone > budget:
         raise InvalidArgumentError(
-            f"the first network costs {first:.3f} of the dense MACs; the budget is {budget:.3f}"
+            f"the first network costs {alone:.3f} of the dense MACs; the budget is {budget:.3f}: choose a larger "
+            "budget or a smaller first network"
         )
-    share = min(1.0, (budget - first) / second)
-    return float(torch.quantile(confidence.double(), share))
+    ordered, order = sure.sort()
+    # With the n-th lowest confidence as threshold, the n images before it go to the second member, ties fewer.
+    spent = alone + second.double()[order].cumsum(0) / len(sure)
+    affordable = int((spent <= budget).sum())
+    return math.inf if affordable == len(sure) else ordered[affordable].item()
 
 
-def _placed(part: Tensor, where: Tensor, rest: float) -> Tensor:
-    """``[N, filters]`` with the rows of ``part`` where the second member ran, and ``rest`` elsewhere."""
-    whole = part.new_full((len(where), part.shape[1]), rest)
-    return whole.index_put((where,), part)
+def _placed(parts: Sequence[Tensor], where: Tensor, wholes: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors ``[N, ...]`` with the rows of ``parts`` where the second member ran."""
+    return [whole.to(part.dtype).index_put((where,), part) for whole, part in zip(wholes, parts, strict=True)]

@@ -1,38 +1,28 @@
-r"""Prototypes: whole stages of a network share a few fixed paths, and a router picks one at the stage's entrance.
+"""Prototypes: whole stages of a network share a few fixed paths, and a router picks one at the stage's entrance.
 
-Gates decide layer by layer. *Consolidated*, a network keeps for each stage ``s`` only ``K`` **prototype** paths
-``B_s`` in ``{0, 1}^{K x P_s}``, ``P_s`` being the bits of the stage's gated layers, and a **router** in the place of
-all its gates:
-
-    r = W2 relu(W1 norm(gap(x)) + b1) + b2      ``[N, K]``, from the stage's input x
-    k = argmax r                                the prototype that runs
-    z = B_s[k]                                  codes of all layers of the stage
-
-A prototype is a static network, so it runs at full dense efficiency. ``K = 1`` has no router and is ordinary static
-pruning. In training the choice is Gumbel-softmax (Jang et al., 2017, https://arxiv.org/abs/1611.01144): hard in the
-forward pass, soft in the backward pass; otherwise it is the plain argmax, with the same gradient.
-
-Batch norm folds into its convolution, so a prototype may own its batch norms at no cost (Yu et al., *Slimmable Neural
-Networks*, 2019, https://arxiv.org/abs/1812.08928, section 3): the statistics behind few filters are not those behind
-many.
+Gates decide layer by layer. *Consolidated*, a network keeps for each stage only ``K`` **prototype** paths and, in the
+place of all the stage's gates, a **router** that reads the stage's input (`penstock.nn.routing` has the formulas). A
+prototype is a static network, so it runs at full dense efficiency. ``K = 1`` has no router and is ordinary static
+pruning.
 """
 
 from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import prod
 from typing import NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from penstock.errors import InvalidArgumentError
 from penstock.nn.gates import GatedConv2d
-from penstock.nn.operators import shape_of
+from penstock.nn.operators import shape_of, tensor_input
+from penstock.nn.routing import Route, RoutedConv2d, RoutedNorm, StageRouter
 from penstock.nn.surgery import GatedNetwork
 from penstock.paths import PathLayout
 
@@ -63,22 +53,6 @@ class PrototypeConfig:
             raise InvalidArgumentError(f"stages are {self.stages}; each needs at least one gated layer")
 
 
-class Route(NamedTuple):
-    """What a stage's router decides.
-
-    Attributes:
-        codes: z of each layer of the stage, ``[N, filters]``.
-        opinions: of each filter how strongly the router's probabilities favour it, ``p B - 1/2``, ``[N, filters]``.
-        chosen: ``[N]`` int64, the prototype that runs.
-        logits: r, ``[N, K]`` float32.
-    """
-
-    codes: tuple[Tensor, ...]
-    opinions: tuple[Tensor, ...]
-    chosen: Tensor
-    logits: Tensor
-
-
 class ConsolidatedOutput(NamedTuple):
     """What a consolidated network answers: the fields of `GatedOutput`, and the routers' logits.
 
@@ -97,102 +71,6 @@ class ConsolidatedOutput(NamedTuple):
     responses: tuple[Tensor, ...]
     active_macs: Tensor
     router_logits: tuple[Tensor, ...]
-
-
-class StageRouter(nn.Module):
-    """Picks one of a stage's prototypes for each input.
-
-    Args:
-        in_channels: channels of the stage's input.
-        filters: of each gated layer of the stage.
-        config: number of prototypes and size of the router.
-    """
-
-    prototypes: Tensor
-
-    def __init__(self, in_channels: int, filters: Sequence[int], config: PrototypeConfig) -> None:
-        super().__init__()
-        self.filters = list(filters)
-        self.count = config.count
-        self.noise = True
-        self.register_buffer("prototypes", torch.ones(config.count, sum(filters)))
-        self.normalize = nn.BatchNorm1d(in_channels, affine=False)
-        self.reduce = nn.Linear(in_channels, config.hidden)
-        self.expand = nn.Linear(config.hidden, config.count)
-
-    @property
-    def macs(self) -> int:
-        """MACs of the two linear layers for one input; none where there is nothing to choose."""
-        return 0 if self.count == 1 else self.reduce.weight.numel() + self.expand.weight.numel()
-
-    def forward(self, x: Tensor) -> Route:
-        """Decide for ``x`` ``[N, C, H, W]``."""
-        logits = self._logits(x)
-        soft = logits.softmax(1)
-        weights = self._pick(logits, soft)
-        codes = torch.split(weights @ self.prototypes, self.filters, 1)
-        opinions = torch.split(soft @ self.prototypes - 0.5, self.filters, 1)
-        return Route(codes, opinions, weights.argmax(1), logits)
-
-    def _logits(self, x: Tensor) -> Tensor:
-        if self.count == 1:
-            return x.new_zeros(len(x), 1, dtype=torch.float32)
-        pooled = x.mean(dim=(2, 3))
-        logits: Tensor = self.expand(torch.relu(self.reduce(self.normalize(pooled))))
-        return logits.float()
-
-    def _pick(self, logits: Tensor, soft: Tensor) -> Tensor:
-        if self.training and self.noise and self.count > 1:
-            return F.gumbel_softmax(logits, hard=True)
-        hard = F.one_hot(logits.argmax(1), self.count).to(soft.dtype)
-        return hard + soft - soft.detach() if torch.is_grad_enabled() else hard
-
-
-class RoutedNorm(nn.Module):
-    """One batch norm per prototype.
-
-    Args:
-        norm: the batch norm that all start as.
-        count: number of prototypes.
-    """
-
-    def __init__(self, norm: nn.Module, count: int) -> None:
-        super().__init__()
-        self.norms = nn.ModuleList(copy.deepcopy(norm) for _ in range(count))
-
-    def forward(self, x: Tensor, chosen: Tensor) -> Tensor:
-        """Normalise each of ``x`` ``[N, C, H, W]`` as its prototype ``chosen`` ``[N]`` does."""
-        order = chosen.argsort()
-        sizes = torch.bincount(chosen, minlength=len(self.norms)).tolist()
-        groups = torch.split(x[order], sizes)
-        done = [norm(group) for norm, group in zip(self.norms, groups, strict=True) if len(group)]
-        return torch.cat(done)[order.argsort()]
-
-
-class RoutedConv2d(nn.Module):
-    """A convolution with its batch norm and activation, ruled by its stage's router: ``z * act(bn(conv(x)))``.
-
-    Args:
-        conv: the convolution.
-        norm: its batch norm, a `RoutedNorm`, or ``nn.Identity()``.
-        activation: its activation, or ``nn.Identity()``.
-    """
-
-    def __init__(self, conv: nn.Conv2d, norm: nn.Module, activation: nn.Module) -> None:
-        super().__init__()
-        self.conv = conv
-        self.norm = norm
-        self.activation = activation
-
-    def forward(
-        self, x: Tensor, code: Tensor, opinion: Tensor, chosen: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Run on ``x`` ``[N, C, H, W]``; the results are those of `GatedConv2d`."""
-        output = self.conv(x)
-        output = self.norm(output, chosen) if isinstance(self.norm, RoutedNorm) else self.norm(output)
-        output = self.activation(output)
-        mask = code.to(output.dtype)[:, :, None, None]
-        return output * mask, code, opinion, output.mean(dim=(2, 3))
 
 
 class ConsolidatedNetwork(GatedNetwork):
@@ -217,7 +95,7 @@ class ConsolidatedNetwork(GatedNetwork):
 
 def stages_by_size(network: GatedNetwork) -> tuple[int, ...]:
     """How many gated layers follow each other without a change of the size of what they write."""
-    sizes = [tuple(_call(network, layer.name).meta["sizes"][2:]) for layer in network.layout.layers]
+    sizes = [shape_of(_output(_call(network, layer.name)))[2:] for layer in network.layout.layers]
     starts = [0, *(index for index, (a, b) in enumerate(pairwise(sizes), 1) if a != b), len(sizes)]
     return tuple(b - a for a, b in pairwise(starts))
 
@@ -230,8 +108,10 @@ def attach_prototypes(network: GatedNetwork, config: PrototypeConfig) -> Consoli
         config: what to build; its stages must cover the network's gated layers.
 
     Raises:
-        InvalidArgumentError: they do not.
+        InvalidArgumentError: they do not, or the network has prototypes already.
     """
+    if isinstance(network, ConsolidatedNetwork):
+        raise InvalidArgumentError("the network has prototypes already: start from the gated one")
     layers = network.layout.layers
     if sum(config.stages) != len(layers):
         raise InvalidArgumentError(
@@ -244,12 +124,12 @@ def attach_prototypes(network: GatedNetwork, config: PrototypeConfig) -> Consoli
     for index, length in enumerate(config.stages):
         stage = layers[start : start + length]
         calls = [_call(network, layer.name) for layer in stage]
-        entering = shape_of(calls[0].all_input_nodes[0])
-        router = StageRouter(entering[1], [layer.filters for layer in stage], config)
+        channels = shape_of(tensor_input(calls[0]))[1]
+        router = StageRouter(channels, [layer.filters for layer in stage], config.count, config.hidden)
         network.body.routers.append(router)
+        gates += sum(_gated(network.body, call).gate.macs + _pooling_macs(call) for call in calls)
         if config.count > 1:
-            routers += router.macs + entering[1] * entering[2] * entering[3]
-        gates += sum(_gate_macs(network, call) for call in calls)
+            routers += router.macs + _pooling_macs(calls[0])
         said.append(_rewire(network.body, f"routers.{index}", calls, config))
         start += length
     output = next(node for node in network.body.graph.nodes if node.op == "output")
@@ -262,29 +142,45 @@ def attach_prototypes(network: GatedNetwork, config: PrototypeConfig) -> Consoli
 
 
 def set_prototypes(network: ConsolidatedNetwork, bits: Sequence[Tensor]) -> None:
-    """Give each stage its prototypes, ``[K, P_s]``, 0 or 1."""
+    """Give each stage its prototypes, ``[K, P_s]``, 0 or 1.
+
+    Raises:
+        InvalidArgumentError: other stages, shapes or values.
+    """
+    if len(bits) != len(network.routers):
+        raise InvalidArgumentError(
+            f"prototypes of {len(bits)} stages; the network has {len(network.routers)}"
+        )
     for router, own in zip(network.routers, bits, strict=True):
         if own.shape != router.prototypes.shape:
             raise InvalidArgumentError(
                 f"prototypes of shape {tuple(own.shape)}; this stage needs {tuple(router.prototypes.shape)}"
             )
+        if not ((own == 0) | (own == 1)).all():
+            raise InvalidArgumentError(
+                "prototypes hold other values than 0 and 1; a filter is closed or open"
+            )
         router.prototypes.copy_(own)
 
 
 def _call(network: GatedNetwork, name: str) -> fx.Node:
-    """The node that runs a gated layer, with the shape of what it writes beside it."""
-    nodes = network.body.graph.nodes
-    call: fx.Node = next(node for node in nodes if node.op == "call_module" and node.target == name)
-    output = next(user for user in call.users if user.args[1] == 0)
-    call.meta["sizes"] = shape_of(output)
-    return call
+    """The node that runs a gated layer."""
+    nodes: Iterable[fx.Node] = network.body.graph.nodes
+    return next(node for node in nodes if node.op == "call_module" and node.target == name)
 
 
-def _gate_macs(network: GatedNetwork, call: fx.Node) -> int:
-    gated = network.body.get_submodule(str(call.target))
-    assert isinstance(gated, GatedConv2d)
-    entering = shape_of(call.all_input_nodes[0])
-    return gated.gate.macs + entering[1] * entering[2] * entering[3]
+def _output(call: fx.Node) -> fx.Node:
+    """The node of a gated layer's masked output."""
+    return next(user for user in call.users if user.args[1] == 0)
+
+
+def _gated(body: fx.GraphModule, call: fx.Node) -> GatedConv2d:
+    return cast(GatedConv2d, body.get_submodule(str(call.target)))
+
+
+def _pooling_macs(call: fx.Node) -> int:
+    """What it costs to average the input of a layer over space."""
+    return prod(shape_of(tensor_input(call))[1:])
 
 
 def _rewire(body: fx.GraphModule, router: str, calls: Sequence[fx.Node], config: PrototypeConfig) -> fx.Node:
@@ -295,18 +191,17 @@ def _rewire(body: fx.GraphModule, router: str, calls: Sequence[fx.Node], config:
     """
     graph = body.graph
     with graph.inserting_before(calls[0]):
-        route = graph.call_module(router, args=(calls[0].args[0],))
+        route = graph.call_module(router, (tensor_input(calls[0]),))
         codes, opinions, chosen, logits = (
             graph.call_function(operator.getitem, (route, part)) for part in range(len(Route._fields))
         )
         for index, call in enumerate(calls):
-            gated = body.get_submodule(str(call.target))
-            assert isinstance(gated, GatedConv2d)
+            gated = _gated(body, call)
             norm = gated.norm
             if config.own_norms and config.count > 1 and isinstance(norm, nn.BatchNorm2d):
                 norm = RoutedNorm(norm, config.count)
             body.set_submodule(str(call.target), RoutedConv2d(gated.conv, norm, gated.activation))
             code = graph.call_function(operator.getitem, (codes, index))
             opinion = graph.call_function(operator.getitem, (opinions, index))
-            call.args = (call.args[0], code, opinion, chosen)
+            call.args = (*call.args, code, opinion, chosen)
     return logits

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from penstock.errors import InvalidArgumentError
-from penstock.nn.prototypes import ConsolidatedNetwork, RoutedConv2d
+from penstock.nn.prototypes import ConsolidatedNetwork
+from penstock.nn.routing import RoutedConv2d
 
 
 class StaticConv2d(nn.Module):
