@@ -45,6 +45,7 @@ def _missing(command: str, error: ModuleNotFoundError) -> str:
         "serve": "serve",
         "infer": "serve",
         "export": "export,train",
+        "train": "train",
         "decouple": "train",
         "consolidate": "train",
         "cascade": "train",
@@ -86,6 +87,17 @@ def _zoo_list(_: argparse.Namespace) -> int:
         shares = ("dense_accuracy", "decoupled_accuracy", "mac_fraction", "input_dependent")
         table.add_row(f"zoo:{entry.name}", *(f"{entry.figures[key]:.2%}" for key in shares), entry.origin)
     Console().print(table)
+    return 0
+
+
+def _train(parsed: argparse.Namespace) -> int:
+    import json
+
+    from penstock.learn.dense import read_dense_config, train_dense
+
+    config = read_dense_config(parsed.config)
+    figures = train_dense(config, parsed.out, data=parsed.data, devices=parsed.devices, say=_say)
+    print(json.dumps(figures, indent=2))
     return 0
 
 
@@ -223,6 +235,15 @@ def _parser() -> argparse.ArgumentParser:
     zoo = commands.add_parser("zoo", help="committed checkpoints")
     zoo_commands = zoo.add_subparsers(dest="zoo_command", required=True, metavar="COMMAND")
     zoo_commands.add_parser("list", help="list them with their figures").set_defaults(run=_zoo_list)
+
+    train = commands.add_parser("train", help="train a dense network; goes on where a killed run stopped")
+    train.add_argument("--config", type=Path, required=True, metavar="FILE", help="TOML, see configs/dense/")
+    train.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder")
+    train.add_argument("--data", type=Path, metavar="FOLDER", help="data folder (default: $PENSTOCK_DATA)")
+    train.add_argument(
+        "--devices", type=int, default=1, metavar="N", help="GPUs or processes to train on (1)"
+    )
+    train.set_defaults(run=_train)
 
     decouple = commands.add_parser("decouple", help="learn gates; goes on where a killed run stopped")
     decouple.add_argument("--config", type=Path, required=True, metavar="FILE", help="TOML, see configs/")

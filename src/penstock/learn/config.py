@@ -158,6 +158,7 @@ class DecoupleConfig:
                 "batch_size of decouple is 1; gates that normalize need at least 2 images"
             )
         check_run(self)
+        check_rate(self.fpr)
 
     @property
     def trains_dense(self) -> bool:
@@ -191,6 +192,16 @@ def check_budget(budget: float) -> None:
         raise ConfigurationError(f"budget is {budget}; it is a share of the dense MACs, above 0 and up to 1")
 
 
+def check_rate(fpr: float) -> None:
+    """Refuse what is no false-positive rate.
+
+    Raises:
+        ConfigurationError: it does not lie between 0 and 1.
+    """
+    if not 0 < fpr < 1:
+        raise ConfigurationError(f"fpr is {fpr}; a false-positive rate lies between 0 and 1")
+
+
 def check_shares(config: object, **most: float) -> None:
     """Refuse fields that are no shares of the training.
 
@@ -220,7 +231,7 @@ def check_weights(config: object, *names: str) -> None:
 
 
 def check_run(config: Any) -> None:
-    """Refuse what no run can do; looks at ``views``, ``temperature``, ``fpr``, ``seed`` and ``precision``.
+    """Refuse what no run can do; looks at ``views``, ``temperature``, ``seed`` and ``precision``.
 
     Raises:
         ConfigurationError: one of them is out of its range.
@@ -229,8 +240,6 @@ def check_run(config: Any) -> None:
         raise ConfigurationError(f"views is {config.views}; at least 1 is needed")
     if not 0 < config.temperature < math.inf:
         raise ConfigurationError(f"temperature is {config.temperature}; it must be positive")
-    if not 0 < config.fpr < 1:
-        raise ConfigurationError(f"fpr is {config.fpr}; a false-positive rate lies between 0 and 1")
     if not 0 <= config.seed < LARGEST_SEED:
         raise ConfigurationError(f"seed is {config.seed}; it must be from 0 to {LARGEST_SEED - 1}")
     if config.precision not in PRECISIONS:

@@ -11,6 +11,7 @@ from penstock.learn.config import (
     Schedule,
     TeacherConfig,
     check_budget,
+    check_rate,
     check_run,
     check_shares,
     check_weights,
@@ -81,6 +82,7 @@ class ConsolidateConfig:
         check_shares(self, fade=1.0, settle=1.0)
         check_weights(self, "budget_weight", "guidance", "distillation")
         check_run(self)
+        check_rate(self.fpr)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file or a checkpoint."""

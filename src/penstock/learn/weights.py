@@ -1,7 +1,8 @@
 """Weights of dense networks that a decoupling starts from.
 
-Three kinds of files are read: PyTorch's, with a state dict or a dict that holds one as ``state_dict``; ONNX files whose
-initializers bear the names of the state dict; and ONNX files of the Caffe-trained SqueezeNet 1.1.
+Four kinds of files are read: PyTorch's, with a state dict or a dict that holds one as ``state_dict``; safetensors,
+plain or a checkpoint of ours, whose dense network is meant; ONNX files whose initializers bear the names of the state
+dict; and ONNX files of the Caffe-trained SqueezeNet 1.1.
 """
 
 from __future__ import annotations
@@ -11,10 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from penstock import zoo
 from penstock.errors import InvalidArgumentError, NotFoundError, UnsupportedError
+from penstock.nn.checkpoint import ZOO_PREFIX
 from penstock.nn.squeezenet import from_caffe, is_caffe
+
+DENSE = "dense."  # what tensors of the dense network begin with in a checkpoint
 
 
 def load_weights(network: nn.Module, file: Path, *, fresh_classifier: bool = False) -> None:
@@ -26,7 +33,7 @@ def load_weights(network: nn.Module, file: Path, *, fresh_classifier: bool = Fal
 
     Args:
         network: where the weights go.
-        file: PyTorch's or ONNX, known by its ending ``.onnx``.
+        file: PyTorch's, or known by its ending ``.safetensors`` or ``.onnx``.
         fresh_classifier: leave the network's last layer as it is, whatever the file has in its place: the start for
             other classes than those that the file was trained on.
 
@@ -34,7 +41,7 @@ def load_weights(network: nn.Module, file: Path, *, fresh_classifier: bool = Fal
         InvalidArgumentError: the file holds no weights, or they do not fit the network.
         UnsupportedError: an ONNX file, and onnx is not installed.
     """
-    state = _read_onnx(file) if file.suffix == ".onnx" else _read_torch(file)
+    state = _read(file)
     own = network.state_dict()
     kept = {name for name in own if name.startswith("normalize.") or name.endswith(".num_batches_tracked")}
     kept -= set(state)
@@ -53,11 +60,13 @@ def load_weights(network: nn.Module, file: Path, *, fresh_classifier: bool = Fal
 
 
 def find_weights(start: str, data: Path | None) -> Path:
-    """The file that a configuration's ``start`` names: as it stands, or in the data folder.
+    """The file that a configuration's ``start`` names: ``zoo:NAME``, as it stands, or in the data folder.
 
     Raises:
         NotFoundError: it is in none of these places.
     """
+    if start.startswith(ZOO_PREFIX):
+        return zoo.find(start.removeprefix(ZOO_PREFIX)).file
     folders = [Path(), *([data] if data else []), Path(os.environ.get("PENSTOCK_DATA", "."))]
     for folder in folders:
         if (folder / start).is_file():
@@ -89,6 +98,20 @@ def _refuse_other_shapes(network: nn.Module, state: dict[str, Tensor], file: Pat
     raise InvalidArgumentError(
         f"{file} does not fit the network: {name} is {[*state[name].shape]} there and {[*own[name].shape]} here{remedy}"
     )
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    readers = {".onnx": _read_onnx, ".safetensors": _read_safetensors}
+    return readers.get(file.suffix, _read_torch)(file)
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    try:
+        tensors = load_file(file)
+    except SafetensorError as error:
+        raise InvalidArgumentError(f"{file} holds no weights of this network: {error}") from error
+    dense = {name: tensor for name, tensor in tensors.items() if name.startswith(DENSE)}
+    return {name.removeprefix(DENSE): tensor for name, tensor in dense.items()} or tensors
 
 
 def _read_torch(file: Path) -> dict[str, Tensor]:

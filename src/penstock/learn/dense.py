@@ -1,0 +1,149 @@
+"""A dense network of one's own: trained, measured, and kept as weights that every other run can start from.
+
+The run folder is that of `penstock.learn.runs`, with Lightning's checkpoints and logs in ``train/`` and the result in
+``weights.safetensors``. Calling `train_dense` again on the folder of a run that was killed goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from penstock.data import load
+from penstock.files import write_atomic
+from penstock.learn import runs
+from penstock.learn.batches import Batches
+from penstock.learn.config import NormalizeConfig, Schedule, TeacherConfig, check_run, check_weights
+from penstock.learn.decoupling import DenseTraining
+from penstock.learn.process import check_devices
+from penstock.learn.reading import build, read_toml
+from penstock.learn.runs import Say
+from penstock.learn.start import load_network
+from penstock.learn.training import fit
+from penstock.nn.inference import predict
+
+WEIGHTS_FILE = "weights.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseConfig:
+    """One training of a dense network.
+
+    Attributes:
+        data: data set, as `penstock.data.load` knows it.
+        backbone: network, a key of `penstock.nn.backbones.BACKBONES`.
+        start: file with weights to begin with; ``None`` begins with random ones.
+        fresh_classifier: the starting weights are for other classes: begin with a fresh last layer.
+        normalize: constants that the starting weights were trained with; ``None``: the file's or the backbone's own.
+        train: schedule.
+        teacher: who teaches; ``None``: nobody.
+        distillation: weight of the teacher's softened answers.
+        temperature: of the distillation.
+        views: number of different augmentations of each image.
+        seed: of everything random.
+        precision: Lightning's name, one of `penstock.learn.config.PRECISIONS`.
+    """
+
+    data: str
+    backbone: str
+    start: str | None = None
+    fresh_classifier: bool = False
+    normalize: NormalizeConfig | None = None
+    train: Schedule = field(default_factory=Schedule)
+    teacher: TeacherConfig | None = None
+    distillation: float = 1.0
+    temperature: float = 4.0
+    views: int = 16
+    seed: int = 0
+    precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        check_run(self)
+        check_weights(self, "distillation")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a JSON file."""
+        return asdict(self)
+
+
+def read_dense_config(path: Path) -> DenseConfig:
+    """Read a TOML file whose keys are the fields of `DenseConfig`, with tables for the nested ones.
+
+    Raises:
+        NotFoundError: there is no such file.
+        ConfigurationError: not TOML, or a key or value that has no meaning here.
+    """
+    return build(DenseConfig, read_toml(path), path)
+
+
+def train_dense(
+    config: DenseConfig,
+    out: Path,
+    *,
+    data: Path | None = None,
+    progress: bool = True,
+    devices: int = 1,
+    say: Say = lambda _: None,
+) -> dict[str, Any]:
+    """Run what ``config`` asks for, or go on with it, and leave weights and figures in ``out``.
+
+    Args:
+        config: what to do.
+        out: run folder; made if it is not there.
+        data: folder of the data set; by default what ``PENSTOCK_DATA`` says.
+        progress: show progress bars.
+        devices: how many GPUs, or processes where there is none, train together.
+        say: told what is going on, in short lines.
+
+    Returns:
+        the figures.
+
+    Raises:
+        ConfigurationError: the folder holds a run with another configuration.
+        InvalidArgumentError: there are not so many devices, or a batch is too small for them.
+        NotFoundError: the data set or the weights to start from are not there.
+    """
+    runs.refuse_other_run(out, config.to_json())
+    if (out / WEIGHTS_FILE).is_file():
+        say(f"{out} is finished already")
+        found: dict[str, Any] = json.loads((out / runs.FIGURES_FILE).read_text(encoding="utf-8"))
+        return found
+    splits = load(config.data, folder=data)
+    classes = len(splits.class_names)
+    check_devices(devices, min(config.train.batch_size, len(splits.train)))
+    torch.manual_seed(config.seed)
+    network = load_network(
+        config.backbone,
+        config.start,
+        classes,
+        data=data,
+        normalize=config.normalize,
+        fresh_classifier=config.fresh_classifier,
+    )
+    batches = runs.training_batches(
+        splits, config.data, size=config.train.batch_size, seed=config.seed, views=config.views
+    )
+    taught = runs.distillation(
+        config.teacher, None, batches, data=data, weight=config.distillation, temperature=config.temperature
+    )
+    runs.claim(out, config.to_json())
+    say(f"training {config.backbone}")
+    training = DenseTraining(network, config.train, batches, classes, config.seed, taught)
+    validation = Batches(splits.validation, 500)
+    fit(training, validation, out / "train", precision=config.precision, progress=progress, devices=devices)
+    held_out = splits.held_out
+    right = predict(network.eval(), held_out.images) == held_out.labels
+    figures = {"images": len(held_out), "dense_accuracy": float(right.mean())}
+    write_atomic(out / runs.FIGURES_FILE, json.dumps(figures, indent=2) + "\n")
+    write_atomic(out / WEIGHTS_FILE, save(_contiguous(network)))
+    return figures
+
+
+def _contiguous(network: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
