@@ -36,10 +36,29 @@ def trained_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = build_backbone("digits-cnn", 10).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
     for _ in range(8):
-        for which in torch.randperm(len(images)).split(64):
+        for which in torch.split(torch.randperm(len(images)), 64):
             optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(network(images[which]), labels[which]).backward()
+            loss = torch.nn.functional.cross_entropy(network(images[which]), labels[which])
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     file = tmp_path_factory.mktemp("weights") / "digits.pth"
     torch.save(network.state_dict(), file)
     return file
+
+
+@pytest.fixture(scope="session")
+def consolidations(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Finished runs of a second each, by number of prototypes: ``tiny_run`` with one that is small, and with three."""
+    runs = {}
+    for count, budget in ((1, 0.3), (3, 0.6)):
+        runs[count] = tmp_path_factory.mktemp("runs") / f"prototypes-{count}"
+        consolidate(str(tiny_run), few_prototypes(count, budget=budget), runs[count], progress=False)
+    return runs
+
+
+def few_prototypes(count: int, **changes: object) -> ConsolidateConfig:
+    """A consolidation of a second; keywords replace fields."""
+    config = ConsolidateConfig(
+        count=count, tune=Schedule(epochs=4, batch_size=64, learning_rate=0.05), budget_weight=16.0
+    )
+    return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
