@@ -19,6 +19,7 @@ PAGES = [
     "docs/decoupling.md",
     "docs/detection.md",
     "docs/export.md",
+    "docs/interpretation.md",
     "docs/surgery.md",
 ]
 SERVER = "127.0.0.1:8001"

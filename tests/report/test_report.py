@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,8 +12,12 @@ import pytest
 import torch
 
 from penstock.cli import main
-from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint
+from penstock.data import Splits, digits
+from penstock.nn.checkpoint import CHECKPOINT_FILE, load_checkpoint
 from penstock.nn.prototypes import PrototypeConfig, attach_prototypes, set_prototypes
+from penstock.nn.surgery import GatedNetwork
+from penstock.report.observation import observe
+from penstock.report.report import report
 
 VOID = {"img", "meta", "br", "path", "use", "image"}
 
@@ -61,14 +66,6 @@ def read(page: str) -> Reader:
     reader.close()
     assert reader.open == []
     return reader
-
-
-def changed(run: Path, folder: Path, **values: object) -> Path:
-    """A copy of a run's checkpoint with other values."""
-    found = load_checkpoint(run / CHECKPOINT_FILE)
-    fields = {name: getattr(found, name) for name in Checkpoint.__dataclass_fields__} | values
-    Checkpoint(**fields).save(folder / CHECKPOINT_FILE)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -122,60 +119,51 @@ def test_pictures_take_their_colours_from_the_page(page: str) -> None:
     assert used <= set(re.findall(r"(--[a-z0-9-]+):", page))
 
 
-def test_it_is_made_the_same_twice(page: str, tiny_run: Path, tmp_path: Path) -> None:
-    assert main(["report", str(tiny_run), "--out", str(tmp_path / "again.html")]) == 0
-    assert (tmp_path / "again.html").read_text(encoding="utf-8") == page
-
-
-def test_names_of_classes_are_escaped(
-    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The names come from the data set: one that looks like an element must not become one."""
-    from penstock.data import digits
-
+@pytest.fixture(scope="module")
+def bare_page(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Of a checkpoint file, without its run, on a data set one of whose classes is named like an element."""
     real = digits.load_digits
 
-    def renamed(seed: int) -> object:
-        from dataclasses import replace
-
+    def renamed(seed: int) -> Splits:
         splits = real(seed)
         names = ("<b>zero</b>", *splits.class_names[1:])
-        parts = {
-            name: replace(getattr(splits, name), class_names=names)
-            for name in ("train", "validation", "calibration", "test")
-        }
-        return replace(splits, **parts)
+        parts = (splits.train, splits.validation, splits.calibration, splits.test)
+        return Splits(*(replace(part, class_names=names) for part in parts))
 
-    monkeypatch.setattr("penstock.data.loading.load_digits", renamed)
-    assert main(["report", str(tiny_run), "--out", str(tmp_path / "page.html")]) == 0
-    page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    read(page)
-    assert "<b>zero" not in page
-    assert "&lt;b&gt;zero&lt;/b&gt;" in page
+    out = tmp_path_factory.mktemp("bare") / "page.html"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("penstock.data.loading.load_digits", renamed)
+        assert main(["report", str(tiny_run / CHECKPOINT_FILE), "--out", str(out)]) == 0
+    return out.read_text(encoding="utf-8")
 
 
-def test_without_logs_the_curves_are_left_out(tiny_run: Path, tmp_path: Path) -> None:
-    out = tmp_path / "page.html"
-    assert main(["report", str(tiny_run / CHECKPOINT_FILE), "--out", str(out)]) == 0
-    page = out.read_text(encoding="utf-8")
-    assert "No training logs lie beside this checkpoint" in page
-    assert "training" in read(page).ids
+def test_names_of_classes_are_escaped(bare_page: str) -> None:
+    read(bare_page)
+    assert "<b>zero" not in bare_page
+    assert "&lt;b&gt;zero&lt;/b&gt;" in bare_page
 
 
-def test_prototypes_of_a_consolidated_network_are_shown(tiny_run: Path, tmp_path: Path) -> None:
+def test_without_logs_the_curves_are_left_out(bare_page: str) -> None:
+    assert "No training logs lie beside this checkpoint" in bare_page
+    assert "training" in read(bare_page).ids
+
+
+def test_prototypes_of_a_consolidated_network_are_shown(tiny_run: Path) -> None:
     torch.manual_seed(0)
-    network = load_checkpoint(tiny_run / CHECKPOINT_FILE).network
-    layers = network.layout.layers
+    seen = observe(str(tiny_run))
+    assert isinstance(seen.checkpoint.network, GatedNetwork)
+    layers = seen.checkpoint.network.layout.layers
     config = PrototypeConfig(count=3, stages=(1, len(layers) - 1))
-    routed = attach_prototypes(network, config).eval()
+    routed = attach_prototypes(seen.checkpoint.network, config).eval()
     draw = np.random.default_rng(0)
     widths = (layers[0].filters, sum(layer.filters for layer in layers[1:]))
     set_prototypes(routed, [torch.from_numpy(draw.integers(0, 2, (3, width))).float() for width in widths])
-    run = changed(tiny_run, tmp_path, network=routed, prototypes=config, detector={})
-    assert main(["report", str(run), "--out", str(tmp_path / "page.html")]) == 0
-    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    about = {"source": {"name": "tiny"}, "count": 3, "seed": 5}
+    checkpoint = replace(seen.checkpoint, network=routed, config=about)
+    page = report(replace(seen, checkpoint=checkpoint), [])
     assert "prototypes" in read(page).ids
     assert re.search(r"Stage 2: \d of 3 prototypes are used", page)
+    assert f"penstock consolidate tiny --prototypes 3 --out {tiny_run.name}" in page
 
 
 def test_missing_images_are_told_before_anything_is_written(

@@ -156,6 +156,13 @@ def name_layers(axes: Any, names: Sequence[str], most: int = 28) -> None:
     axes.set_xlabel("layer, from input to output" if step == 1 else f"layer, every {step}th named")
 
 
+def name_classes(axes: Any, names: Sequence[str], size: int = 8) -> None:
+    """Write classes' names along the horizontal axis of a heat map, upright where they are long."""
+    rotation = 90 if max(map(len, names)) > 2 else 0
+    axes.set_xticks(range(len(names)), names, rotation=rotation, fontsize=size)
+    axes.tick_params(length=0)
+
+
 def percent(axes: Any, label: str) -> None:
     """A vertical axis of shares, 0 to 100 %."""
     axes.set_ylim(0, 1)

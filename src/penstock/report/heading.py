@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 from penstock import zoo
 from penstock.nn.checkpoint import ZOO_PREFIX
@@ -18,11 +19,11 @@ def heading(seen: Observation, figures: Evaluation) -> Html:
         (
             element("h1", text(f"{seen.name}: which filters each image needs")),
             paragraph(
-                f"{backbone} on {seen.data}, decoupled; looked at on {figures.images:,} images that were held out of "
+                f"{backbone} on {seen.data}, decoupled: judged on {figures.images:,} images that were held out of "
                 "training and selection.",
                 class_="lead",
             ),
-            element("dl", *(_tile(*tile) for tile in _tiles(seen, figures)), class_="tiles"),
+            tiles(_figures(seen, figures)),
             element("pre", element("code", text(_command(seen)))),
             details("Configuration", _configuration(seen)),
             details("Accuracy by class", _classes(figures)),
@@ -30,9 +31,14 @@ def heading(seen: Observation, figures: Evaluation) -> Html:
     )
 
 
-def _tiles(seen: Observation, f: Evaluation) -> list[tuple[str, str, str]]:
+def tiles(figures: Iterable[tuple[str, str, str]]) -> Html:
+    """Figures in a row of tiles: what it is, its value, and a note."""
+    return element("dl", *(_tile(*figure) for figure in figures), class_="tiles")
+
+
+def _figures(seen: Observation, f: Evaluation) -> list[tuple[str, str, str]]:
     gained = "gained" if f.loss_points < 0 else "lost"
-    tiles = [
+    shown = [
         (
             "accuracy, decoupled",
             f"{f.decoupled_accuracy:.2%}",
@@ -47,11 +53,11 @@ def _tiles(seen: Observation, f: Evaluation) -> list[tuple[str, str, str]]:
         ),
     ]
     if f.flags is not None:
-        tiles.append(
+        shown.append(
             ("honest images flagged", f"{f.flags['fpr']:.1%}", f"{f.flags['fpr_target']:.1%} were promised")
         )
-    tiles.append(("seed", str(seen.checkpoint.config.get("seed", "unknown")), f"sha256 {seen.sha256[:12]}"))
-    return tiles
+    shown.append(("seed", str(seen.checkpoint.config.get("seed", "unknown")), f"sha256 {seen.sha256[:12]}"))
+    return shown
 
 
 def _tile(name: str, value: str, note: str) -> Html:
@@ -62,6 +68,10 @@ def _tile(name: str, value: str, note: str) -> Html:
 def _command(seen: Observation) -> str:
     if seen.name.startswith(ZOO_PREFIX):
         return zoo.find(seen.name.removeprefix(ZOO_PREFIX)).command
+    config = seen.checkpoint.config
+    if "source" in config and "count" in config:
+        start = f"{config['source']['name']} --prototypes {config['count']}"
+        return f"penstock consolidate {start} --out {seen.name}"
     return f"penstock decouple --config FILE --out {seen.name}"
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from penstock.files import write_atomic
 from penstock.nn.checkpoint import ZOO_PREFIX
 from penstock.nn.prototypes import ConsolidatedNetwork
+from penstock.nn.sub_architectures import SUB_ARCHITECTURES_FILE, load_sub_architectures
+from penstock.report.disentangled_page import disentangled_page
 from penstock.report.evaluation import evaluate
 from penstock.report.heading import heading
 from penstock.report.logs import Curves, read_curves
@@ -24,7 +26,8 @@ def write_report(source: str, out: Path, folder: Path | None = None, say: Say = 
     """Write the page about a source.
 
     Args:
-        source: run folder, checkpoint file, or ``zoo:NAME``; only a run folder has training curves.
+        source: run folder, also of a disentanglement, checkpoint file, or ``zoo:NAME``; only a run folder has
+            training curves.
         out: HTML file to write.
         folder: of the data set; by default what ``PENSTOCK_DATA`` says.
         say: told what is going on, in short lines.
@@ -33,6 +36,11 @@ def write_report(source: str, out: Path, folder: Path | None = None, say: Say = 
         NotFoundError: the source or its data set is not there.
         InvalidArgumentError: a log in the run folder is damaged.
     """
+    if (Path(source) / SUB_ARCHITECTURES_FILE).is_file():
+        say("drawing")
+        found = load_sub_architectures(Path(source) / SUB_ARCHITECTURES_FILE)
+        write_atomic(out, disentangled_page(Path(source).resolve().name, found))
+        return
     curves = _curves(source)
     seen = observe(source, folder, say)
     say("drawing")

@@ -13,6 +13,7 @@ from penstock.report.drawing import (
     Drawing,
     heat,
     heat_scale,
+    name_classes,
     name_layers,
     to_svg,
 )
@@ -77,12 +78,13 @@ def rates_picture(layout: PathLayout, rates: Floats, class_names: Sequence[str])
         )
 
 
-def depth_picture(names: Sequence[str], similarities: Floats) -> Html:
+def depth_picture(names: Sequence[str], similarities: Floats, expected: Floats | None = None) -> Html:
     """The curve of similarity between classes over depth.
 
     Args:
         names: of the layers.
         similarities: ``[layers, classes, classes]``.
+        expected: ``[layers]`` what paths as dense as these would have by chance, drawn beside it.
     """
     pairs = between_classes(similarities)
     mean = pairs.mean(axis=1)
@@ -93,6 +95,8 @@ def depth_picture(names: Sequence[str], similarities: Floats) -> Html:
             places, pairs.min(axis=1), pairs.max(axis=1), color=SERIES[0], alpha=0.18, linewidth=0
         )
         axes.plot(places, mean, color=SERIES[0], marker="o", markersize=4)
+        if expected is not None:
+            axes.plot(places, expected, color=MUTED, linestyle=":", linewidth=1.2)
         name_layers(axes, names)
         axes.set_ylim(0, 1.03)
         axes.set_ylabel("similarity of two classes\n(weighted Jaccard)")
@@ -113,9 +117,8 @@ def similarity_picture(names: Sequence[str], similarities: Floats, class_names: 
             axes = drawing.add_subplot(grid[0, column])
             heat(axes, similarities[layer], low, 1)
             axes.set_title(names[layer])
-            axes.set_xticks(range(len(class_names)), class_names, rotation=90, fontsize=7)
+            name_classes(axes, class_names, size=7)
             axes.set_yticks(range(len(class_names)), class_names if column == 0 else [], fontsize=7)
-            axes.tick_params(length=0)
             for spine in axes.spines.values():
                 spine.set_color(MUTED)
         heat_scale(drawing.add_subplot(grid[0, -1]), low, 1, "similarity", unit="")

@@ -39,12 +39,14 @@ class ClassPaths:
         paths: one path per class, in the classes' order.
         class_names: one per path.
         similarities: ``[layers, classes, classes]`` Jaccard indices, if they were measured already.
+        expected: ``[layers]`` mean index that independent paths of these densities would have, if it was measured.
         hit_rates: if they were measured.
     """
 
     paths: PathSet
     class_names: tuple[str, ...]
     similarities: Floats | None = None
+    expected: Floats | None = None
     hit_rates: HitRates | None = None
 
     def __post_init__(self) -> None:
@@ -68,8 +70,9 @@ def disentanglement_section(found: ClassPaths) -> Section:
     most, least = extreme_pairs(similarities.mean(axis=0), found.class_names)
     parts = [
         figure(
-            depth_picture(layout.names, similarities),
-            "Jaccard index of two classes' filters. Line: mean over all pairs; band: least to most alike pair.",
+            depth_picture(layout.names, similarities, found.expected),
+            "Jaccard index of two classes' filters. Line: mean over all pairs; band: least to most alike pair"
+            + ("." if found.expected is None else "; dotted: independent paths of the same densities."),
         ),
         figure(
             similarity_picture(layout.names, similarities, found.class_names),

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from penstock.errors import InvalidArgumentError
 from penstock.paths import Bits, Floats, PathLayout
-from penstock.report.drawing import SERIES, Drawing, heat, heat_scale, to_svg
+from penstock.report.drawing import SERIES, Drawing, heat, heat_scale, name_classes, to_svg
 from penstock.report.markup import NOTHING, Html, element, figure, join, paragraph, text
 from penstock.report.observation import Observation
 from penstock.report.page import Section
@@ -135,10 +135,7 @@ def prototypes_picture(
         left.set_ylabel("prototype")
         heat(middle, by_class.T, 0, 1)
         middle.set_yticks(places, [])
-        middle.set_xticks(
-            range(len(class_names)), class_names, rotation=45, ha="right", rotation_mode="anchor"
-        )
-        middle.tick_params(length=0)
+        name_classes(middle, class_names)
         heat_scale(drawing.add_subplot(grid[0, 2]), 0, 1, "share of the class")
         favourite = int(use.argmax())
         return to_svg(
