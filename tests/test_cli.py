@@ -105,7 +105,7 @@ def test_wrong_usage_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_help_loads_no_heavy_library() -> None:
     code = (
-        "import sys; from penstock.cli import _parser; _parser(); "
+        "import sys; from penstock.cli.main import parser; parser(); "
         "print([name for name in ('torch', 'grpc', 'onnx', 'lightning') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -124,3 +125,32 @@ def test_a_setting_without_meaning_is_refused_with_file_key_and_value(
         read_config(path)
     assert str(path) in str(caught.value)
     assert isinstance(caught.value, InvalidArgumentError)
+
+
+def test_changes_take_the_place_of_what_the_file_says(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(
+        'data = "digits"\nbackbone = "digits-cnn"\nbudget = 0.5\n[decouple]\nepochs = 9\nbatch_size = 7\n'
+    )
+    changes = ["budget=0.25", "decouple.epochs = 3", "start=weights/some.th", "gate.reduction=2"]
+    config = read_config(file, changes)
+    assert (config.budget, config.start) == (0.25, "weights/some.th")
+    assert (config.decouple.epochs, config.decouple.batch_size) == (3, 7)
+    assert (config.gate.reduction, config.gate.normalize) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("budget", "'budget' is not KEY=VALUE"),
+        ("=3", "'=3' is not KEY=VALUE"),
+        ("wings=2", "unknown key 'wings'"),
+        ("budget.x=2", "budget is {'x': 2}"),
+        ("budget=much", "budget is 'much'"),
+    ],
+)
+def test_a_change_that_has_no_meaning_is_refused(change: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('data = "digits"\nbackbone = "digits-cnn"\n')
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        read_config(file, [change])

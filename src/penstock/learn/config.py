@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -170,16 +171,20 @@ class DecoupleConfig:
         return asdict(self)
 
 
-def read_config(path: Path) -> DecoupleConfig:
+def read_config(path: Path, changes: Sequence[str] = ()) -> DecoupleConfig:
     """Read a TOML file whose keys are the fields of `DecoupleConfig`, with tables for the nested ones.
 
     One more key, ``preset``, names what the others are put on top of, see `penstock.learn.presets`.
+
+    Args:
+        path: the file.
+        changes: ``KEY=VALUE``, see `penstock.learn.reading.with_changes`.
 
     Raises:
         NotFoundError: there is no such file.
         ConfigurationError: not TOML, or a key or value that has no meaning here.
     """
-    return build(DecoupleConfig, with_preset(read_toml(path), path), path)
+    return build(DecoupleConfig, with_preset(read_toml(path, changes), path), path)
 
 
 def check_budget(budget: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from penstock.learn.config import (
     check_shares,
     check_weights,
 )
-from penstock.learn.reading import build, read_toml
+from penstock.learn.reading import build, read_toml, with_changes
 
 GROUPINGS = ("paths", "difficulty")
 
@@ -89,17 +90,18 @@ class ConsolidateConfig:
         return asdict(self)
 
 
-def read_consolidate_config(path: Path | None, **over: Any) -> ConsolidateConfig:
+def read_consolidate_config(path: Path | None, changes: Sequence[str] = (), **over: Any) -> ConsolidateConfig:
     """Read a TOML file whose keys are the fields of `ConsolidateConfig`.
 
     Args:
         path: the file; ``None`` for the defaults.
+        changes: ``KEY=VALUE``, see `penstock.learn.reading.with_changes`.
         over: values that count more than the file's; ``None`` is none.
 
     Raises:
         NotFoundError: there is no such file.
         ConfigurationError: not TOML, or a key or value that has no meaning here.
     """
-    values = {} if path is None else read_toml(path)
+    values = with_changes({}, changes) if path is None else read_toml(path, changes)
     values |= {name: value for name, value in over.items() if value is not None}
     return build(ConsolidateConfig, values, path or Path("consolidate"))

@@ -7,6 +7,7 @@ The run folder is that of `penstock.learn.runs`, with Lightning's checkpoints an
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,14 +73,18 @@ class DenseConfig:
         return asdict(self)
 
 
-def read_dense_config(path: Path) -> DenseConfig:
+def read_dense_config(path: Path, changes: Sequence[str] = ()) -> DenseConfig:
     """Read a TOML file whose keys are the fields of `DenseConfig`, with tables for the nested ones.
+
+    Args:
+        path: the file.
+        changes: ``KEY=VALUE``, see `penstock.learn.reading.with_changes`.
 
     Raises:
         NotFoundError: there is no such file.
         ConfigurationError: not TOML, or a key or value that has no meaning here.
     """
-    return build(DenseConfig, read_toml(path), path)
+    return build(DenseConfig, read_toml(path, changes), path)
 
 
 def train_dense(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,11 +115,15 @@ class DisentangleConfig:
         return asdict(self)
 
 
-def read_disentangle_config(path: Path) -> DisentangleConfig:
+def read_disentangle_config(path: Path, changes: Sequence[str] = ()) -> DisentangleConfig:
     """Read a TOML file whose keys are the fields of `DisentangleConfig`, with tables ``[measure]`` and ``[normalize]``.
+
+    Args:
+        path: the file.
+        changes: ``KEY=VALUE``, see `penstock.learn.reading.with_changes`.
 
     Raises:
         NotFoundError: there is no such file.
         ConfigurationError: not TOML, or a key or value that has no meaning here.
     """
-    return build(DisentangleConfig, read_toml(path), path)
+    return build(DisentangleConfig, read_toml(path, changes), path)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.errors import ConfigurationError
+from penstock.learn.reading import merged
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "penstock": {"gate": {"normalize": True}},  # a file's [gate] does not silently undo this default
@@ -57,13 +58,4 @@ def with_preset(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
     name = values.get("preset", "penstock")
     if not isinstance(name, str) or name not in PRESETS:
         raise ConfigurationError(f"{path}: no preset {name!r}; there are {', '.join(sorted(PRESETS))}")
-    return _merged(PRESETS[name], {key: value for key, value in values.items() if key != "preset"})
-
-
-def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Both, nested tables merged as well; what ``over`` says counts."""
-    merged = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
-        merged[key] = _merged(base[key], value) if both else value
-    return merged
+    return merged(PRESETS[name], {key: value for key, value in values.items() if key != "preset"})

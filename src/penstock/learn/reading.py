@@ -6,6 +6,7 @@ Errors name file, table, key and value, and what would have been right.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -15,8 +16,12 @@ from penstock.errors import ConfigurationError, InvalidArgumentError, NotFoundEr
 T = TypeVar("T")
 
 
-def read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
     """Plain values of a TOML file.
+
+    Args:
+        path: the file.
+        changes: see `with_changes`.
 
     Raises:
         NotFoundError: there is no such file.
@@ -25,9 +30,45 @@ def read_toml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise NotFoundError(f"no configuration file {path}")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not TOML: {error}") from error
+    return with_changes(values, changes)
+
+
+def with_changes(values: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """Values of a file with some put in the place of others.
+
+    Args:
+        values: of the file.
+        changes: each ``KEY=VALUE``: the key with dots into tables, the value as in TOML. A value that is no TOML is
+            taken for text, so that text needs no quotes.
+
+    Raises:
+        ConfigurationError: a change has no key or no value.
+    """
+    for change in changes:
+        key, equals, text = change.partition("=")
+        if not key.strip() or not equals:
+            raise ConfigurationError(f"--set {change!r} is not KEY=VALUE")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        *tables, name = key.strip().split(".")
+        for table in reversed(tables):
+            name, value = table, {name: value}
+        values = merged(values, {name: value})
+    return values
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, nested tables merged as well; what ``over`` says counts."""
+    both = dict(base)
+    for key, value in over.items():
+        nested = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
+        both[key] = merged(base[key], value) if nested else value
+    return both
 
 
 def build(kind: type[T], values: dict[str, Any], path: Path, table: str = "") -> T:
