@@ -10,9 +10,9 @@ Images are grouped stage by stage, either by what they need or by how much:
 
 A group's prototype keeps the filters that its images' gates opened most readily: those whose mean opening, the average
 of sigmoid(y), exceeds a threshold. For an empty group that is the average over all images. One threshold for all groups
-and stages makes the mean cost over all images meet the budget, so that any number of prototypes is compared at equal
-MACs. For groups by difficulty, the budget of group ``k`` of ``K`` is spread evenly from ``(1 - spread)`` to
-``(1 + spread)`` times the mean, and each group has a threshold of its own.
+and stages makes the mean cost over all images meet the budget to within one filter, so that any number of prototypes is
+compared at equal MACs. For groups by difficulty, the budget of group ``k`` of ``K`` is spread evenly from
+``(1 - spread)`` to ``(1 + spread)`` times the mean, and each group has a threshold of its own.
 """
 
 from __future__ import annotations
@@ -139,26 +139,32 @@ def _graded(means: Sequence[Floats], layout: PathLayout, budget: float, spread: 
 def _within(means: Sequence[Floats], layout: PathLayout, groups: Groups, budget: float) -> list[Bits]:
     """The prototypes that cost as much as the budget allows, on average over the images."""
     distinct, counts = np.unique(groups, axis=0, return_counts=True)
-    thresholds = np.unique(np.concatenate([own.ravel() for own in means]))
+    ranks = _ranks(means)
 
-    def keep(least: float) -> list[Bits]:
-        return [(own > least).astype(np.uint8) for own in means]
+    def keep(closed: int) -> list[Bits]:
+        return [(own >= closed).astype(np.uint8) for own in ranks]
 
-    def cost(least: float) -> float:
-        return float(np.average(layout.active_macs(paths_of(keep(least), distinct)), weights=counts))
+    def cost(closed: int) -> float:
+        return float(np.average(layout.active_macs(paths_of(keep(closed), distinct)), weights=counts))
 
-    if cost(np.inf) > budget:
+    low, high = 0, sum(own.size for own in ranks)
+    if cost(high) > budget:
         raise ConfigurationError(
-            f"budget is {budget:.3f}; what every input pays is {cost(np.inf):.3f} already: choose a larger budget"
+            f"budget is {budget:.3f}; what every input pays is {cost(high):.3f} already: choose a larger budget"
         )
-    if cost(-np.inf) <= budget:
-        return keep(-np.inf)
-    # The higher the threshold, the fewer filters: the first that is high enough, by bisection. The last one is.
-    low, high = 0, len(thresholds) - 1
-    while low < high:
+    while low < high:  # the more are closed, the lower the cost: close as few as the budget allows
         middle = (low + high) // 2
-        low, high = (middle + 1, high) if cost(thresholds[middle]) > budget else (low, middle)
-    return keep(thresholds[high])
+        low, high = (middle + 1, high) if cost(middle) > budget else (low, middle)
+    return keep(high)
+
+
+def _ranks(means: Sequence[Floats]) -> list[npt.NDArray[np.int64]]:
+    """Each filter of each group by its place among all, the least readily opened first, equal ones in their order."""
+    flat = np.concatenate([own.ravel() for own in means])
+    ranks = np.empty(len(flat), np.int64)
+    ranks[np.argsort(flat, kind="stable")] = np.arange(len(flat))
+    ends = np.cumsum([own.size for own in means])[:-1]
+    return [part.reshape(own.shape) for part, own in zip(np.split(ranks, ends), means, strict=True)]
 
 
 def _fixed(layout: PathLayout) -> float:
