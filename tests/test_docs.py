@@ -18,6 +18,7 @@ PAGES = [
     "docs/data.md",
     "docs/decoupling.md",
     "docs/detection.md",
+    "docs/disentanglement.md",
     "docs/export.md",
     "docs/interpretation.md",
     "docs/surgery.md",
