@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from machine import RESULTS, about
+from machine import RESULTS, about, cores
 
 from penstock.files import write_atomic
 from penstock.learn.dense import WEIGHTS_FILE
@@ -136,7 +136,7 @@ def _penstock(run: Run, runs: Path, jobs: int) -> bool:
     """One run in a process of its own, its words in a log beside its folder."""
     arguments = [argument.format(runs=runs) for argument in run.arguments]
     command = [sys.executable, "-m", "penstock.cli", *arguments, "--out", str(runs / run.name)]
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = max(1, cores() // jobs)
     print(f"{run.name}: {' '.join(arguments)}", flush=True)
     with (runs / f"{run.name}.log").open("a", encoding="utf-8") as log:
         done = subprocess.run(
