@@ -22,7 +22,19 @@ def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["demo"], ["decouple"], ["evaluate"], ["report"], ["export"], ["serve"], ["infer"], ["zoo", "list"]],
+    [
+        [],
+        ["demo"],
+        ["decouple"],
+        ["consolidate"],
+        ["cascade"],
+        ["evaluate"],
+        ["report"],
+        ["export"],
+        ["serve"],
+        ["infer"],
+        ["zoo", "list"],
+    ],
 )
 def test_help_is_there(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
@@ -45,6 +57,22 @@ WRONG = {
     "no source": (
         ["export", "nowhere", "--repository", "m", "--name", "n"],
         "no run folder, checkpoint file or zoo",
+    ),
+    "nothing to consolidate": (
+        ["consolidate", "nowhere", "--prototypes", "2", "--out", "run"],
+        "no run folder, checkpoint file or zoo",
+    ),
+    "no prototypes": (
+        ["consolidate", "nowhere", "--prototypes", "0", "--out", "run"],
+        "count is 0; at least 1 is needed",
+    ),
+    "nothing to put in a row": (
+        ["cascade", "nowhere", "nowhere", "--budget", "0.5", "--out", "run"],
+        "no run folder, checkpoint file or zoo",
+    ),
+    "no budget for a cascade": (
+        ["cascade", "nowhere", "nowhere", "--budget", "2", "--out", "run"],
+        "budget is 2.0; it is a share of the dense MACs",
     ),
     "nothing to evaluate": (["evaluate", "nowhere"], "no run folder, checkpoint file or zoo"),
     "nothing to report on": (

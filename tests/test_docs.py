@@ -15,6 +15,7 @@ from penstock.cli import main
 ROOT = Path(__file__).parent.parent
 PAGES = [
     "README.md",
+    "docs/consolidation.md",
     "docs/data.md",
     "docs/decoupling.md",
     "docs/detection.md",

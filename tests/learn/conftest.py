@@ -7,6 +7,8 @@ import torch
 
 from penstock.data import load
 from penstock.learn.config import DecoupleConfig, Schedule
+from penstock.learn.consolidate import consolidate
+from penstock.learn.consolidate_config import ConsolidateConfig
 from penstock.nn.backbones import build_backbone
 
 
@@ -47,18 +49,25 @@ def trained_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def consolidations(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Finished runs of a second each, by number of prototypes: ``tiny_run`` with one that is small, and with three."""
-    runs = {}
-    for count, budget in ((1, 0.3), (3, 0.6)):
-        runs[count] = tmp_path_factory.mktemp("runs") / f"prototypes-{count}"
-        consolidate(str(tiny_run), few_prototypes(count, budget=budget), runs[count], progress=False)
-    return runs
-
-
-def few_prototypes(count: int, **changes: object) -> ConsolidateConfig:
-    """A consolidation of a second; keywords replace fields."""
+def few() -> Callable[..., ConsolidateConfig]:
+    """A consolidation of a second: few epochs. Keywords replace fields."""
     config = ConsolidateConfig(
-        count=count, tune=Schedule(epochs=4, batch_size=64, learning_rate=0.05), budget_weight=16.0
+        count=3, tune=Schedule(epochs=4, batch_size=64, learning_rate=0.05), budget_weight=16.0
     )
-    return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
+
+    def make(**changes: object) -> ConsolidateConfig:
+        return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def consolidations(
+    tiny_run: Path, few: Callable[..., ConsolidateConfig], tmp_path_factory: pytest.TempPathFactory
+) -> dict[int, Path]:
+    """Finished runs of ``tiny_run``'s network by number of prototypes: a small one with one, and one with three."""
+    runs = {}
+    for count, budget in ((1, 0.45), (3, 0.6)):
+        runs[count] = tmp_path_factory.mktemp("runs") / f"prototypes-{count}"
+        consolidate(str(tiny_run), few(count=count, budget=budget), runs[count], progress=False)
+    return runs

@@ -60,7 +60,7 @@ def stepped(network: ConsolidatedNetwork, batches: list[Tensor]) -> Consolidated
     for batch in batches:
         optimizer.zero_grad()
         labels = torch.arange(len(batch)) % 5
-        nn.functional.cross_entropy(network(batch).logits, labels).backward()
+        torch.autograd.backward(nn.functional.cross_entropy(network(batch).logits, labels))
         optimizer.step()
     return network.eval()
 
@@ -85,9 +85,9 @@ def test_it_holds_the_open_filters_and_channels_only(gated: dict[str, GatedNetwo
     network = single(gated["chain"], 0.5)
     wide, last = (int(router.prototypes.sum()) for router in network.routers)
     small = compact(network).body
-    assert small.get_submodule("wide").conv.weight.shape == (wide, 8, 3, 3)
-    assert small.get_submodule("wide").norm.running_mean.shape == (wide,)  # type: ignore[union-attr]
-    assert small.get_submodule("last").conv.weight.shape == (last, wide, 3, 3)
+    assert small.get_parameter("wide.conv.weight").shape == (wide, 8, 3, 3)
+    assert small.get_buffer("wide.norm.running_mean").shape == (wide,)
+    assert small.get_parameter("last.conv.weight").shape == (last, wide, 3, 3)
 
 
 @settings(max_examples=25)

@@ -9,7 +9,9 @@ Images are grouped stage by stage, either by what they need or by how much:
   first, the same groups in all stages; groups then differ in what they cost.
 
 A group's prototype keeps the filters that its images' gates opened most readily: those whose mean opening, the average
-of sigmoid(y), exceeds a threshold. For an empty group that is the average over all images. One threshold for all groups
+of sigmoid(y), exceeds a threshold. For an empty group that is the average over all images. Of every layer at least one
+filter stays: behind a layer that is closed as a whole, a network without shortcuts knows nothing of the image. One
+threshold for all groups
 and stages makes the mean cost over all images meet the budget to within one filter, so that any number of prototypes is
 compared at equal MACs. For groups by difficulty, the budget of group ``k`` of ``K`` is spread evenly from
 ``(1 - spread)`` to ``(1 + spread)`` times the mean, and each group has a threshold of its own.
@@ -83,11 +85,12 @@ def find_prototypes(
         _mean_opening(answers.gate_logits[:, part], groups[:, stage], count)
         for stage, part in enumerate(parts)
     ]
+    ranks = _ranks(np.concatenate(means, axis=1), layout)
     if grouping == "difficulty":
-        bits = _graded(means, layout, budget, spread)
+        bits = _graded(ranks, layout, budget, spread)
     else:
-        bits = _within(means, layout, groups, budget)
-    return Prototypes(tuple(bits), groups)
+        bits = _within(ranks, layout, parts, groups, budget)
+    return Prototypes(tuple(bits[:, part] for part in parts), groups)
 
 
 def paths_of(bits: Sequence[Bits], groups: Groups) -> Bits:
@@ -118,55 +121,61 @@ def _mean_opening(gate_logits: npt.NDArray[np.float32], groups: Groups, count: i
     return np.stack([(opening[own] if own.any() else opening).mean(0) for own in members])
 
 
-def _graded(means: Sequence[Floats], layout: PathLayout, budget: float, spread: float) -> list[Bits]:
-    """Prototypes ``k`` of all stages together cost what group ``k`` may cost."""
-    count = len(means[0])
-    factors = np.linspace(1 - spread, 1 + spread, count) if count > 1 else np.ones(1)
-    alone = np.zeros((1, len(means)), np.int64)  # one group has one path
-    least = _fixed(layout)
-    if least > budget * factors[0]:
+def _ranks(opening: Floats, layout: PathLayout) -> npt.NDArray[np.int64]:
+    """Place of each filter of each group, ``[K, P]``, among all: the least readily opened is 0.
+
+    Equal ones keep their order. The first of each layer in each group is beyond all others, and so never closed.
+    """
+    order = np.argsort(opening, axis=None, kind="stable")
+    ranks = np.argsort(order).reshape(opening.shape)
+    for part in layout.slices:
+        ranks[np.arange(len(ranks)), part.start + ranks[:, part].argmax(1)] = opening.size
+    return ranks
+
+
+def _graded(ranks: npt.NDArray[np.int64], layout: PathLayout, budget: float, spread: float) -> Bits:
+    """Prototypes ``[K, P]`` of which the ``k``-th of all stages together cost what group ``k`` may cost."""
+    factors = np.linspace(1 - spread, 1 + spread, len(ranks)) if len(ranks) > 1 else np.ones(1)
+    whole, alone = (
+        [np.arange(layout.bits)],
+        np.zeros((1, 1), np.int64),
+    )  # each group has one path through it all
+    try:
+        rows = [
+            _within(ranks[[k]], layout, whole, alone, budget * factor) for k, factor in enumerate(factors)
+        ]
+    except ConfigurationError as error:
         raise ConfigurationError(
-            f"budget is {budget:.3f} and spread {spread}, so the easiest images may cost {budget * factors[0]:.3f}; "
-            f"what every input pays is {least:.3f} already: choose a larger budget or a smaller spread"
-        )
-    by_group = [
-        _within([stage[k : k + 1] for stage in means], layout, alone, budget * factor)
-        for k, factor in enumerate(factors)
-    ]
-    return [np.concatenate(stage) for stage in zip(*by_group, strict=True)]
+            f"{error}; with spread {spread}, the easiest images may cost {factors[0]:.2f} of the budget"
+        ) from error
+    return np.concatenate(rows)
 
 
-def _within(means: Sequence[Floats], layout: PathLayout, groups: Groups, budget: float) -> list[Bits]:
-    """The prototypes that cost as much as the budget allows, on average over the images."""
+def _within(
+    ranks: npt.NDArray[np.int64],
+    layout: PathLayout,
+    parts: Sequence[npt.NDArray[np.int64]],
+    groups: Groups,
+    budget: float,
+) -> Bits:
+    """The prototypes ``[K, P]`` that cost as much as the budget allows, on average over the images."""
     distinct, counts = np.unique(groups, axis=0, return_counts=True)
-    ranks = _ranks(means)
 
-    def keep(closed: int) -> list[Bits]:
-        return [(own >= closed).astype(np.uint8) for own in ranks]
+    def keep(closed: int) -> Bits:
+        return (ranks >= closed).astype(np.uint8)
 
     def cost(closed: int) -> float:
-        return float(np.average(layout.active_macs(paths_of(keep(closed), distinct)), weights=counts))
+        bits = keep(closed)
+        paths = paths_of([bits[:, part] for part in parts], distinct)
+        return float(np.average(layout.active_macs(paths), weights=counts))
 
-    low, high = 0, sum(own.size for own in ranks)
+    low, high = 0, int(ranks.max())
     if cost(high) > budget:
         raise ConfigurationError(
-            f"budget is {budget:.3f}; what every input pays is {cost(high):.3f} already: choose a larger budget"
+            f"budget is {budget:.3f}; one filter of every layer, and what every input pays, cost {cost(high):.3f} "
+            "already: choose a larger budget"
         )
     while low < high:  # the more are closed, the lower the cost: close as few as the budget allows
         middle = (low + high) // 2
         low, high = (middle + 1, high) if cost(middle) > budget else (low, middle)
     return keep(high)
-
-
-def _ranks(means: Sequence[Floats]) -> list[npt.NDArray[np.int64]]:
-    """Each filter of each group by its place among all, the least readily opened first, equal ones in their order."""
-    flat = np.concatenate([own.ravel() for own in means])
-    ranks = np.empty(len(flat), np.int64)
-    ranks[np.argsort(flat, kind="stable")] = np.arange(len(flat))
-    ends = np.cumsum([own.size for own in means])[:-1]
-    return [part.reshape(own.shape) for part, own in zip(np.split(ranks, ends), means, strict=True)]
-
-
-def _fixed(layout: PathLayout) -> float:
-    """Share of the dense MACs that a path without any open filter costs."""
-    return float(layout.active_macs(np.zeros((1, layout.bits)))[0])

@@ -117,9 +117,10 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         if not isinstance(value, list):
             raise ConfigurationError(f"{where} is {value!r}; it must be a list")
         return tuple(_typed(each, get_args(hint)[0], where) for each in value)
-    fits = isinstance(value, (int, float) if hint is float else hint)
+    real = float in (hint, *get_args(hint))
+    fits = isinstance(value, hint) or (real and isinstance(value, int))
     if not fits or (isinstance(value, bool) and hint is not bool):
         raise ConfigurationError(
             f"{where} is {value!r}; it must be of type {getattr(hint, '__name__', hint)}"
         )
-    return float(value) if hint is float else value
+    return float(value) if real else value

@@ -205,7 +205,7 @@ def fit(
     if training.schedule.average:
         callbacks.append(moving_average(training.schedule.average))
     if progress:
-        callbacks.append(RichProgressBar(leave=False))
+        callbacks.append(RichProgressBar(leave=False, console_kwargs={"stderr": True}))
     training.network.train()  # Lightning keeps whatever mode it finds
     resume = folder / "last.ckpt"
     with quiet(), deterministic():

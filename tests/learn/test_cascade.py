@@ -1,0 +1,146 @@
+"""Cascades of real runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from penstock.cli import main
+from penstock.data import load
+from penstock.errors import ConfigurationError, PenstockError, UnsupportedError
+from penstock.export.pipeline import ExportOptions, export
+from penstock.files import sha256
+from penstock.learn.cascade import cascade
+from penstock.learn.runs import CONFIG_FILE, FIGURES_FILE
+from penstock.nn.cascade import RAN, Cascade, confidence
+from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint
+from penstock.nn.inference import answer
+
+BUDGET = 0.6
+
+
+@pytest.fixture(scope="module")
+def run(consolidations: dict[int, Path], tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One prototype, then the gates that it was made from."""
+    folder = tmp_path_factory.mktemp("runs") / "cascade"
+    cascade(str(consolidations[1]), str(tiny_run), folder, budget=BUDGET)
+    return folder
+
+
+def test_it_costs_the_budget_on_the_images_that_its_threshold_was_set_on(run: Path) -> None:
+    network = load_checkpoint(run / CHECKPOINT_FILE).network
+    calibration = load("digits").calibration.images
+    answers = answer(network, calibration)
+    dearest = answers.active_macs.max()
+    mean = answers.active_macs.mean(dtype=np.float64)
+    assert BUDGET - 1.01 * dearest / len(calibration) <= mean <= BUDGET + 1e-6
+
+
+def test_its_answers_are_those_of_its_members(
+    run: Path, consolidations: dict[int, Path], tiny_run: Path
+) -> None:
+    images = load("digits").test.images
+    network = load_checkpoint(run / CHECKPOINT_FILE).network
+    assert isinstance(network, Cascade)
+    small, large = (
+        answer(load_checkpoint(folder / CHECKPOINT_FILE).network, images)
+        for folder in (consolidations[1], tiny_run)
+    )
+    both = answer(network, images)
+    unsure = (confidence(torch.from_numpy(small.logits)) < network.threshold).numpy()
+    assert 0 < unsure.mean() < 1
+    wanted = np.where(unsure[:, None], large.logits, small.logits)
+    np.testing.assert_allclose(both.logits, wanted, atol=1e-4)
+    ran = network.layout.slices[network.layout.names.index(RAN)]
+    np.testing.assert_array_equal(both.bits[:, ran][:, 0], unsure)
+    costs = small.active_macs + unsure * large.active_macs
+    np.testing.assert_allclose(both.active_macs, costs, atol=1e-6)
+
+
+def test_figures_checkpoint_and_configuration_belong_together(
+    run: Path, consolidations: dict[int, Path], tiny_run: Path
+) -> None:
+    checkpoint = load_checkpoint(run / CHECKPOINT_FILE)
+    assert checkpoint.figures == json.loads((run / FIGURES_FILE).read_text())
+    assert checkpoint.figures["decoupled_accuracy"] > 0.9
+    assert checkpoint.calibration.shape == (499,)
+    config = json.loads((run / CONFIG_FILE).read_text())
+    assert checkpoint.config == config
+    assert config == {
+        "first": {"name": "prototypes-1", "sha256": sha256(consolidations[1] / CHECKPOINT_FILE)},
+        "second": {"name": "tiny", "sha256": sha256(tiny_run / CHECKPOINT_FILE)},
+        "budget": BUDGET,
+        "fpr": 0.05,
+        "data": "digits",
+    }
+
+
+def test_a_finished_run_is_given_back_and_a_folder_has_one_configuration(
+    run: Path, consolidations: dict[int, Path], tiny_run: Path
+) -> None:
+    members, said = (str(consolidations[1]), str(tiny_run)), list[str]()
+    again = cascade(*members, run, budget=BUDGET, say=said.append)
+    assert said == [f"{run} is finished already"]
+    assert again.figures == json.loads((run / FIGURES_FILE).read_text())
+    with pytest.raises(ConfigurationError, match="another configuration: choose another folder"):
+        cascade(*members, run, budget=0.7)
+
+
+@pytest.mark.parametrize(
+    ("budget", "fpr", "message"),
+    [
+        (0.3, 0.05, r"the first network costs 0\.4.* the budget is 0\.300: choose a larger budget"),
+        (0.0, 0.05, "budget is 0.0; it is a share of the dense MACs"),
+        (float("nan"), 0.05, "budget is nan"),
+        (0.6, 0.0005, "499 calibration scores are too few"),
+    ],
+)
+def test_what_cannot_work_is_refused_and_leaves_no_folder(
+    budget: float, fpr: float, message: str, consolidations: dict[int, Path], tiny_run: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(PenstockError, match=message):
+        cascade(str(consolidations[1]), str(tiny_run), tmp_path / "run", budget=budget, fpr=fpr)
+    assert not (tmp_path / "run").exists()
+
+
+def test_members_that_do_not_belong_together_are_refused(run: Path, tiny_run: Path, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(tiny_run / CHECKPOINT_FILE)
+    values = {name: getattr(checkpoint, name) for name in checkpoint.__dataclass_fields__}
+
+    def changed(name: str, **changes: object) -> str:
+        Checkpoint(**(values | changes)).save(tmp_path / name)
+        return str(tmp_path / name)
+
+    strangers = {
+        "is a cascade already: name what it was made of": str(run),
+        "differ in class_names": changed("named", class_names=tuple("abcdefghij")),
+        "tiny was trained on digits and .* on mnist": changed("other", config={"data": "mnist"}),
+        "does not say which data set": changed("mute", config={}),
+    }
+    for message, stranger in strangers.items():
+        with pytest.raises(ConfigurationError, match=message):
+            cascade(str(tiny_run), stranger, tmp_path / "run", budget=0.9)
+    assert not (tmp_path / "run").exists()
+
+
+def test_only_gates_can_be_exported(run: Path, tmp_path: Path) -> None:
+    options = ExportOptions(source=str(run), repository=tmp_path / "models", name="m")
+    with pytest.raises(UnsupportedError, match="only gates can be compiled so far"):
+        export(options)
+    assert not (tmp_path / "models").exists()
+
+
+def test_the_command_line_cascades(
+    consolidations: dict[int, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["cascade", str(consolidations[1]), str(consolidations[3]), "--budget", "0.7"]
+    assert main([*command, "--fpr", "0.1", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr()
+    figures = json.loads(printed.out)
+    assert figures == json.loads((tmp_path / FIGURES_FILE).read_text())
+    assert figures["fpr_target"] == 0.1
+    assert "setting the threshold on 499 images" in printed.err
