@@ -22,6 +22,7 @@ from penstock.export.runtime import Outputs, open_graph
 from penstock.export.verify import TOLERANCE, Parity, reference, verify
 from penstock.nn.checkpoint import Checkpoint, load_source
 from penstock.nn.inference import Answers, answer
+from penstock.nn.surgery import GatedNetwork
 
 ENTRY = "resnet20-cifar10"
 FPR = 0.05
@@ -62,8 +63,10 @@ def run(bundle: Bundle, images: npt.NDArray[np.uint8]) -> Outputs:
 
 def parity(of: Subject, lowering: str, images: npt.NDArray[np.uint8]) -> Parity:
     """Compare what stands in the bundle with PyTorch; refuses what `verify` refuses."""
-    served = ServedModel(of.checkpoint.network, DetectorHead(of.checkpoint.detector)).eval()
-    return verify(reference(served, images), run(of.bundles[lowering], images), of.checkpoint.network.layout)
+    network = of.checkpoint.network
+    assert isinstance(network, GatedNetwork)
+    served = ServedModel(network, DetectorHead(of.checkpoint.detector)).eval()
+    return verify(reference(served, images), run(of.bundles[lowering], images), network.layout)
 
 
 def check_false_positives(of: Subject, lowering: str) -> None:

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from penstock.errors import InvalidArgumentError
-from penstock.nn.backbones import BACKBONES, Normalize, build_backbone
+from penstock.nn.backbones import BACKBONES, build_backbone
+from penstock.nn.normalize import Normalize
 
 
 @pytest.mark.parametrize(
@@ -21,7 +22,7 @@ def test_a_backbone_gives_one_logit_per_class(name: str) -> None:
 
 
 def test_an_unknown_backbone_is_refused_with_those_that_there_are() -> None:
-    with pytest.raises(InvalidArgumentError, match=r"'vgg99'; there are digits-cnn, resnet20"):
+    with pytest.raises(InvalidArgumentError, match=r"'vgg99'; there are densenet40, digits-cnn"):
         build_backbone("vgg99", 10)
 
 
