@@ -40,6 +40,26 @@ def test_it_costs_the_budget_on_the_images_that_its_threshold_was_set_on(run: Pa
     assert BUDGET - 1.01 * dearest / len(calibration) <= mean <= BUDGET + 1e-6
 
 
+def test_without_a_second_the_dense_network_answers_what_the_first_is_unsure_of(
+    consolidations: dict[int, Path], tmp_path: Path
+) -> None:
+    checkpoint = cascade(str(consolidations[1]), None, tmp_path, budget=0.9)
+    images = load("digits").test.images
+    both = answer(checkpoint.network, images)
+    ran = (
+        both.bits[:, checkpoint.network.layout.slices[checkpoint.network.layout.names.index(RAN)]][:, 0] == 1
+    )
+    assert 0 < ran.mean() < 1
+    with torch.no_grad():
+        dense = checkpoint.dense(torch.from_numpy(images[ran]).float() / 255).numpy()
+    np.testing.assert_allclose(both.logits[ran], dense, atol=1e-4)
+    small = load_checkpoint(consolidations[1] / CHECKPOINT_FILE).network
+    cheap = answer(small, images).active_macs
+    np.testing.assert_allclose(both.active_macs, cheap + ran, rtol=1e-5)
+    again = load_checkpoint(tmp_path / CHECKPOINT_FILE)
+    np.testing.assert_array_equal(answer(again.network, images).bits, both.bits)
+
+
 def test_its_answers_are_those_of_its_members(
     run: Path, consolidations: dict[int, Path], tiny_run: Path
 ) -> None:

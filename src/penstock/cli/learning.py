@@ -51,7 +51,12 @@ def _add_cascade(commands: Commands) -> None:
         "cascade", help="let a small network answer what it is sure of, and a large one the rest"
     )
     cascade.add_argument("first", metavar="SMALL", help=SOURCE)
-    cascade.add_argument("second", metavar="LARGE", help="the same, of the same dense network")
+    cascade.add_argument(
+        "second",
+        metavar="LARGE",
+        nargs="?",
+        help="the same, of the same dense network (default: the dense network itself)",
+    )
     cascade.add_argument("--budget", type=float, required=True, metavar="SHARE", help="of the dense MACs")
     add_rate(cascade)
     add_run(cascade, devices=False)

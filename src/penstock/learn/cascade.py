@@ -6,6 +6,7 @@ by: on images that were learnt from a network is surer than it will be.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,14 +17,18 @@ from penstock.errors import ConfigurationError
 from penstock.learn import runs
 from penstock.learn.config import check_budget
 from penstock.learn.runs import Say
+from penstock.nn.assembly import Member
 from penstock.nn.cascade import Cascade, confidence, threshold_for
 from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint, load_source
+from penstock.nn.gates import GateConfig
 from penstock.nn.inference import answer
+from penstock.nn.prototypes import PrototypeConfig, attach_prototypes, stages_by_size
+from penstock.nn.surgery import attach_gates
 
 
 def cascade(
     first: str,
-    second: str,
+    second: str | None,
     out: Path,
     *,
     budget: float,
@@ -35,7 +40,8 @@ def cascade(
 
     Args:
         first: run folder, checkpoint file or ``zoo:NAME`` of the network that answers every input.
-        second: of the one that answers what the first is not sure of.
+        second: of the one that answers what the first is not sure of; ``None``: the dense network that the first was
+            made from.
         out: run folder; made if it is not there.
         budget: share of the dense MACs that the images may cost on average.
         fpr: false-positive rate that the detector is calibrated for.
@@ -50,7 +56,8 @@ def cascade(
         NotFoundError: a source or the data set is not there.
     """
     check_budget(budget)
-    (small, small_origin), (large, large_origin) = load_source(first), load_source(second)
+    small, small_origin = load_source(first)
+    large, large_origin = (_whole(small), None) if second is None else load_source(second)
     data_name = runs.trained_on(small, first)
     about = {
         "first": small_origin,
@@ -63,7 +70,7 @@ def cascade(
     if (out / CHECKPOINT_FILE).is_file():
         say(f"{out} is finished already")
         return load_checkpoint(out / CHECKPOINT_FILE)
-    _refuse_strangers(small, large, first, second)
+    _refuse_strangers(small, large, first, second or first)
     splits = load(data_name, folder=data)
     conformal_rank(len(splits.calibration), fpr)
     say(f"setting the threshold on {len(splits.calibration)} images")
@@ -87,6 +94,14 @@ def cascade(
         config=about,
         fpr=fpr,
     )
+
+
+def _whole(small: Checkpoint) -> Checkpoint:
+    """The dense network of a checkpoint, as a single path on which every filter is open."""
+    gated = attach_gates(small.dense, torch.zeros(1, *small.input_shape))
+    shape = PrototypeConfig(count=1, stages=stages_by_size(gated))
+    member = Member(gate=GateConfig(), prototypes=shape)
+    return replace(small, members=(member,), network=attach_prototypes(gated, shape).eval())
 
 
 def _refuse_strangers(small: Checkpoint, large: Checkpoint, first: str, second: str) -> None:
