@@ -69,6 +69,6 @@ def test_calibration_is_at_most_half_and_meets_the_rates_that_it_can(count: int)
     assert 1 <= size <= count // 2
     if count >= 198:
         assert (size + 1) % 100 == 0
-        assert size >= count / 4
+        assert size >= count // 4
     elif count >= 38:
         assert (size + 1) % 20 == 0
