@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from penstock.errors import ConfigurationError, NotFoundError
-from penstock.learn.disentangle_config import MeasureConfig, read_disentangle_config
+from penstock.learn.disentangle_config import DisentangleConfig, MeasureConfig
+from penstock.learn.reading import read
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "disentangle"
 LEAST = 'data = "digits"\nbackbone = "digits-cnn"\nstart = "dense.pth"\n'
@@ -11,13 +12,13 @@ LEAST = 'data = "digits"\nbackbone = "digits-cnn"\nstart = "dense.pth"\n'
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.name)
 def test_the_configurations_that_come_with_the_project_are_read(path: Path) -> None:
-    assert read_disentangle_config(path).beta
+    assert read(DisentangleConfig, path).beta
 
 
 def test_a_file_is_read_with_defaults(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text(LEAST + "beta = [0.02, 1]\n[measure]\nmosaics = 7\nmask_rates = [0.2]\n")
-    config = read_disentangle_config(file)
+    config = read(DisentangleConfig, file)
     assert (config.data, config.backbone, config.start) == ("digits", "digits-cnn", "dense.pth")
     assert config.beta == (0.02, 1.0)
     assert config.measure == MeasureConfig(mosaics=7, mask_rates=(0.2,))
@@ -54,14 +55,14 @@ def test_what_cannot_be_right_is_named(line: str, message: str, tmp_path: Path) 
     file = tmp_path / "run.toml"
     file.write_text(f"{LEAST}{line}\n")
     with pytest.raises(ConfigurationError, match=message) as error:
-        read_disentangle_config(file)
+        read(DisentangleConfig, file)
     assert str(file) in str(error.value)
 
 
 def test_missing_files_and_keys_are_named(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="no configuration file"):
-        read_disentangle_config(tmp_path / "nothing.toml")
+        read(DisentangleConfig, tmp_path / "nothing.toml")
     file = tmp_path / "run.toml"
     file.write_text('data = "digits"\n')
     with pytest.raises(ConfigurationError, match="'backbone' and 'start'"):
-        read_disentangle_config(file)
+        read(DisentangleConfig, file)

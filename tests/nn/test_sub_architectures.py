@@ -62,5 +62,5 @@ def test_what_is_no_result_is_refused(result: SubArchitectures, tmp_path: Path) 
     file = tmp_path / "half.safetensors"
     result.save(file)
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(BundleError, match="does not hold sub-architectures"):
+    with pytest.raises(BundleError, match="is not a file of sub-architectures"):
         load_sub_architectures(file)

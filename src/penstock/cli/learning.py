@@ -64,9 +64,10 @@ def _add_cascade(commands: Commands) -> None:
 
 
 def _train(parsed: argparse.Namespace) -> int:
-    from penstock.learn.dense import read_dense_config, train_dense
+    from penstock.learn.dense import DenseConfig, train_dense
+    from penstock.learn.reading import read
 
-    config = read_dense_config(parsed.config, parsed.changes)
+    config = read(DenseConfig, parsed.config, parsed.changes)
     print_figures(train_dense(config, parsed.out, data=parsed.data, devices=parsed.devices, say=say))
     return 0
 
@@ -113,9 +114,10 @@ def _cascade(parsed: argparse.Namespace) -> int:
 
 def _disentangle(parsed: argparse.Namespace) -> int:
     from penstock.learn.disentangle import disentangle
-    from penstock.learn.disentangle_config import read_disentangle_config
+    from penstock.learn.disentangle_config import DisentangleConfig
+    from penstock.learn.reading import read
 
-    config = read_disentangle_config(parsed.config, parsed.changes)
+    config = read(DisentangleConfig, parsed.config, parsed.changes)
     found = disentangle(config, parsed.out, data=parsed.data, say=say)
     print_figures(found.figures)
     return 0

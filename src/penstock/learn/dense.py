@@ -7,7 +7,6 @@ The run folder is that of `penstock.learn.runs`, with Lightning's checkpoints an
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from penstock.learn.batches import Batches
 from penstock.learn.config import NormalizeConfig, Schedule, TeacherConfig, check_run, check_weights
 from penstock.learn.decoupling import DenseTraining
 from penstock.learn.process import check_devices
-from penstock.learn.reading import build, read_toml
 from penstock.learn.runs import Say
 from penstock.learn.start import load_network
 from penstock.learn.training import fit
@@ -71,20 +69,6 @@ class DenseConfig:
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file."""
         return asdict(self)
-
-
-def read_dense_config(path: Path, changes: Sequence[str] = ()) -> DenseConfig:
-    """Read a TOML file whose keys are the fields of `DenseConfig`, with tables for the nested ones.
-
-    Args:
-        path: the file.
-        changes: ``KEY=VALUE``, see `penstock.learn.reading.with_changes`.
-
-    Raises:
-        NotFoundError: there is no such file.
-        ConfigurationError: not TOML, or a key or value that has no meaning here.
-    """
-    return build(DenseConfig, read_toml(path, changes), path)
 
 
 def train_dense(

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from penstock.errors import ConfigurationError
 from penstock.learn.config import LARGEST_SEED, NormalizeConfig
-from penstock.learn.reading import build, read_toml
 
 FORMS = ("release", "bottleneck")
 PRECISIONS = ("32-true", "bf16-mixed")
@@ -113,17 +110,3 @@ class DisentangleConfig:
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file."""
         return asdict(self)
-
-
-def read_disentangle_config(path: Path, changes: Sequence[str] = ()) -> DisentangleConfig:
-    """Read a TOML file whose keys are the fields of `DisentangleConfig`, with tables ``[measure]`` and ``[normalize]``.
-
-    Args:
-        path: the file.
-        changes: ``KEY=VALUE``, see `penstock.learn.reading.with_changes`.
-
-    Raises:
-        NotFoundError: there is no such file.
-        ConfigurationError: not TOML, or a key or value that has no meaning here.
-    """
-    return build(DisentangleConfig, read_toml(path, changes), path)

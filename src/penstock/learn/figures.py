@@ -8,26 +8,32 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from penstock.data import Splits
+from penstock.data import ImageSet
 from penstock.detect import conformal_threshold, false_positive_interval, resplit_rates
-from penstock.nn.inference import answer, predict
-from penstock.nn.path_network import PathNetwork
-from penstock.paths import PathSet
+from penstock.nn.inference import Answers, predict
+from penstock.paths import PathLayout, PathSet
 
 
-def accuracy_figures(splits: Splits, network: PathNetwork, dense: nn.Module) -> dict[str, Any]:
-    """Accuracy and cost on all images that were held out of training and selection."""
-    held_out = splits.held_out
-    answers = answer(network, held_out.images)
-    paths = PathSet(network.layout, answers.bits)
+def accuracy_figures(
+    images: ImageSet, answers: Answers, layout: PathLayout, dense: nn.Module
+) -> dict[str, Any]:
+    """Accuracy and cost on images that were held out of training and selection.
+
+    Args:
+        images: the images.
+        answers: of the network with paths.
+        layout: its paths'.
+        dense: the dense network.
+    """
+    paths = PathSet(layout, answers.bits)
     return {
-        "images": len(held_out),
-        "dense_accuracy": float((predict(dense, held_out.images) == held_out.labels).mean()),
-        "decoupled_accuracy": answers.accuracy(held_out.labels),
+        "images": len(images),
+        "dense_accuracy": float((predict(dense, images.images) == images.labels).mean()),
+        "decoupled_accuracy": answers.accuracy(images.labels),
         "mac_fraction": float(paths.active_macs.mean()),
         "density": float(paths.bits.mean()),
         "input_dependent": float(paths.input_dependent().mean()),
-        "dense_macs": network.layout.dense_macs,
+        "dense_macs": layout.dense_macs,
     }
 
 

@@ -71,6 +71,21 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return both
 
 
+def read(kind: type[T], path: Path, changes: Sequence[str] = ()) -> T:
+    """A dataclass from a TOML file whose keys are its fields, with tables for the nested ones.
+
+    Args:
+        kind: the dataclass.
+        path: the file.
+        changes: see `with_changes`.
+
+    Raises:
+        NotFoundError: there is no such file.
+        ConfigurationError: not TOML, or a key or value that has no meaning here.
+    """
+    return build(kind, read_toml(path, changes), path)
+
+
 def build(kind: type[T], values: dict[str, Any], path: Path, table: str = "") -> T:
     """Make a dataclass of plain values.
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from torch import nn
 
 from penstock.data import Splits
@@ -38,6 +39,7 @@ DETECTOR_IMAGES = 20_000  # training images that the detector is fitted on, at m
 AUGMENTATION = {"digits": (1, False), "mnist": (2, False), "cifar10": (4, True), "caltech25": (16, True)}
 
 Say = Callable[[str], None]
+Scores = npt.NDArray[np.float32]
 
 
 def claim(out: Path, config: Mapping[str, Any]) -> None:
@@ -112,6 +114,17 @@ def features(answers: Answers) -> PathFeatures:
     return PathFeatures(answers.bits, answers.gate_logits, answers.predicted)
 
 
+def split_scores(scores: Scores, splits: Splits) -> tuple[Scores, Scores]:
+    """Those of the calibration images and those of the test images.
+
+    Args:
+        scores: ``[N]`` of ``splits.held_out``, in its order.
+        splits: which image belongs where.
+    """
+    calibrating = np.isin(splits.held_out.index, splits.calibration.index)
+    return scores[calibrating], scores[~calibrating]
+
+
 def finish(
     out: Path,
     splits: Splits,
@@ -127,8 +140,9 @@ def finish(
     network.eval()
     detector = PathDetector(classes=len(splits.class_names))
     detector.fit(features(answer(network, splits.train.images[:DETECTOR_IMAGES])))
-    parts = splits.calibration, splits.test
-    scores = [detector.score(features(answer(network, part.images))) for part in parts]
+    held_out = splits.held_out
+    answers = answer(network, held_out.images)
+    calibration, test = split_scores(detector.score(features(answers)), splits)
     checkpoint = Checkpoint(
         backbone=backbone,
         class_names=splits.class_names,
@@ -137,9 +151,10 @@ def finish(
         network=network,
         dense=dense,
         detector=detector.state(),
-        calibration=scores[0].astype(np.float64),
+        calibration=calibration.astype(np.float64),
         config=config,
-        figures=accuracy_figures(splits, network, dense) | flag_figures(fpr, *scores),
+        figures=accuracy_figures(held_out, answers, network.layout, dense)
+        | flag_figures(fpr, calibration, test),
     )
     write_atomic(out / FIGURES_FILE, json.dumps(dict(checkpoint.figures), indent=2) + "\n")
     checkpoint.save(out / CHECKPOINT_FILE)  # last: where it is, the run is finished

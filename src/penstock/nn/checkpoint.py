@@ -12,7 +12,6 @@ stored.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,16 +20,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from penstock import zoo
-from penstock.errors import BundleError, NotFoundError
-from penstock.files import sha256, write_atomic
+from penstock.errors import NotFoundError
+from penstock.files import sha256
 from penstock.nn.assembly import Member, assemble
 from penstock.nn.backbones import build_backbone
 from penstock.nn.path_network import PathNetwork
+from penstock.nn.tensor_file import prefixed, read_tensors, with_prefix, write_tensors
 from penstock.records import read_record
 
 SCHEMA = 2
@@ -68,8 +66,8 @@ class Checkpoint:
 
     def save(self, path: Path) -> None:
         """Write the checkpoint in one step."""
-        tensors = _prefixed("gated", self.network.state_dict()) | _prefixed("dense", self.dense.state_dict())
-        tensors |= _prefixed(
+        tensors = prefixed("gated", self.network.state_dict()) | prefixed("dense", self.dense.state_dict())
+        tensors |= prefixed(
             "detector", {name: torch.from_numpy(value) for name, value in self.detector.items()}
         )
         tensors["calibration"] = torch.from_numpy(self.calibration)
@@ -82,7 +80,7 @@ class Checkpoint:
             "config": dict(self.config),
             "figures": dict(self.figures),
         }
-        write_atomic(path, save(tensors, metadata={"penstock": json.dumps(about)}))
+        write_tensors(path, about, tensors)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -94,17 +92,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     if not path.is_file():
         raise NotFoundError(f"no checkpoint file {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})["penstock"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        if about["schema"] != SCHEMA:
-            raise BundleError(
-                f"{path} has schema {about['schema']}; this version reads {SCHEMA}: train again"
-            )
-        return _restore(about, tensors)
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise BundleError(f"{path} is not a usable Penstock checkpoint: {error}") from error
+    return read_tensors(path, SCHEMA, _restore, what="a usable Penstock checkpoint", remedy="train again")
 
 
 def find_source(source: str) -> Path:
@@ -136,9 +124,9 @@ def _restore(about: dict[str, Any], tensors: dict[str, Tensor]) -> Checkpoint:
     members = tuple(read_record(Member, member) for member in about["members"])
     input_shape = tuple(about["input_shape"])
     dense = build_backbone(about["backbone"], len(about["class_names"]))
-    dense.load_state_dict(_with_prefix("dense", tensors))
+    dense.load_state_dict(with_prefix("dense", tensors))
     network = assemble(dense.eval(), torch.zeros(1, *input_shape), members)
-    network.load_state_dict(_with_prefix("gated", tensors))
+    network.load_state_dict(with_prefix("gated", tensors))
     return Checkpoint(
         backbone=about["backbone"],
         class_names=tuple(about["class_names"]),
@@ -146,17 +134,8 @@ def _restore(about: dict[str, Any], tensors: dict[str, Tensor]) -> Checkpoint:
         members=members,
         network=network.eval(),
         dense=dense,
-        detector={name: value.numpy() for name, value in _with_prefix("detector", tensors).items()},
+        detector={name: value.numpy() for name, value in with_prefix("detector", tensors).items()},
         calibration=tensors["calibration"].numpy(),
         config=about["config"],
         figures=about["figures"],
     )
-
-
-def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{prefix}.{name}": value.detach().contiguous() for name, value in tensors.items()}
-
-
-def _with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    start = f"{prefix}."
-    return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}

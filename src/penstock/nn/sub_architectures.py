@@ -9,7 +9,6 @@ configuration of the run and its figures. There is no pickle and no image in it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,19 +16,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from penstock.errors import BundleError, NotFoundError
-from penstock.files import write_atomic
+from penstock.errors import NotFoundError
 from penstock.nn.backbones import build_backbone
 from penstock.nn.class_masks import MaskedNetwork, attach_class_masks
+from penstock.nn.tensor_file import prefixed, read_tensors, with_prefix, write_tensors
 from penstock.paths import PathLayout, PathSet
 
 SCHEMA = 1
 SUB_ARCHITECTURES_FILE = "sub_architectures.safetensors"
-_DENSE = "dense."
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -69,7 +65,7 @@ class SubArchitectures:
 
     def save(self, path: Path) -> None:
         """Write the file in one step."""
-        tensors = {f"{_DENSE}{name}": value.contiguous() for name, value in self.dense.state_dict().items()}
+        tensors = prefixed("dense", self.dense.state_dict()) | {"scores": self.scores}
         about = {
             "schema": SCHEMA,
             "backbone": self.backbone,
@@ -79,8 +75,7 @@ class SubArchitectures:
             "config": dict(self.config),
             "figures": dict(self.figures),
         }
-        tensors["scores"] = self.scores.contiguous()
-        write_atomic(path, save(tensors, metadata={"penstock": json.dumps(about)}))
+        write_tensors(path, about, tensors)
 
 
 def load_sub_architectures(path: Path) -> SubArchitectures:
@@ -92,24 +87,14 @@ def load_sub_architectures(path: Path) -> SubArchitectures:
     """
     if not path.is_file():
         raise NotFoundError(f"no sub-architectures at {path}: has `penstock disentangle` ended there?")
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})["penstock"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        if about["schema"] != SCHEMA:
-            raise BundleError(
-                f"{path} has schema {about['schema']}; this version reads {SCHEMA}: disentangle again"
-            )
-        return _restore(about, tensors)
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise BundleError(f"{path} does not hold sub-architectures: {error}") from error
+    return read_tensors(
+        path, SCHEMA, _restore, what="a file of sub-architectures", remedy="disentangle again"
+    )
 
 
 def _restore(about: dict[str, Any], tensors: dict[str, Tensor]) -> SubArchitectures:
     dense = build_backbone(about["backbone"], len(about["class_names"]))
-    dense.load_state_dict(
-        {name.removeprefix(_DENSE): value for name, value in tensors.items() if name.startswith(_DENSE)}
-    )
+    dense.load_state_dict(with_prefix("dense", tensors))
     return SubArchitectures(
         backbone=about["backbone"],
         class_names=tuple(about["class_names"]),

@@ -15,9 +15,9 @@ from penstock.detect import PathDetector
 from penstock.errors import InvalidArgumentError, NotFoundError
 from penstock.learn.dependence import Dependence, dependence, measure_steadiness
 from penstock.learn.figures import flag_figures
-from penstock.learn.runs import features
+from penstock.learn.runs import features, split_scores
 from penstock.nn.checkpoint import Checkpoint, load_source
-from penstock.nn.inference import answer, predict
+from penstock.nn.inference import Answers, answer, predict
 from penstock.paths import PathSet
 
 Say = Callable[[str], None]
@@ -87,7 +87,7 @@ def observe(source: str, folder: Path | None = None, say: Say = lambda _: None) 
         predicted=answers.predicted,
         dense_predicted=dense,
         dependence=dependence(paths, images.labels, len(images.class_names), steadiness),
-        flags=_flags(checkpoint, splits),
+        flags=_flags(checkpoint, answers, splits),
     )
 
 
@@ -100,11 +100,11 @@ def _load(name: str, data: str, folder: Path | None) -> Splits:
         ) from error
 
 
-def _flags(checkpoint: Checkpoint, splits: Splits) -> dict[str, Any] | None:
+def _flags(checkpoint: Checkpoint, answers: Answers, splits: Splits) -> dict[str, Any] | None:
     """False positives among the test images, at the rate that the run was made for."""
     if not checkpoint.detector or not len(checkpoint.calibration):
         return None
     detector = PathDetector.from_state(checkpoint.detector)
-    test = detector.score(features(answer(checkpoint.network, splits.test.images)))
+    _, test = split_scores(detector.score(features(answers)), splits)
     # The checkpoint keeps in double precision what was single.
     return flag_figures(checkpoint.config["fpr"], checkpoint.calibration.astype(np.float32), test)
