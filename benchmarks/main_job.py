@@ -21,7 +21,7 @@ from rich.console import Console
 from penstock.data import load
 from penstock.demo import DATA, ZOO_CIFAR10, run_demo
 from penstock.errors import NotFoundError
-from penstock.export.measure import measure
+from penstock.export.autotune.measure import measure
 from penstock.export.pipeline import LOWERINGS, ExportOptions, export
 from penstock.export.runtime import open_bundle
 from penstock.files import write_atomic

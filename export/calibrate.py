@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from penstock.bundle import Calibration
 from penstock.detect import conformal_threshold
-from penstock.export.head import NAME
+from penstock.export.capture.head import NAME
 
 THRESHOLD = "threshold"
 

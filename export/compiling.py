@@ -17,12 +17,12 @@ import onnxruntime
 from penstock.bundle import PATH, SCORE, Calibration
 from penstock.errors import UnsupportedError
 from penstock.export.calibrate import calibration_of, set_threshold
-from penstock.export.capture import capture, tidy
-from penstock.export.contract import DenseModel, ServedModel
-from penstock.export.head import DetectorHead
-from penstock.export.lowering import Lowering
+from penstock.export.capture.contract import DenseModel, ServedModel
+from penstock.export.capture.exporting import capture, tidy
+from penstock.export.capture.head import DetectorHead
+from penstock.export.lowerings.lowering import Lowering
 from penstock.export.runtime import Outputs, open_graph
-from penstock.export.verify import Parity, Reference, reference, verify, verify_extremes, verify_flags
+from penstock.export.verify.parity import Parity, Reference, reference, verify, verify_extremes, verify_flags
 from penstock.nn.checkpoint import Checkpoint
 from penstock.nn.prototypes import ConsolidatedNetwork
 from penstock.nn.surgery import GatedNetwork

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from penstock.bundle import check_name
 from penstock.errors import InvalidArgumentError
-from penstock.export.gathered import Gathered
-from penstock.export.lowering import Lowering
-from penstock.export.masked import Masked
+from penstock.export.lowerings.gathered import Gathered
+from penstock.export.lowerings.lowering import Lowering
+from penstock.export.lowerings.masked import Masked
 
 LOWERINGS: dict[str, Callable[[], Lowering]] = {"masked": Masked, "gathered": Gathered}
 AUTO = "auto"

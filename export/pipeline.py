@@ -13,6 +13,7 @@ import numpy.typing as npt
 from penstock import data
 from penstock.bundle import Bundle, Manifest, write_bundle
 from penstock.errors import InvalidArgumentError, NotFoundError, UnsupportedError
+from penstock.export.autotune.measure import measure
 from penstock.export.compiling import (
     Compiled,
     Sample,
@@ -21,7 +22,6 @@ from penstock.export.compiling import (
     compile_gated,
     versions,
 )
-from penstock.export.measure import measure
 from penstock.export.options import AUTO, LOWERINGS, ExportOptions
 from penstock.export.runtime import open_graph
 from penstock.files import sha256

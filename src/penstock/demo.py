@@ -27,7 +27,7 @@ from penstock.attacks.pgd import PGD
 from penstock.bundle import FLAG, INPUT, LOGITS, PATH, Bundle
 from penstock.data import ImageSet, load
 from penstock.errors import InvalidArgumentError, UnavailableError
-from penstock.export.measure import measure
+from penstock.export.autotune.measure import measure
 from penstock.export.pipeline import ExportOptions, export
 from penstock.export.runtime import open_bundle
 from penstock.files import write_atomic

@@ -17,12 +17,14 @@ from torch import nn
 
 from penstock.bundle import Bundle
 from penstock.detect import PathDetector, PathFeatures
-from penstock.export.capture import capture, tidy
-from penstock.export.contract import ServedModel
-from penstock.export.gathered import Gathered
-from penstock.export.head import DetectorHead
-from penstock.export.lowering import Builder, Lowering, read_gated_conv
-from penstock.export.masked import Masked
+from penstock.export.building import Builder
+from penstock.export.capture.contract import ServedModel
+from penstock.export.capture.exporting import capture, tidy
+from penstock.export.capture.head import DetectorHead
+from penstock.export.lowerings.gated_conv import read_gated_conv
+from penstock.export.lowerings.gathered import Gathered
+from penstock.export.lowerings.lowering import Lowering
+from penstock.export.lowerings.masked import Masked
 from penstock.export.pipeline import ExportOptions, export
 from penstock.export.runtime import Graph, open_graph
 from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint

@@ -15,11 +15,11 @@ from penstock import zoo
 from penstock.bundle import Bundle
 from penstock.data import ImageSet, Splits, load
 from penstock.detect import PathDetector, PathFeatures, false_positive_interval, resplit_rates
-from penstock.export.contract import ServedModel
-from penstock.export.head import DetectorHead
+from penstock.export.capture.contract import ServedModel
+from penstock.export.capture.head import DetectorHead
 from penstock.export.pipeline import LOWERINGS, ExportOptions, export
 from penstock.export.runtime import Outputs, open_graph
-from penstock.export.verify import TOLERANCE, Parity, reference, verify
+from penstock.export.verify.parity import TOLERANCE, Parity, reference, verify
 from penstock.nn.checkpoint import Checkpoint, load_source
 from penstock.nn.inference import Answers, answer
 from penstock.nn.surgery import GatedNetwork

@@ -13,8 +13,8 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 
-from penstock.export.gathered import Gathered
-from penstock.export.masked import Masked
+from penstock.export.lowerings.gathered import Gathered
+from penstock.export.lowerings.masked import Masked
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 FEW = 8

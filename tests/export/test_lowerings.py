@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.export.gathered import Gathered
-from penstock.export.lowering import Lowering
-from penstock.export.masked import Masked
-from penstock.export.verify import reference
+from penstock.export.lowerings.gathered import Gathered
+from penstock.export.lowerings.lowering import Lowering
+from penstock.export.lowerings.masked import Masked
+from penstock.export.verify.parity import reference
 
 LOWERINGS: dict[str, Callable[[], Lowering]] = {"masked": Masked, "gathered": Gathered}
 NETWORKS = ("chain", "residual")

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torchvision.models.densenet import DenseNet
 
 from penstock.errors import UnsupportedError
-from penstock.export.capture import capture, tidy
-from penstock.export.contract import ServedModel
-from penstock.export.gathered import Gathered
-from penstock.export.lowering import Lowering
-from penstock.export.masked import Masked
+from penstock.export.capture.contract import ServedModel
+from penstock.export.capture.exporting import capture, tidy
+from penstock.export.lowerings.gathered import Gathered
+from penstock.export.lowerings.lowering import Lowering
+from penstock.export.lowerings.masked import Masked
 from penstock.export.runtime import open_graph
-from penstock.export.verify import reference, verify, verify_extremes
+from penstock.export.verify.parity import reference, verify, verify_extremes
 from penstock.nn.surgery import attach_gates
 
 Images = Callable[..., npt.NDArray[np.uint8]]

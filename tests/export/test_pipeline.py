@@ -23,8 +23,8 @@ from penstock.errors import (
     UnsupportedError,
     VerificationError,
 )
-from penstock.export.lowering import read_gated_conv
-from penstock.export.masked import Masked
+from penstock.export.lowerings.gated_conv import read_gated_conv
+from penstock.export.lowerings.masked import Masked
 from penstock.export.pipeline import LOWERINGS, ExportOptions, export, synthetic_images
 from penstock.export.runtime import open_graph
 from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint

@@ -12,12 +12,14 @@ import torch
 
 from penstock.bundle import Calibration
 from penstock.errors import VerificationError
-from penstock.export.contract import Answer
-from penstock.export.gathered import Gathered
-from penstock.export.lowering import Builder, Lowering, codes, gate_logits, pooled_input, read_gated_conv
-from penstock.export.masked import Masked
+from penstock.export.building import Builder
+from penstock.export.capture.contract import Answer
+from penstock.export.lowerings.gated_conv import codes, gate_logits, pooled_input, read_gated_conv
+from penstock.export.lowerings.gathered import Gathered
+from penstock.export.lowerings.lowering import Lowering
+from penstock.export.lowerings.masked import Masked
 from penstock.export.runtime import Outputs, open_graph
-from penstock.export.verify import MARGIN, Reference, reference, verify, verify_extremes, verify_flags
+from penstock.export.verify.parity import MARGIN, Reference, reference, verify, verify_extremes, verify_flags
 from penstock.paths import PathLayer, PathLayout
 
 LAYOUT = PathLayout(

@@ -17,9 +17,11 @@ import torch
 
 from penstock.bundle import FLAG, SCORE, Calibration
 from penstock.errors import VerificationError
-from penstock.export.capture import tidy
-from penstock.export.contract import Answer, ServedModel
-from penstock.export.lowering import Builder, Lowering, read_gated_conv
+from penstock.export.building import Builder
+from penstock.export.capture.contract import Answer, ServedModel
+from penstock.export.capture.exporting import tidy
+from penstock.export.lowerings.gated_conv import read_gated_conv
+from penstock.export.lowerings.lowering import Lowering
 from penstock.export.runtime import Outputs, open_graph
 from penstock.paths import PathLayout
 

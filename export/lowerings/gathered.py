@@ -25,11 +25,10 @@ import numpy as np
 import onnx_ir as ir
 
 from penstock.errors import UnsupportedError
-from penstock.export.lowering import (
-    Builder,
+from penstock.export.building import Builder, constant_array
+from penstock.export.lowerings.gated_conv import (
     GatedConvNode,
     codes,
-    constant_array,
     gate_logits,
     pooled_input,
     read_gated_conv,

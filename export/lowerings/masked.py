@@ -10,7 +10,14 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from penstock.export.lowering import Builder, GatedConvNode, codes, gate_logits, pooled_input, read_gated_conv
+from penstock.export.building import Builder
+from penstock.export.lowerings.gated_conv import (
+    GatedConvNode,
+    codes,
+    gate_logits,
+    pooled_input,
+    read_gated_conv,
+)
 
 
 class Masked:

@@ -1,41 +1,16 @@
-"""What all lowerings share: how to find gated convolutions, build plain nodes, and put them in place."""
+"""Gated convolutions in a captured graph: how to read them, and the plain nodes of their gates."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from onnx_ir import tape
 
-from penstock.export.contract import DOMAIN, GATED_CONV
-
-
-class Lowering(Protocol):
-    """A way to turn gated convolutions into plain ONNX operators.
-
-    Attributes:
-        name: as on the command line.
-        single: whether the result takes exactly one image at a time.
-        skips: whether closed filters are really not computed.
-    """
-
-    name: str
-    single: bool
-    skips: bool
-
-    def lower(self, model: ir.Model) -> frozenset[str]:
-        """Replace every gated convolution of ``model``, in place.
-
-        Returns:
-            the names of the layers that run on those input channels only that are there.
-
-        Raises:
-            UnsupportedError: this lowering cannot do a layer; names it and says what to do.
-        """
+from penstock.export.building import Builder, constant_array
+from penstock.export.capture.contract import DOMAIN, GATED_CONV
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -83,60 +58,6 @@ def read_gated_conv(node: ir.Node) -> GatedConvNode | None:
             "group": node.attributes["group"].as_int(),
         },
     )
-
-
-def constant_array(value: ir.Value | None) -> npt.NDArray[Any]:
-    """The array behind a value that must be an initializer."""
-    assert value is not None
-    assert value.const_value is not None
-    return value.const_value.numpy()
-
-
-class Builder:
-    """Writes new nodes in front of an old one.
-
-    Args:
-        graph: where initializers go.
-        prefix: begins the names of everything built, usually the old node's name.
-    """
-
-    def __init__(self, graph: ir.Graph, prefix: str) -> None:
-        self.graph = graph
-        self.prefix = prefix
-        self.tape = tape.Tape()
-        self._count = 0
-
-    def op(self, kind: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
-        """Add a node with one output and give that output."""
-        name = self._name(kind)
-        value = self.tape.op(kind, inputs, attributes or None, name=name)
-        value.name = name
-        return value
-
-    def constant(self, array: npt.ArrayLike, name: str) -> ir.Value:
-        """Add an initializer; its name gets a number if it is taken."""
-        full = f"{self.prefix}.{name}"
-        if full in self.graph.initializers:
-            full = self._name(name)
-        tensor = ir.tensor(np.asarray(array, order="C"), name=full)
-        shape = ir.Shape(tensor.numpy().shape)
-        value = ir.Value(name=full, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=shape)
-        self.graph.register_initializer(value)
-        return value
-
-    def replace(self, node: ir.Node, outputs: Sequence[ir.Value]) -> None:
-        """Put what was built in the place of ``node``."""
-        ir.convenience.replace_nodes_and_values(
-            self.graph, node, [node], list(self.tape.nodes), list(node.outputs), list(outputs)
-        )
-
-    def insert_before(self, node: ir.Node) -> None:
-        """Put what was built in front of ``node``, which stays."""
-        self.graph.insert_before(node, list(self.tape.nodes))
-
-    def _name(self, kind: str) -> str:
-        self._count += 1
-        return f"{self.prefix}.{kind}{self._count}"
 
 
 def gate_logits(

@@ -20,7 +20,7 @@ from onnxscript.rewriter.rules.common import fuse_batchnorm_into_conv_rule
 
 from penstock.bundle import INPUT, OUTPUTS
 from penstock.errors import UnsupportedError
-from penstock.export.contract import DenseModel, ServedModel, capturable
+from penstock.export.capture.contract import DenseModel, ServedModel, capturable
 
 OPSET = 18
 IR_VERSION = 8  # read by every ONNX Runtime since 1.10; newer versions add nothing that we use

@@ -1,0 +1,1 @@
+"""Measuring candidates on this machine, and choosing."""

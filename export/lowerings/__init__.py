@@ -1,0 +1,1 @@
+"""Ways to turn gated convolutions into plain ONNX operators."""

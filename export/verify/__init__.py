@@ -1,0 +1,1 @@
+"""Comparing an exported graph with the PyTorch network that it was made from."""
