@@ -428,6 +428,22 @@ def test_what_does_not_fit_the_network_is_refused(gated: dict[str, GatedNetwork]
         set_prototypes(network, [torch.full((2, 16), 0.5), torch.ones(2, 32)])
 
 
+def test_a_users_module_with_the_routers_name_is_not_overwritten() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.routers = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 6, 3)
+            self.main = nn.Linear(6, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            pooled: Tensor = self.routers(self.stem(x).relu()).relu().mean((2, 3))
+            return self.main(pooled)  # type: ignore[no-any-return]
+
+    source = attach_gates(Named().eval(), torch.zeros(1, 3, 8, 8))
+    with pytest.raises(InvalidArgumentError, match=r"named 'routers', .* another name"):
+        attach_prototypes(source, PrototypeConfig(count=2, stages=(1,)))
+
+
 def test_gates_that_normalise_are_replaced_too(residual: nn.Module) -> None:
     source = attach_gates(residual, example("residual"), GateConfig(normalize=True))
     network = consolidated(source, 2)

@@ -108,15 +108,11 @@ def attach_prototypes(network: GatedNetwork, config: PrototypeConfig) -> Consoli
         config: what to build; its stages must cover the network's gated layers.
 
     Raises:
-        InvalidArgumentError: they do not, or the network has prototypes already.
+        InvalidArgumentError: they do not, the network has prototypes already, or a module of its own bears the
+            routers' name.
     """
-    if isinstance(network, ConsolidatedNetwork):
-        raise InvalidArgumentError("the network has prototypes already: start from the gated one")
+    _refuse_misfit(network, config)
     layers = network.layout.layers
-    if sum(config.stages) != len(layers):
-        raise InvalidArgumentError(
-            f"stages {config.stages} hold {sum(config.stages)} gated layers; the network has {len(layers)}"
-        )
     network = copy.deepcopy(network)
     gates = routers = start = 0
     network.body.routers = nn.ModuleList()
@@ -161,6 +157,20 @@ def set_prototypes(network: ConsolidatedNetwork, bits: Sequence[Tensor]) -> None
                 "prototypes hold other values than 0 and 1; a filter is closed or open"
             )
         router.prototypes.copy_(own)
+
+
+def _refuse_misfit(network: GatedNetwork, config: PrototypeConfig) -> None:
+    if isinstance(network, ConsolidatedNetwork):
+        raise InvalidArgumentError("the network has prototypes already: start from the gated one")
+    if hasattr(network.body, "routers"):
+        raise InvalidArgumentError(
+            "the network has a module or tensor named 'routers', where prototypes put theirs: give it another name"
+        )
+    layers = len(network.layout.layers)
+    if sum(config.stages) != layers:
+        raise InvalidArgumentError(
+            f"stages {config.stages} hold {sum(config.stages)} gated layers; the network has {layers}"
+        )
 
 
 def _call(network: GatedNetwork, name: str) -> fx.Node:
