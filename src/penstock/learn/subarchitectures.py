@@ -23,6 +23,7 @@ import numpy.typing as npt
 from scipy.stats import rankdata
 
 from penstock.errors import InvalidArgumentError
+from penstock.learn.similarity import layer_similarities
 from penstock.paths import PathSet
 
 Floats = npt.NDArray[np.float64]
@@ -53,13 +54,7 @@ class AgreementFigures:
 
 def similarity(paths: PathSet) -> Floats:
     """Jaccard indices of all pairs of paths, ``[layers, N, N]``."""
-    layers = []
-    for codes in paths.layout.split(paths.bits.astype(np.float64)):
-        both = codes @ codes.T
-        size = codes.sum(axis=1)
-        either = size[:, None] + size - both
-        layers.append(np.where(either > 0, both / np.maximum(either, 1), 1.0))
-    return np.stack(layers)
+    return layer_similarities(paths.layout, paths.bits)
 
 
 def expected_similarity(paths: PathSet) -> Floats:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from penstock.learn.similarity import layer_similarities
 from penstock.paths import Floats, PathLayout
 from penstock.report.drawing import (
     MUTED,
@@ -19,7 +20,7 @@ from penstock.report.drawing import (
 )
 from penstock.report.markup import Html, figure, join
 from penstock.report.page import Section
-from penstock.report.similarity import between_classes, extreme_pairs, layer_similarities
+from penstock.report.similarity import between_classes, extreme_pairs
 
 DEEP = 3  # layers whose filters are shown one by one
 

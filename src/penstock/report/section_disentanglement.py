@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from penstock.errors import InvalidArgumentError
+from penstock.learn.similarity import layer_similarities
 from penstock.paths import Floats, PathSet
 from penstock.report.drawing import MUTED, SERIES, Drawing, name_layers, percent, to_svg
 from penstock.report.markup import Html, details, figure, join, table, text
 from penstock.report.page import Section
 from penstock.report.section_classes import depth_picture, similarity_picture
-from penstock.report.similarity import extreme_pairs, layer_similarities
+from penstock.report.similarity import extreme_pairs
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -66,7 +67,7 @@ def disentanglement_section(found: ClassPaths) -> Section:
     layout = found.paths.layout
     similarities = found.similarities
     if similarities is None:
-        similarities = layer_similarities(layout, found.paths.bits.astype(np.float64))
+        similarities = layer_similarities(layout, found.paths.bits)
     most, least = extreme_pairs(similarities.mean(axis=0), found.class_names)
     parts = [
         figure(

@@ -1,12 +1,4 @@
-"""How alike the paths of different classes are.
-
-For the opening rates a and b of two classes in one layer, the weighted Jaccard similarity
-
-    J(a, b) = sum_j min(a_j, b_j) / sum_j max(a_j, b_j)
-
-is 1 if both open every filter equally often and 0 if they share none. For masks of zeros and ones it is the Jaccard
-index that the disentanglement paper compares sub-architectures by (https://arxiv.org/abs/2003.13268).
-"""
+"""Which classes' paths are alike, and which are not: what pictures show of `penstock.learn.similarity`."""
 
 from __future__ import annotations
 
@@ -14,37 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from penstock.paths import Floats, PathLayout
-
-
-def jaccard(rates: Floats) -> Floats:
-    """Similarity of every two rows.
-
-    Args:
-        rates: ``[classes, filters]`` in 0..1; a row with NaN is a class without images.
-
-    Returns:
-        ``[classes, classes]`` in 0..1, NaN beside a class without images; two rows of zeros are alike, 1.
-    """
-    one, other = rates[:, None, :], rates[None, :, :]
-    shared = np.minimum(one, other).sum(axis=-1)
-    either = np.maximum(one, other).sum(axis=-1)
-    nothing = either == 0
-    similarity: Floats = np.where(nothing, 1.0, shared / np.where(nothing, 1.0, either))
-    return similarity
-
-
-def layer_similarities(layout: PathLayout, rates: Floats) -> Floats:
-    """`jaccard` in each layer.
-
-    Args:
-        layout: whose layers.
-        rates: ``[classes, P]``.
-
-    Returns:
-        ``[layers, classes, classes]``.
-    """
-    return np.stack([jaccard(part) for part in layout.split(rates)])
+from penstock.paths import Floats
 
 
 def between_classes(similarities: Floats) -> Floats:
