@@ -33,12 +33,15 @@ MEASURED_IMAGES = 8  # paths differ, and so does their time
 Say = Callable[[str], None]
 
 
-def export(options: ExportOptions, say: Say = lambda _: None) -> Bundle:
+def export(
+    options: ExportOptions, say: Say = lambda _: None, *, also: dict[str, str] | None = None
+) -> Bundle:
     """Compile a checkpoint, check the result against PyTorch, and add it to a model repository.
 
     Args:
         options: what and how.
         say: told what is going on, in short lines.
+        also: further text files for the version folder, by name; they appear together with the bundle.
 
     Raises:
         PenstockError: the source is missing or damaged, or the graph fails a check; nothing is written then.
@@ -47,7 +50,7 @@ def export(options: ExportOptions, say: Say = lambda _: None) -> Bundle:
     sample = _sample(checkpoint, options, say)
     if options.dense:
         say("compiling the dense network")
-        return _write(checkpoint, compile_dense(checkpoint, sample), origin, {}, options)
+        return _write(checkpoint, compile_dense(checkpoint, sample), origin, {}, options, also)
     if options.flags and not checkpoint.detector:
         raise UnsupportedError(f"{options.source} holds no detector: export it with --no-flags")
     gated = capture_gated(checkpoint, sample, options.fpr if options.flags else None)
@@ -65,7 +68,7 @@ def export(options: ExportOptions, say: Say = lambda _: None) -> Bundle:
     if measured:
         times = ", ".join(f"{name} {milliseconds:.3f} ms" for name, milliseconds in measured.items())
         say(f"measured {times}: taking {chosen}")
-    return _write(checkpoint, candidates[chosen], origin, measured, options)
+    return _write(checkpoint, candidates[chosen], origin, measured, options, also)
 
 
 def _sample(checkpoint: Checkpoint, options: ExportOptions, say: Say) -> Sample:
@@ -112,6 +115,7 @@ def _write(
     origin: dict[str, str],
     measured: dict[str, float],
     options: ExportOptions,
+    also: dict[str, str] | None,
 ) -> Bundle:
     layout = checkpoint.network.layout
     with tempfile.TemporaryDirectory() as folder:
@@ -133,7 +137,7 @@ def _write(
             calibration=compiled.calibration,
             versions=versions(),
         )
-        return write_bundle(options.repository, options.name, manifest, file)
+        return write_bundle(options.repository, options.name, manifest, file, also=also)
 
 
 __all__ = ["LOWERINGS", "ExportOptions", "export"]
