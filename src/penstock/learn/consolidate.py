@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from penstock.data import Splits, load
 from penstock.detect.calibration import conformal_rank
@@ -23,7 +24,7 @@ from penstock.learn.consolidate_config import ConsolidateConfig
 from penstock.learn.consolidating import UNGROUPED, ConsolidateTraining
 from penstock.learn.process import check_devices
 from penstock.learn.runs import Say
-from penstock.learn.training import fit
+from penstock.learn.training import Distillation, fit
 from penstock.nn.assembly import Member
 from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint, load_source
 from penstock.nn.inference import answer
@@ -75,46 +76,25 @@ def consolidate(
     if (out / CHECKPOINT_FILE).is_file():
         say(f"{out} is finished already")
         return load_checkpoint(out / CHECKPOINT_FILE)
-    gated = _gated(start, source)
+    gated, budget = _gated(start, source), _budget(config, start, source)
     data_name = runs.trained_on(start, source)
     splits = load(data_name, folder=data)
-    conformal_rank(len(splits.calibration), config.fpr)
-    check_devices(devices, min(config.tune.batch_size, len(splits.train)))
+    _check(config, splits, devices)
     batches = runs.training_batches(
         splits, data_name, size=config.tune.batch_size, seed=config.seed, views=config.views
     )
-    taught = runs.distillation(
-        config.teacher,
-        start.dense,
-        batches,
-        data=data,
-        weight=config.distillation,
-        temperature=config.temperature,
-    )
-    budget = _budget(config, start, source)
+    taught = _distillation(config, start.dense, batches, data)
     say(f"{config.count} prototypes a stage for {budget:.0%} of the MACs")
-    shape = PrototypeConfig(
-        count=config.count,
-        stages=stages_by_size(gated),
-        own_norms=config.own_norms,
-        hidden=config.hidden,
-    )
-    torch.manual_seed(config.seed)
-    network = attach_prototypes(gated, shape)
+    network = _attach(gated, config)
     found = _prototypes(network, gated, splits, config, budget, out / GROUPS_FILE)
     # A budget that cannot be met is known by now: from here on the folder is this configuration's.
     runs.claim(out, about)
     _keep(found, out / GROUPS_FILE)
-    set_prototypes(network, [torch.from_numpy(bits).float() for bits in found.bits])
-    # One prototype is trained at its own cost; several share each batch, so each layer computes all of its filters.
-    trained = compact(network) if config.count == 1 else network
-    groups = torch.full((len(splits.train), len(found.bits)), UNGROUPED)
-    groups[: len(found.groups)] = torch.from_numpy(found.groups)
-    training = ConsolidateTraining(trained, groups, config, budget, batches, len(splits.class_names), taught)
+    training = _training(network, found, config, budget, batches, taught)
     validation = Batches(splits.validation, 500)
     fit(training, validation, out / "tune", precision=config.precision, progress=progress, devices=devices)
-    if trained is not network:
-        write_back(trained, network)
+    if training.consolidated is not network:
+        write_back(training.consolidated, network)
     say("fitting the detector")
     return runs.finish(
         out,
@@ -122,7 +102,7 @@ def consolidate(
         network,
         start.dense,
         backbone=start.backbone,
-        members=(Member(gate=start.members[0].gate, prototypes=shape),),
+        members=(Member(gate=start.members[0].gate, prototypes=network.config),),
         config=about | {"data": data_name, "budget": budget},
         fpr=config.fpr,
     )
@@ -141,6 +121,31 @@ def _budget(config: ConsolidateConfig, start: Checkpoint, source: str) -> float:
     if budget is None:
         raise ConfigurationError(f"{source} was trained without a budget: give one")
     return float(budget)
+
+
+def _check(config: ConsolidateConfig, splits: Splits, devices: int) -> None:
+    """Refuse now what would fail after hours."""
+    conformal_rank(len(splits.calibration), config.fpr)
+    check_devices(devices, min(config.tune.batch_size, len(splits.train)))
+
+
+def _distillation(
+    config: ConsolidateConfig, dense: nn.Module, batches: Batches, data: Path | None
+) -> Distillation | None:
+    return runs.distillation(
+        config.teacher, dense, batches, data=data, weight=config.distillation, temperature=config.temperature
+    )
+
+
+def _attach(gated: GatedNetwork, config: ConsolidateConfig) -> ConsolidatedNetwork:
+    shape = PrototypeConfig(
+        count=config.count,
+        stages=stages_by_size(gated),
+        own_norms=config.own_norms,
+        hidden=config.hidden,
+    )
+    torch.manual_seed(config.seed)
+    return attach_prototypes(gated, shape)
 
 
 def _prototypes(
@@ -173,3 +178,20 @@ def _keep(found: Prototypes, file: Path) -> None:
         content = io.BytesIO()
         np.savez_compressed(content, found.groups, *found.bits)
         write_atomic(file, content.getvalue())
+
+
+def _training(
+    network: ConsolidatedNetwork,
+    found: Prototypes,
+    config: ConsolidateConfig,
+    budget: float,
+    batches: Batches,
+    taught: Distillation | None,
+) -> ConsolidateTraining:
+    """The fine-tuning of a network, which gets its prototypes, or of the smaller one that does the same."""
+    set_prototypes(network, [torch.from_numpy(bits).float() for bits in found.bits])
+    # One prototype is trained at its own cost; several share each batch, so each layer computes all of its filters.
+    trained = compact(network) if config.count == 1 else network
+    groups = torch.full((len(batches.labels), len(found.bits)), UNGROUPED)
+    groups[: len(found.groups)] = torch.from_numpy(found.groups)
+    return ConsolidateTraining(trained, groups, config, budget, batches, batches.classes, taught)
