@@ -111,7 +111,7 @@ def test_a_set_counts_its_paths() -> None:
     assert len(some) == 2
     assert some.opening_rate.tolist() == [1, 0.5, 0.5, 1, 0, 0]
     assert some.layer_density().tolist() == [0.75, 0.375]
-    assert some.input_dependent().tolist() == [False, True, True, False, False, False]
+    assert some.varying().tolist() == [False, True, True, False, False, False]
     assert some.active_macs.tolist() == LAYOUT.active_macs(bits).tolist()
     by_class = some.by_class(np.array([2, 2]), classes=3)
     assert np.isnan(by_class[:2]).all()

@@ -229,7 +229,7 @@ class PathSet:
         """``[layers]`` mean share of open filters per layer."""
         return np.array([codes.mean(dtype=np.float64) for codes in self.layout.split(self.bits)])
 
-    def input_dependent(self, low: float = 0.05, high: float = 0.95) -> npt.NDArray[np.bool_]:
+    def varying(self, low: float = 0.05, high: float = 0.95) -> npt.NDArray[np.bool_]:
         """``[P]`` which filters are neither almost always closed nor almost always open."""
         rate = self.opening_rate
         return (rate >= low) & (rate <= high)

@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from penstock.data import ImageSet
 from penstock.errors import InvalidArgumentError
 from penstock.learn.dependence import Dependence, add_noise, dependence, measure_steadiness
+from penstock.learn.figures import accuracy_figures
 from penstock.nn.inference import answer
 from penstock.nn.surgery import GatedNetwork, attach_gates
 from penstock.paths import PathLayer, PathLayout, PathSet
@@ -62,6 +64,13 @@ def test_only_a_filter_that_varies_and_is_steady_counts(network: GatedNetwork, i
     assert found.opening_rate == pytest.approx([1.0, 0.0, 0.5, 0.01, 0.75])
     assert np.flatnonzero(found.varies).tolist() == [BRIGHT, TREMBLING]
     assert np.flatnonzero(found.input_dependent).tolist() == [BRIGHT]
+
+
+def test_the_figures_of_a_run_tell_strict_from_naive(network: GatedNetwork, images: Pixels) -> None:
+    held_out = ImageSet(images, LABELS, ("dark", "bright"), np.arange(200))
+    dense = nn.Sequential(nn.Flatten(), nn.Linear(1, 2)).eval()
+    figures = accuracy_figures(held_out, answer(network, images), network, dense)
+    assert (figures["varying"], figures["input_dependent"]) == (2 / 5, 1 / 5)
 
 
 def test_steadiness_is_the_share_of_unchanged_bits(network: GatedNetwork, images: Pixels) -> None:

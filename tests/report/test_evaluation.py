@@ -80,6 +80,13 @@ def test_flags_are_those_that_the_run_measured(seen: Observation, tiny_run: Path
     assert {name: written[name] for name in seen.flags} == seen.flags
 
 
+def test_what_a_run_writes_of_its_filters_is_what_is_evaluated(seen: Observation, tiny_run: Path) -> None:
+    written = json.loads((tiny_run / "figures.json").read_text(encoding="utf-8"))
+    figures = evaluate(seen)
+    assert written["varying"] == figures.varying
+    assert written["input_dependent"] == figures.input_dependent
+
+
 def test_the_command_prints_tables_and_writes_figures(
     tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

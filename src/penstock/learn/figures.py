@@ -1,4 +1,8 @@
-"""What a finished run is measured by."""
+"""What a finished run is measured by.
+
+``input_dependent`` is the strict share of `penstock.learn.dependence`, ``varying`` the naive one, as in what
+``penstock evaluate`` prints.
+"""
 
 from __future__ import annotations
 
@@ -10,30 +14,35 @@ from torch import nn
 
 from penstock.data import ImageSet
 from penstock.detect import conformal_threshold, false_positive_interval, resplit_rates
+from penstock.learn.dependence import dependence, measure_steadiness
 from penstock.nn.inference import Answers, predict
-from penstock.paths import PathLayout, PathSet
+from penstock.nn.path_network import PathNetwork
+from penstock.paths import PathSet
 
 
 def accuracy_figures(
-    images: ImageSet, answers: Answers, layout: PathLayout, dense: nn.Module
+    images: ImageSet, answers: Answers, network: PathNetwork, dense: nn.Module
 ) -> dict[str, Any]:
-    """Accuracy and cost on images that were held out of training and selection.
+    """Accuracy, cost and input dependence on images that were held out of training and selection.
 
     Args:
         images: the images.
         answers: of the network with paths.
-        layout: its paths'.
+        network: which answered; it is run once more, under noise.
         dense: the dense network.
     """
-    paths = PathSet(layout, answers.bits)
+    paths = PathSet(network.layout, answers.bits)
+    steadiness = measure_steadiness(network, images.images, paths)
+    found = dependence(paths, images.labels, len(images.class_names), steadiness)
     return {
         "images": len(images),
         "dense_accuracy": float((predict(dense, images.images) == images.labels).mean()),
         "decoupled_accuracy": answers.accuracy(images.labels),
         "mac_fraction": float(paths.active_macs.mean()),
         "density": float(paths.bits.mean()),
-        "input_dependent": float(paths.input_dependent().mean()),
-        "dense_macs": layout.dense_macs,
+        "varying": float(found.varies.mean()),
+        "input_dependent": float(found.input_dependent.mean()),
+        "dense_macs": network.layout.dense_macs,
     }
 
 

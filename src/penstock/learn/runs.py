@@ -153,8 +153,7 @@ def finish(
         detector=detector.state(),
         calibration=calibration.astype(np.float64),
         config=config,
-        figures=accuracy_figures(held_out, answers, network.layout, dense)
-        | flag_figures(fpr, calibration, test),
+        figures=accuracy_figures(held_out, answers, network, dense) | flag_figures(fpr, calibration, test),
     )
     write_atomic(out / FIGURES_FILE, json.dumps(dict(checkpoint.figures), indent=2) + "\n")
     checkpoint.save(out / CHECKPOINT_FILE)  # last: where it is, the run is finished

@@ -47,10 +47,10 @@ def draw_paths(paths: PathSet, labels: npt.NDArray[np.int64], class_names: Seque
         middles, [layer.name for layer in paths.layout.layers], rotation=40, ha="right", fontsize=8
     )
     axes.tick_params(axis="x", length=0)
-    dependent = float(paths.input_dependent().mean())
+    varying = float(paths.varying().mean())
     axes.set_title(
         f"How often each class opens each filter  ({len(paths):,} images, {paths.layout.bits} filters, "
-        f"{dependent:.0%} of them neither almost always open nor almost always closed)",
+        f"{varying:.0%} of them neither almost always open nor almost always closed)",
         fontsize=11,
     )
     figure.colorbar(image, ax=axes, label="share of the class's images", pad=0.01)
