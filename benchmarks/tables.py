@@ -1,84 +1,131 @@
-"""Write the README's tables from ``results/*.json``, between the marks that stand there.
+"""Write the tables of the README and of docs from ``results/*.json``, between the marks that stand there.
 
 python benchmarks/tables.py            # rewrite
-python benchmarks/tables.py --check    # exit 1 if the README differs from the results
+python benchmarks/tables.py --check    # exit 1 if a page differs from the results
+
+Where results are not there yet, the place between the marks says so.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import table_disentangle
+import table_learning
+import table_main_job
 from machine import RESULTS
 
-README = RESULTS.parent.parent / "README.md"
+ROOT = RESULTS.parent.parent
 
 
-def main() -> int:
-    """Rewrite the README, or compare it."""
-    results = json.loads((RESULTS / "main_job.json").read_text(encoding="utf-8"))
-    old = README.read_text(encoding="utf-8")
-    new = old
-    for mark, table in (("main-job", main_job(results)), ("lowerings", lowerings(results))):
-        begin, end = f"<!-- {mark} -->\n", f"<!-- /{mark} -->"
-        if not (new.count(begin) == new.count(end) == 1 and new.index(begin) < new.index(end)):
-            print(
-                f"README needs one place for {mark}, a line {begin.strip()} and a line {end}", file=sys.stderr
-            )
-            return 1
-        before, rest = new.split(begin)
-        new = before + begin + table + end + rest.split(end)[1]
-    if "--check" in sys.argv:
-        if new != old:
-            print("README does not fit benchmarks/results: run python benchmarks/tables.py", file=sys.stderr)
-        return int(new != old)
-    README.write_text(new, encoding="utf-8")
-    return 0
+@dataclass(frozen=True)
+class Table:
+    """What stands between two marks.
+
+    Attributes:
+        source: file of results that it is made from.
+        made_by: script that writes that file.
+        lines: makes the lines; none where nothing of this table was measured.
+    """
+
+    source: str
+    made_by: str
+    lines: Callable[[dict[str, Any]], list[str]]
+
+    def text(self, results: Path) -> str:
+        """The lines, or one that says that there are none yet."""
+        file = results / self.source
+        lines = self.lines(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else []
+        missing = f"Not measured yet: `benchmarks/{self.made_by}` writes `benchmarks/results/{self.source}`."
+        return "\n".join([*(lines or [missing]), ""])
 
 
-def main_job(results: dict[str, Any]) -> str:
-    """One column a data set, one row a figure."""
-    demos = results["demo"]
-    rows = (
-        ("accuracy, dense", "dense_accuracy", "{:.2%}"),
-        ("accuracy, decoupled", "decoupled_accuracy", "{:.2%}"),
-        ("share of the dense MACs, gates counted", "mac_fraction", "{:.1%}"),
-        ("largest difference of a logit, served against PyTorch", "parity_max_abs", "{:.1e}"),
-        ("false positives, promised", "fpr_target", "{:.1%}"),
-        ("false positives, measured", "fpr", "{:.1%}"),
-        ("honest test images", "fpr_n", "{:,}"),
-        ("PGD attacks that succeed", "attack_success", "{:.1%}"),
-        ("of these, flagged", "tpr_pgd", "{:.1%}"),
-        ("dense time / decoupled time, batch 1, 1 thread", "latency_ratio", "{:.2f}"),
-        ("lowering that `auto` took", "lowering", "{}"),
+def _main_job(lines: Callable[[dict[str, Any]], list[str]]) -> Table:
+    return Table("main_job.json", "main_job.py", lines)
+
+
+def _learning(lines: Callable[[dict[str, Any]], list[str]]) -> Table:
+    return Table("learning.json", "study.py", lines)
+
+
+def _disentangle(lines: Callable[[dict[str, Any]], list[str]]) -> Table:
+    return Table("disentangle.json", "disentangle.py", lines)
+
+
+BEST = _learning(table_learning.best_settings)
+PAGES: Mapping[str, Mapping[str, Table]] = {
+    "README.md": {
+        "main-job": _main_job(table_main_job.main_job),
+        "lowerings": _main_job(table_main_job.lowerings),
+        "best-settings": BEST,
+    },
+    "docs/learning-results.md": {
+        "best-settings": BEST,
+        "equal-macs": _learning(table_learning.equal_macs),
+        "paper-preset": _learning(table_learning.paper_preset),
+        "class-tasks": _disentangle(table_disentangle.tasks),
+        "class-similarity": _disentangle(table_disentangle.classes),
+        "path-hit-rates": _disentangle(table_disentangle.hit_rates),
+    },
+}
+
+
+class MarksError(Exception):
+    """A page has no place, or several, for a table."""
+
+
+def main(arguments: Sequence[str] | None = None, root: Path = ROOT, results: Path = RESULTS) -> int:
+    """Rewrite the pages, or compare them.
+
+    Args:
+        arguments: of the command line.
+        root: folder of the pages.
+        results: folder of the results.
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    lines = ["| | " + " | ".join(demos) + " |", "| --- |" + " ---: |" * len(demos)]
-    for title, key, form in rows:
-        values = ("none" if demo[key] is None else form.format(demo[key]) for demo in demos.values())
-        lines.append(f"| {title} | " + " | ".join(values) + " |")
-    return "\n".join([*lines, "", _machine(results), ""])
-
-
-def lowerings(results: dict[str, Any]) -> str:
-    """One row a lowering, one column a thread count."""
-    rows = results.get("lowerings", [])
-    threads = sorted({row["threads"] for row in rows})
-    head = " | ".join(f"{count} thread{'s' * (count > 1)}, ms | dense / this" for count in threads)
-    lines = [f"| lowering | {head} |", "| --- |" + " ---: | ---: |" * len(threads)]
-    for label in dict.fromkeys(row["lowering"] for row in rows):
-        own = sorted((row for row in rows if row["lowering"] == label), key=lambda row: row["threads"])
-        lines.append(
-            f"| {label} | " + " | ".join(f"{row['ms']:.3f} | {row['ratio']:.2f}" for row in own) + " |"
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    check: bool = parser.parse_args(arguments).check
+    differing = []
+    for page, tables in PAGES.items():
+        old = (root / page).read_text(encoding="utf-8")
+        try:
+            new = fill(old, {mark: table.text(results) for mark, table in tables.items()})
+        except MarksError as error:
+            print(f"{page} {error}", file=sys.stderr)
+            return 1
+        if new != old:
+            differing.append(page)
+            if not check:
+                (root / page).write_text(new, encoding="utf-8")
+    if check and differing:
+        print(
+            f"{', '.join(differing)}: not what benchmarks/results says: run python benchmarks/tables.py",
+            file=sys.stderr,
         )
-    return "\n".join([*lines, ""])
+    return int(check and bool(differing))
 
 
-def _machine(results: dict[str, Any]) -> str:
-    machine = results["machine"]
-    versions = ", ".join(f"{name} {value}" for name, value in machine["versions"].items())
-    where = f"{machine['cpu']}, {machine['cores']} cores, no GPU in use"
-    return f"Measured {machine['date']} at {machine['commit']} on {where}; Python {machine['python']}, {versions}."
+def fill(text: str, tables: Mapping[str, str]) -> str:
+    """A page with other tables between its marks.
+
+    Raises:
+        MarksError: there is not exactly one place for each.
+    """
+    for mark, table in tables.items():
+        begin, end = f"<!-- {mark} -->\n", f"<!-- /{mark} -->"
+        if not (text.count(begin) == text.count(end) == 1 and text.index(begin) < text.index(end)):
+            raise MarksError(f"needs one place for {mark}, a line {begin.strip()} and a line {end}")
+        before, rest = text.split(begin)
+        text = before + begin + table + end + rest.split(end)[1]
+    return text
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ PAGES = [
     "docs/disentanglement.md",
     "docs/export.md",
     "docs/interpretation.md",
+    "docs/learning-results.md",
     "docs/surgery.md",
 ]
 SERVER = "127.0.0.1:8001"

@@ -1,0 +1,146 @@
+"""The tables of ``results/learning.json``: best settings, accuracy at equal MACs, and the paper's preset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from study_runs import KINDS, Row, read_study
+from table_text import markdown, measured, points, share
+
+NETWORKS = {
+    "resnet20": "ResNet-20",
+    "resnet56": "ResNet-56",
+    "vgg16": "VGG-16",
+    "squeezenet1_1": "SqueezeNet 1.1",
+}
+DATA = {"cifar10": "CIFAR-10", "caltech25": "Caltech-101, 25 classes"}
+COMPARED = "resnet20"  # at equal MACs
+BUDGETS = (0.5, 0.35, 0.25)
+NOTHING = "-"  # not measured yet
+
+Line = list[dict[str, Any]]  # runs that differ in their seed only
+
+
+def best_settings(results: dict[str, Any]) -> list[str]:
+    """One row for each network with the best settings that are known for it."""
+    found = _lines(results["rows"], _is_best)
+    head = ["network", "data", "images", "paths", "accuracy, dense", "accuracy", "points lost", "MACs"]
+    head += ["filters that depend on the input", "epochs", "seeds"]
+    rows = [
+        (
+            NETWORKS[line[0]["row"]["network"]],
+            DATA[line[0]["data"]],
+            f"{line[0]['images']:,}",
+            KINDS[line[0]["row"]["kind"]],
+            *_accuracies(line),
+            share(_all(line, "mac_fraction")),
+            share(_all(line, "input_dependent")),
+            _epochs(line),
+            _seeds(line),
+        )
+        for line in found
+    ]
+    return _finished(markdown(head, rows, words=4), found, _is_best)
+
+
+def equal_macs(results: dict[str, Any]) -> list[str]:
+    """One row for each way to choose paths, one column for each budget: accuracy and the share that was measured."""
+    found = _lines(results["rows"], _is_compared)
+    rows = []
+    for kind in dict.fromkeys(line[0]["row"]["kind"] for line in _in_order(found)):
+        own = {line[0]["row"]["budget"]: line for line in found if line[0]["row"]["kind"] == kind}
+        cells = [own.get(budget, []) for budget in BUDGETS]
+        rows.append(
+            (KINDS[kind], *map(_accuracy_at, cells), _each(cells, _epochs), _each(cells, _seeds)),
+        )
+    head = ["paths", *(f"{budget:.0%} of the MACs" for budget in BUDGETS), "epochs", "seeds"]
+    return _finished(markdown(head, rows), found, _is_compared)
+
+
+def paper_preset(results: dict[str, Any]) -> list[str]:
+    """One row for each network that was trained as the paper's authors released it."""
+    found = _lines(results["rows"], _is_paper)
+    head = ["network", "accuracy, dense", "accuracy", "points lost", "MACs", "filters that vary"]
+    head += ["filters that depend on the input", "epochs", "seeds"]
+    rows = [
+        (
+            NETWORKS[line[0]["row"]["network"]],
+            *_accuracies(line),
+            *(share(_all(line, key)) for key in ("mac_fraction", "varying", "input_dependent")),
+            _epochs(line),
+            _seeds(line),
+        )
+        for line in found
+    ]
+    return _finished(markdown(head, rows), found, _is_paper)
+
+
+def _is_best(row: Row) -> bool:
+    return row.best
+
+
+def _is_compared(row: Row) -> bool:
+    return row.network == COMPARED and row.budget in BUDGETS
+
+
+def _is_paper(row: Row) -> bool:
+    return row.kind == "paper"
+
+
+def _lines(rows: Iterable[dict[str, Any]], wanted: Callable[[Row], bool]) -> list[Line]:
+    """The runs that a table shows, those together that differ in their seed only."""
+    lines: dict[tuple[Any, ...], Line] = {}
+    for row in rows:
+        if row["row"] is not None and wanted(Row(**row["row"])):
+            lines.setdefault(tuple(row["row"][key] for key in ("network", "kind", "budget")), []).append(row)
+    return list(lines.values())
+
+
+def _in_order(lines: Iterable[Line]) -> list[Line]:
+    return sorted(lines, key=lambda line: list(KINDS).index(line[0]["row"]["kind"]))
+
+
+def _finished(table: list[str], lines: list[Line], wanted: Callable[[Row], bool]) -> list[str]:
+    """The table with what is missing and where it was measured; nothing at all where no run was measured."""
+    if not lines:
+        return []
+    known = {row["name"] for line in lines for row in line}
+    runs = [run for run in read_study().values() if run.row is not None and wanted(run.row)]
+    missing = [f"`{run.name}`" for run in runs if run.name not in known]
+    notes = [f"Not measured yet: {', '.join(missing)}.", ""] if missing else []
+    return [*table, "", *notes, measured(row["machine"] for line in lines for row in line)]
+
+
+def _all(line: Line, key: str) -> list[float]:
+    return [row[key] for row in line]
+
+
+def _accuracies(line: Line) -> tuple[str, str, str]:
+    return (
+        share(sorted(set(_all(line, "dense_accuracy"))), 2),
+        share(_all(line, "decoupled_accuracy"), 2),
+        points(_all(line, "loss_points")),
+    )
+
+
+def _accuracy_at(line: Line) -> str:
+    if not line:
+        return NOTHING
+    macs = _all(line, "mac_fraction")
+    return f"{share(_all(line, 'decoupled_accuracy'), 2)} @ {sum(macs) / len(macs):.1%}"
+
+
+def _epochs(line: Line) -> str:
+    return ", ".join(dict.fromkeys(" + ".join(map(str, row["epochs"])) for row in line))
+
+
+def _seeds(line: Line) -> str:
+    return ", ".join(str(row["row"]["seed"]) for row in line)
+
+
+def _each(cells: Sequence[Line], say: Callable[[Line], str]) -> str:
+    """What holds for every cell of a row; where cells differ, for one after the other."""
+    said = [say(line) if line else NOTHING for line in cells]
+    known = set(said) - {NOTHING}
+    return known.pop() if len(known) == 1 else " / ".join(said)

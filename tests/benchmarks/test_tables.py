@@ -1,0 +1,220 @@
+"""Tables from results: what they say of many runs, of few, and of none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import table_disentangle
+import table_learning
+from table_main_job import FIGURES
+from tables import PAGES, MarksError, fill, main
+
+MACHINE = {
+    "date": "2026-01-02",
+    "commit": "abc",
+    "cpu": "Some CPU",
+    "cores": 2,
+    "python": "3.12.0",
+    "versions": {"torch": "2.9"},
+}
+
+
+def row(name: str, kind: str, budget: float | None, accuracy: float, **more: Any) -> dict[str, Any]:
+    """As the study writes it, with what the tables read."""
+    place = {"network": "resnet20", "kind": kind, "budget": budget, "seed": 0, "best": False}
+    return {
+        "name": name,
+        "row": place | {key: more.pop(key) for key in ("network", "seed", "best") if key in more},
+        "data": "cifar10",
+        "images": 8982,
+        "dense_accuracy": 0.916,
+        "decoupled_accuracy": accuracy,
+        "loss_points": 100 * (0.916 - accuracy),
+        "mac_fraction": (budget or 0.6) - 0.003,
+        "varying": 0.5,
+        "input_dependent": 0.4,
+        "epochs": [45],
+        "machine": MACHINE,
+    } | more
+
+
+SEEDS = [
+    row(f"resnet20-seed{seed}", "gates", 0.5, accuracy, seed=seed, best=True)
+    for seed, accuracy in enumerate((0.905, 0.912, 0.910))
+]
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_seeds_of_one_network_share_a_line_with_mean_and_range() -> None:
+    head, _, line, empty, *notes = table_learning.best_settings({"rows": SEEDS, "dense": {}})
+    assert dict(zip(cells(head), cells(line), strict=True)) == {
+        "network": "ResNet-20",
+        "data": "CIFAR-10",
+        "images": "8,982",
+        "paths": "gates",
+        "accuracy, dense": "91.60%",
+        "accuracy": "90.90% (90.50% to 91.20%)",
+        "points lost": "0.70 (0.40 to 1.10)",
+        "MACs": "49.7% (49.7% to 49.7%)",
+        "filters that depend on the input": "40.0% (40.0% to 40.0%)",
+        "epochs": "45",
+        "seeds": "0, 1, 2",
+    }
+    assert empty == ""
+    assert notes == [
+        "Not measured yet: `resnet56`, `vgg16`, `squeezenet`.",
+        "",
+        "Measured 2026-01-02 at abc on Some CPU, 2 cores; Python 3.12.0, torch 2.9.",
+    ]
+
+
+def test_at_equal_macs_budgets_are_columns_and_what_is_missing_says_so() -> None:
+    rows = [
+        row("resnet20-cascade-35", "cascade", 0.35, 0.88, epochs=[45, 12, 12]),
+        row("resnet20-k1-12", "k1", 0.12, 0.7),  # no column
+        row("resnet20-k1-50", "k1", 0.5, 0.91, epochs=[45, 12]),
+        row("resnet56", "gates", 0.5, 0.93, network="resnet56"),
+        *SEEDS,
+        row("resnet20-gates-25", "gates", 0.25, 0.85, epochs=[30]),
+    ]
+    head, _, *lines = table_learning.equal_macs({"rows": rows, "dense": {}})
+    assert cells(head)[1:4] == ["50% of the MACs", "35% of the MACs", "25% of the MACs"]
+    assert [cells(line) for line in lines[:3]] == [
+        [
+            "gates",
+            "90.90% (90.50% to 91.20%) @ 49.7%",
+            "-",
+            "85.00% @ 24.7%",
+            "45 / - / 30",
+            "0, 1, 2 / - / 0",
+        ],
+        ["K = 1, static", "91.00% @ 49.7%", "-", "-", "45 + 12", "0"],
+        ["cascade of two static paths", "-", "88.00% @ 34.7%", "-", "45 + 12 + 12", "0"],
+    ]
+    assert "`resnet20-k1-35`" in lines[4]
+    assert "resnet20-k1-12" not in lines[4]
+
+
+def test_the_papers_preset_has_lines_of_its_own() -> None:
+    rows = [*SEEDS, row("resnet56-paper", "paper", None, 0.92, network="resnet56", epochs=[12])]
+    _, _, line, *notes = table_learning.paper_preset({"rows": rows, "dense": {}})
+    assert cells(line) == ["ResNet-56", "91.60%", "92.00%", "-0.40", "59.7%", "50.0%", "40.0%", "12", "0"]
+    assert notes[1] == "Not measured yet: `resnet20-paper`."
+
+
+def test_commits_and_days_of_several_measurements_are_all_named() -> None:
+    later = MACHINE | {"date": "2026-01-05", "commit": "def"}
+    *_, last = table_learning.best_settings({"rows": [SEEDS[0], SEEDS[1] | {"machine": later}], "dense": {}})
+    assert last.startswith("Measured 2026-01-02 to 2026-01-05 at abc, def on Some CPU, 2 cores; Python")
+
+
+def disentangled(**changes: Any) -> dict[str, Any]:
+    """As ``benchmarks/disentangle.py`` writes it, for a network of eight layers."""
+    tasks = {
+        "images": 100,
+        "dense_recall": [0.9, 1.0],
+        "recall": [0.8, 0.9],
+        "dense_balanced": [0.95, 0.97],
+        "balanced": [0.7, 0.8],
+        "density": [0.5, 0.3],
+        "mac_share": [0.4, 0.2],
+    }
+    hits = {
+        "mask_rate": 0.05,
+        "mosaics": 100,
+        "mean": [0.25, 0.27, 0.3, 0.3, 0.35, 0.35, 0.5, 0.6],
+        "error": [0.01] * 6 + [0.02, 0.04],
+        "last": 0.48,
+        "open_mean": [0.25] * 8,
+    }
+    figures = {
+        "beta": 0.02,
+        "dense_accuracy": 0.9,
+        "similarity": 0.4,
+        "expected_similarity_by_layer": [0.2, 0.3],
+        "tasks": tasks,
+        "hits": [hits],
+        "agreement": {"spearman": 0.61, "p_value": 0.0005},
+        "errors": {"errors": 70, "percentile": 0.8, "interval_95": [0.75, 0.85], "p_value": 0.01},
+        "concepts": {"diversity": 3.5, "whole_by_layer": [8.0, 9.0]},
+    }
+    entry = {"machine": MACHINE, "settings": {"form": "release"}, "figures": figures | changes}
+    return {"networks": {"resnet20-cifar10": entry}}
+
+
+def test_sub_architectures_stand_beside_the_whole_network_and_chance() -> None:
+    _, _, line, _, last = table_disentangle.tasks(disentangled())
+    assert cells(line) == [
+        *("`resnet20-cifar10`", "release", "0.02", "90.00%", "95.0%", "85.0%"),
+        *("96.0%", "75.0%", "40.0%", "30.0%", "100"),
+    ]
+    assert last.startswith("Measured 2026-01-02 at abc")
+    _, _, line, *_ = table_disentangle.classes(disentangled())
+    assert cells(line)[1:] == [
+        *("0.400", "0.250", "0.61", "0.0005", "70", "80.0%", "75.0% to 85.0%", "0.01", "3.50", "8.50"),
+    ]
+    _, _, line, *_ = table_disentangle.hit_rates(disentangled())
+    assert cells(line)[1:] == [
+        *("5%", "26.0% ± 1.0", "30.0% ± 1.0", "35.0% ± 1.0", "55.0% ± 3.0", "48.0%", "25.0%", "100"),
+    ]
+
+
+def test_a_network_without_errors_or_mosaics_has_no_figures_of_them() -> None:
+    faultless = {"errors": 0, "percentile": None, "interval_95": None, "p_value": None}
+    _, _, line, *_ = table_disentangle.classes(disentangled(errors=faultless))
+    assert cells(line)[5:9] == ["0", "none", "none", "none"]
+    assert table_disentangle.hit_rates(disentangled(hits=None)) == []
+    assert table_disentangle.tasks({"networks": {}}) == []
+
+
+@pytest.fixture
+def pages(tmp_path: Path) -> Path:
+    """All pages, with marks only, and a folder ``results`` with the main job alone."""
+    for page, tables in PAGES.items():
+        (tmp_path / page).parent.mkdir(exist_ok=True)
+        marks = "".join(f"<!-- {mark} -->\nold\n<!-- /{mark} -->\n" for mark in tables)
+        (tmp_path / page).write_text(f"before\n{marks}after\n")
+    demo = {key: 0.5 for _, key, _ in FIGURES}
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "main_job.json").write_text(
+        json.dumps({"demo": {"digits": demo | {"fpr_n": 1000, "tpr_pgd": None}}, "machine": MACHINE})
+    )
+    return tmp_path
+
+
+def test_pages_are_written_and_compared_and_what_is_missing_is_said(
+    pages: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check = (["--check"], pages, pages / "results")
+    assert main(*check) == 1
+    assert "README.md, docs/learning-results.md: not what benchmarks/results says" in capsys.readouterr().err
+    assert "old" in (pages / "README.md").read_text()
+    assert main([], *check[1:]) == 0
+    assert main(*check) == 0
+    readme, learning = ((pages / page).read_text() for page in ("README.md", "docs/learning-results.md"))
+    assert "| honest test images | 1,000 |" in readme
+    assert "| of these, flagged | none |" in readme
+    assert readme.count("Not measured yet") == 1
+    assert learning.count("Not measured yet: `benchmarks/study.py` writes") == 3
+    assert learning.count("Not measured yet: `benchmarks/disentangle.py` writes") == 3
+    assert "old" not in readme + learning
+    (pages / "results" / "learning.json").write_text(json.dumps({"rows": SEEDS, "dense": {}}))
+    assert main(*check) == 1
+    assert main([], *check[1:]) == 0
+    assert "ResNet-20" in (pages / "README.md").read_text()
+
+
+def test_a_page_has_one_place_for_each_table(pages: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fill("a\n<!-- x -->\nb\n<!-- /x -->\nc", {"x": "new\n"}) == "a\n<!-- x -->\nnew\n<!-- /x -->\nc"
+    for text in ("", "<!-- /x -->\n<!-- x -->\n", 2 * "<!-- x -->\n<!-- /x -->\n"):
+        with pytest.raises(MarksError, match="needs one place for x"):
+            fill(text, {"x": ""})
+    (pages / "README.md").write_text("nothing")
+    assert main([], pages, pages / "results") == 1
+    assert "README.md needs one place for main-job" in capsys.readouterr().err
