@@ -18,6 +18,27 @@ def constant_array(value: ir.Value | None) -> npt.NDArray[Any]:
     return value.const_value.numpy()
 
 
+def is_constant(value: ir.Value | None) -> bool:
+    """Whether it is an initializer."""
+    return value is not None and value.const_value is not None
+
+
+def dimension(value: ir.Value, axis: int) -> int:
+    """The size of a dimension that is the same in every batch."""
+    assert value.shape is not None
+    size = value.shape[axis]
+    assert isinstance(size, int)
+    return size
+
+
+def supersede(old: ir.Value, new: ir.Value) -> None:
+    """Let everything that reads ``old`` read ``new``, which takes over its shape, and an output's name."""
+    new.shape, new.type = old.shape, old.type
+    if old.is_graph_output():
+        new.name, old.name = old.name, f"{old.name}.superseded"
+    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+
+
 class Builder:
     """Writes new nodes in front of an old one.
 
@@ -38,6 +59,18 @@ class Builder:
         value = self.tape.op(kind, inputs, attributes or None, name=name)
         value.name = name
         return value
+
+    def ops(self, kind: str, *inputs: ir.Value | None, outputs: int, **attributes: Any) -> list[ir.Value]:
+        """Add a node with several outputs and give them."""
+        name = self._name(kind)
+        values = self.tape.op_multi_out(kind, inputs, attributes or None, num_outputs=outputs, name=name)
+        for place, value in enumerate(values):
+            value.name = f"{name}.{place}"
+        return list(values)
+
+    def branch(self, condition: ir.Value, then: ir.Graph, other: ir.Graph, *, outputs: int) -> list[ir.Value]:
+        """Add an ``If`` node and give its outputs."""
+        return self.ops("If", condition, outputs=outputs, then_branch=then, else_branch=other)
 
     def constant(self, array: npt.ArrayLike, name: str) -> ir.Value:
         """Add an initializer; its name gets a number if it is taken."""

@@ -15,17 +15,16 @@ import onnx_ir as ir
 import onnxruntime
 
 from penstock.bundle import PATH, SCORE, Calibration
-from penstock.errors import UnsupportedError
 from penstock.export.calibrate import calibration_of, set_threshold
 from penstock.export.capture.contract import DenseModel, ServedModel
-from penstock.export.capture.exporting import capture, tidy
+from penstock.export.capture.exporting import capture
 from penstock.export.capture.head import DetectorHead
 from penstock.export.lowerings.lowering import Lowering
+from penstock.export.passes.simplify import tidy
 from penstock.export.runtime import Outputs, open_graph
-from penstock.export.verify.parity import Parity, Reference, reference, verify, verify_extremes, verify_flags
+from penstock.export.verify.extremes import verify_extremes
+from penstock.export.verify.parity import Parity, Reference, reference, verify, verify_flags
 from penstock.nn.checkpoint import Checkpoint
-from penstock.nn.prototypes import ConsolidatedNetwork
-from penstock.nn.surgery import GatedNetwork
 
 DENSE = "dense"
 FLAG_IMAGES = 100  # to check the finished file's flags on
@@ -88,14 +87,14 @@ def compile_dense(checkpoint: Checkpoint, sample: Sample) -> Compiled:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CapturedNetwork:
-    """A gated network before any lowering, with what every lowering of it must answer.
+    """A network with paths before any lowering, with what every lowering of it must answer.
 
     Attributes:
         checkpoint: where it comes from.
         sample: images to check and, if they are real, to calibrate on.
         fpr: promised false-positive rate; ``None``: without the detector.
         served: the network in PyTorch.
-        model: the same in ``onnx_ir``, its gated convolutions whole.
+        model: the same in ``onnx_ir``, its decisions whole.
         expected: what PyTorch answers for the sample.
     """
 
@@ -107,25 +106,16 @@ class CapturedNetwork:
     expected: Reference
 
 
-def capture_gated(checkpoint: Checkpoint, sample: Sample, fpr: float | None) -> CapturedNetwork:
+def capture_paths(checkpoint: Checkpoint, sample: Sample, fpr: float | None) -> CapturedNetwork:
     """What all lowerings of a checkpoint start from; capturing is the slow part, so it is done once.
 
     Args:
         checkpoint: what to compile.
         sample: images to check and, if they are real, to calibrate on.
         fpr: promised false-positive rate; ``None`` leaves the detector out.
-
-    Raises:
-        UnsupportedError: something else than gates decides on the checkpoint's paths.
     """
-    network = checkpoint.network
-    if not isinstance(network, GatedNetwork) or isinstance(network, ConsolidatedNetwork):
-        raise UnsupportedError(
-            "the checkpoint has prototypes or is a cascade, and only gates can be compiled so far: export the "
-            "decoupled network that it was made from, or its dense one with --dense"
-        )
     head = None if fpr is None else DetectorHead(checkpoint.detector)
-    served = ServedModel(network, head).eval()
+    served = ServedModel(checkpoint.network, head).eval()
     return CapturedNetwork(
         checkpoint=checkpoint,
         sample=sample,
@@ -136,7 +126,7 @@ def capture_gated(checkpoint: Checkpoint, sample: Sample, fpr: float | None) -> 
     )
 
 
-def compile_gated(captured: CapturedNetwork, lowering: Lowering) -> Compiled:
+def compile_paths(captured: CapturedNetwork, lowering: Lowering) -> Compiled:
     """One lowering of a captured network, which itself stays as it was.
 
     Raises:
@@ -147,7 +137,7 @@ def compile_gated(captured: CapturedNetwork, lowering: Lowering) -> Compiled:
     layout = checkpoint.network.layout
     verify_extremes(captured.model, captured.served, lowering, sample.images[:EXTREME_IMAGES])
     model = captured.model.clone()
-    narrow = lowering.lower(model)
+    executed = lowering.lower(model)
     tidy(model)
     got = open_graph(serialize(model), single=lowering.single).run(sample.images)
     parity = verify(captured.expected, got, layout)
@@ -157,14 +147,12 @@ def compile_gated(captured: CapturedNetwork, lowering: Lowering) -> Compiled:
         set_threshold(model, calibration.threshold)
     content = _finished(model, checkpoint, lowering.name, calibration)
     verify_flags(open_graph(content, single=lowering.single).run(sample.images[:FLAG_IMAGES]), calibration)
-    everything = np.ones((1, layout.bits), np.uint8)
-    executed = layout.reading_whole({reader.name for reader in layout.readers} - narrow)
     return Compiled(
         lowering=lowering.name,
         single=lowering.single,
         content=content,
         parity=parity,
-        executed_macs=float(executed.active_macs(got[PATH] if lowering.skips else everything).mean()),
+        executed_macs=float(executed(layout, got[PATH]).mean()),
         calibration=calibration,
     )
 

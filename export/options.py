@@ -11,8 +11,9 @@ from penstock.errors import InvalidArgumentError
 from penstock.export.lowerings.gathered import Gathered
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.masked import Masked
+from penstock.export.lowerings.routed import Routed
 
-LOWERINGS: dict[str, Callable[[], Lowering]] = {"masked": Masked, "gathered": Gathered}
+LOWERINGS: dict[str, Callable[[], Lowering]] = {"masked": Masked, "gathered": Gathered, "routed": Routed}
 AUTO = "auto"
 
 
@@ -25,7 +26,7 @@ class ExportOptions:
         repository: model repository to write to.
         name: model name in it.
         dense: export the network as it was before it got gates, under the same contract.
-        lowering: ``masked``, ``gathered``, or ``auto``: whichever is faster here.
+        lowering: ``masked``, ``gathered``, ``routed``, or ``auto``: whichever is faster here.
         flags: compute anomaly scores and flags.
         fpr: promised false-positive rate.
         data: folder of the data set; by default what ``PENSTOCK_DATA`` says.

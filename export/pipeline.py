@@ -17,9 +17,9 @@ from penstock.export.autotune.measure import measure
 from penstock.export.compiling import (
     Compiled,
     Sample,
-    capture_gated,
+    capture_paths,
     compile_dense,
-    compile_gated,
+    compile_paths,
     versions,
 )
 from penstock.export.options import AUTO, LOWERINGS, ExportOptions
@@ -53,12 +53,12 @@ def export(
         return _write(checkpoint, compile_dense(checkpoint, sample), origin, {}, options, also)
     if options.flags and not checkpoint.detector:
         raise UnsupportedError(f"{options.source} holds no detector: export it with --no-flags")
-    gated = capture_gated(checkpoint, sample, options.fpr if options.flags else None)
+    captured = capture_paths(checkpoint, sample, options.fpr if options.flags else None)
     candidates = {}
     for name in LOWERINGS if options.lowering == AUTO else (options.lowering,):
         say(f"compiling {name}")
         try:
-            candidates[name] = compile_gated(gated, LOWERINGS[name]())
+            candidates[name] = compile_paths(captured, LOWERINGS[name]())
         except UnsupportedError as error:
             if options.lowering != AUTO:
                 raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,18 @@ class Graph:
     session: ort.InferenceSession
     single: bool
 
-    def run(self, images: npt.NDArray[np.uint8], batch: int = 250) -> Outputs:
+    def run(
+        self,
+        images: npt.NDArray[np.uint8],
+        batch: int = 250,
+        more: Mapping[str, npt.NDArray[Any]] | None = None,
+    ) -> Outputs:
         """Answers for many images.
 
         Args:
             images: ``[N, C, H, W]`` uint8.
             batch: images per run, where the graph takes more than one.
+            more: other inputs, the same in every run.
 
         Returns:
             Every output by name, ``[N, ...]``.
@@ -41,7 +48,7 @@ class Graph:
         pieces = []
         for start in range(0, len(images), step):
             floats = images[start : start + step].astype(np.float32) / np.float32(255)
-            pieces.append(self.session.run(list(OUTPUTS), {INPUT: floats}))
+            pieces.append(self.session.run(list(OUTPUTS), {INPUT: floats, **(more or {})}))
         return {
             name: np.concatenate(parts)
             for name, parts in zip(OUTPUTS, zip(*pieces, strict=True), strict=True)

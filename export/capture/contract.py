@@ -10,20 +10,14 @@ out  adversarial    BOOL  [N, 1]         score > threshold
 
 from __future__ import annotations
 
-import copy
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from penstock.errors import UnsupportedError
-from penstock.nn.gates import GatedConv2d
-from penstock.nn.surgery import GatedNetwork
+from penstock.nn.path_network import PathNetwork
 from penstock.paths import PathLayout
-
-DOMAIN = "penstock"
-GATED_CONV = "GatedConv"
 
 
 class Answer(NamedTuple):
@@ -37,16 +31,16 @@ class Answer(NamedTuple):
 
 
 class ServedModel(nn.Module):
-    """A gated network with its detector, as it will be served.
+    """A network with paths and its detector, as it will be served.
 
     Args:
-        network: the gated network.
+        network: the network with paths.
         head: computes the score ``[N, 1]`` from ``(logits, path float, gate logits)``; ``None``: the score is 0.
     """
 
     threshold: Tensor
 
-    def __init__(self, network: GatedNetwork, head: nn.Module | None) -> None:
+    def __init__(self, network: PathNetwork, head: nn.Module | None) -> None:
         super().__init__()
         self.network = network
         self.head = head
@@ -90,91 +84,3 @@ class DenseModel(nn.Module):
         one = images.new_ones((count, 1))
         path = torch.ones((count, self.bits), dtype=torch.uint8, device=images.device)
         return Answer(self.network(images), path, one, one * 0, one < 0)
-
-
-class CapturedConv(nn.Module):
-    """Stands for a `GatedConv2d` while the network is captured: becomes one ``penstock::GatedConv`` node.
-
-    The node's inputs are x, the convolution's weight and bias with the batch norm folded in, and the gate's
-    ``W1, b1, W2, b2`` with its normalisation folded in; its outputs are the masked result, z and y. A ReLU is part of
-    the node. Any other activation f stands behind it: ``z f(y) = f(z y)`` where f(0) = 0, and ``z f(z y)`` elsewhere.
-    """
-
-    def __init__(self, layer: GatedConv2d, name: str) -> None:
-        super().__init__()
-        conv = layer.conv
-        _check(conv, layer.norm, name)
-        if isinstance(layer.norm, nn.BatchNorm2d):
-            conv = fuse_conv_bn_eval(copy.deepcopy(conv).eval(), layer.norm)
-        bias = conv.bias if conv.bias is not None else torch.zeros(conv.out_channels)
-        tensors = (conv.weight, bias, *layer.gate.folded())
-        self.tensors = nn.ParameterList(
-            nn.Parameter(tensor.detach(), requires_grad=False) for tensor in tensors
-        )
-        self.size: tuple[Any, ...] = (conv.stride, conv.padding, conv.dilation, conv.groups)
-        self.attributes: dict[str, Any] = {
-            "strides": list(conv.stride),
-            "pads": _pads(conv, name),
-            "dilations": list(conv.dilation),
-            "group": conv.groups,
-            "layer": name,
-            "relu": int(isinstance(layer.activation, nn.ReLU)),
-        }
-        self.activation = nn.Identity() if isinstance(layer.activation, nn.ReLU) else layer.activation
-        with torch.inference_mode():
-            self.mask_again = bool(self.activation(torch.zeros(1, conv.out_channels, 1, 1)).any())
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The four results of `GatedConv2d.forward`, of which only three reach the graph."""
-        weight, bias = self.tensors[0], self.tensors[1]
-        size = torch.nn.functional.conv2d(x, weight, bias, *self.size).shape  # dead code but for its shape
-        codes = (x.shape[0], weight.shape[0])
-        output, code, logits = torch.onnx.ops.symbolic_multi_out(
-            f"{DOMAIN}::{GATED_CONV}",
-            (x, *self.tensors),
-            self.attributes,
-            dtypes=(x.dtype, x.dtype, x.dtype),
-            shapes=(tuple(size), codes, codes),
-            version=1,
-        )
-        output = self.activation(output)
-        if self.mask_again:
-            output = output * code[:, :, None, None]
-        return output, code, logits, output.mean(dim=(2, 3))
-
-
-def _check(conv: nn.Conv2d, norm: nn.Module, name: str) -> None:
-    """Refuse what folding into one plain convolution would change."""
-    if type(conv).forward is not nn.Conv2d.forward:
-        raise UnsupportedError(
-            f"convolution {name} is a {type(conv).__name__}, which may do more than a Conv2d: leave it ungated (where)"
-        )
-    if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is None:
-        raise UnsupportedError(
-            f"the batch norm of convolution {name} keeps no statistics, so its answers would depend on the batch"
-        )
-
-
-def _pads(conv: nn.Conv2d, name: str) -> list[int]:
-    """ONNX's ``[top, left, bottom, right]``."""
-    if conv.padding_mode != "zeros":
-        raise UnsupportedError(
-            f"convolution {name} pads with {conv.padding_mode!r}; only zeros can be compiled: leave it ungated (where)"
-        )
-    if conv.padding == "valid":
-        return [0, 0, 0, 0]
-    if conv.padding == "same":
-        sums = [step * (size - 1) for step, size in zip(conv.dilation, conv.kernel_size, strict=True)]
-        return [total // 2 for total in sums] + [total - total // 2 for total in sums]
-    return list(cast(tuple[int, int], conv.padding)) * 2
-
-
-def capturable(model: ServedModel | DenseModel) -> nn.Module:
-    """A copy in which every gated convolution is a `CapturedConv`; the original is left as it was."""
-    copied = copy.deepcopy(model).eval()
-    network = copied.network
-    if isinstance(network, GatedNetwork):
-        for layer in network.layout.layers:
-            gated = network.body.get_submodule(layer.name)
-            network.body.set_submodule(layer.name, CapturedConv(cast(GatedConv2d, gated), layer.name))
-    return copied

@@ -14,16 +14,14 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 import torch
-from onnx_ir.passes import common as passes
-from onnxscript.rewriter import RewritePass
-from onnxscript.rewriter.rules.common import fuse_batchnorm_into_conv_rule
 
 from penstock.bundle import INPUT, OUTPUTS
 from penstock.errors import UnsupportedError
-from penstock.export.capture.contract import DenseModel, ServedModel, capturable
+from penstock.export.capture.contract import DenseModel, ServedModel
+from penstock.export.capture.standing_in import capturable
+from penstock.export.passes.simplify import simplify
 
 OPSET = 18
-IR_VERSION = 8  # read by every ONNX Runtime since 1.10; newer versions add nothing that we use
 
 
 def capture(model: ServedModel | DenseModel, input_shape: tuple[int, int, int]) -> ir.Model:
@@ -56,27 +54,7 @@ def capture(model: ServedModel | DenseModel, input_shape: tuple[int, int, int]) 
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
         raise UnsupportedError(f"PyTorch's exporter cannot translate this network: {error}") from error
     assert program is not None
-    return program.model
-
-
-def tidy(model: ir.Model) -> ir.Model:
-    """Fold batch norms, drop what nobody reads and what only the exporter knew, and set the file's version."""
-    RewritePass([fuse_batchnorm_into_conv_rule])(model)
-    for step in (
-        passes.IdentityEliminationPass(),
-        passes.LiftConstantsToInitializersPass(lift_all_constants=True),
-        passes.CommonSubexpressionEliminationPass(),
-        passes.DeduplicateInitializersPass(),
-        passes.RemoveUnusedNodesPass(),
-        passes.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
-        passes.RemoveUnusedOpsetsPass(),
-        passes.TopologicalSortPass(),
-        passes.ClearMetadataAndDocStringPass(),
-        passes.NameFixPass(),
-    ):
-        step(model)
-    model.ir_version = IR_VERSION
-    return model
+    return simplify(program.model)
 
 
 @contextlib.contextmanager

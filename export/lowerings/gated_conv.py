@@ -10,7 +10,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from penstock.export.building import Builder, constant_array
-from penstock.export.capture.contract import DOMAIN, GATED_CONV
+from penstock.export.capture.operators import DOMAIN, GATED_CONV
+from penstock.export.lowerings.compact import Index, given, take
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -53,30 +54,32 @@ def read_gated_conv(node: ir.Node) -> GatedConvNode | None:
         expand_weight=expand_weight,
         expand_bias=expand_bias,
         relu=bool(node.attributes["relu"].as_int()),
-        conv_attributes={
-            **{name: node.attributes[name].as_ints() for name in ("strides", "pads", "dilations")},
-            "group": node.attributes["group"].as_int(),
-        },
+        conv_attributes=conv_attributes(node),
     )
 
 
+def conv_attributes(node: ir.Node) -> dict[str, Any]:
+    """What a plain ``Conv`` needs to know of a convolution of our domain."""
+    sizes = {name: node.attributes[name].as_ints() for name in ("strides", "pads", "dilations")}
+    return {**sizes, "group": node.attributes["group"].as_int()}
+
+
 def gate_logits(
-    build: Builder, conv: GatedConvNode, pooled: ir.Value, rows: ir.Value | None = None
+    build: Builder, conv: GatedConvNode, pooled: ir.Value, channels: Index | None = None
 ) -> ir.Value:
     """``y = W2 relu(W1 pooled + b1) + b2``.
 
     Args:
         build: where to write.
         conv: whose gate.
-        pooled: ``[N, channels]``; if ``rows`` is given, only these channels, and all others are zero.
-        rows: int64 ``[k]``, which channels ``pooled`` holds.
+        pooled: ``[N, channels]``; if ``channels`` is given, only these, and all others are zero.
+        channels: which ``pooled`` holds.
 
     Returns:
         ``[N, filters]``.
     """
-    first = build.constant(conv.reduce_weight.T, "gate.reduce.weight")  # [channels, hidden]
-    if rows is not None:
-        first = build.op("Gather", first, rows, axis=0)
+    name = "gate.reduce.weight"
+    first = given(build, take(build, conv.reduce_weight.T, channels, 0, name), name)  # [channels, hidden]
     hidden = build.op("Gemm", pooled, first, build.constant(conv.reduce_bias, "gate.reduce.bias"))
     return build.op(
         "Gemm",

@@ -6,26 +6,26 @@ from typing import Protocol
 
 import onnx_ir as ir
 
+from penstock.export.lowerings.executed import Executed
+
 
 class Lowering(Protocol):
-    """A way to turn gated convolutions into plain ONNX operators.
+    """A way to turn the operators of our domain into plain ONNX.
 
     Attributes:
         name: as on the command line.
         single: whether the result takes exactly one image at a time.
-        skips: whether closed filters are really not computed.
     """
 
     name: str
     single: bool
-    skips: bool
 
-    def lower(self, model: ir.Model) -> frozenset[str]:
-        """Replace every gated convolution of ``model``, in place.
+    def lower(self, model: ir.Model) -> Executed:
+        """Replace every operator of our domain in ``model``, in place.
 
         Returns:
-            the names of the layers that run on those input channels only that are there.
+            what the result really computes.
 
         Raises:
-            UnsupportedError: this lowering cannot do a layer; names it and says what to do.
+            UnsupportedError: this lowering cannot do the network; says why and what to do.
         """

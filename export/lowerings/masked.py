@@ -2,15 +2,21 @@
 
     y = gate(x);  z = 1[y > 0];  out = z * relu(conv(x))
 
+A routed convolution takes z, its scale and its shift from the row of the prototype that its image takes. The second
+member of a cascade answers every image, and its answers count where the first is not sure.
+
 It saves no time. It is the reference that every other lowering must equal, takes any batch, and runs anywhere.
 """
 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from penstock.export.building import Builder
+from penstock.export.capture.operators import DOMAIN, ESCALATE, RESOLVE
+from penstock.export.lowerings.executed import Executed, everything
 from penstock.export.lowerings.gated_conv import (
     GatedConvNode,
     codes,
@@ -18,6 +24,7 @@ from penstock.export.lowerings.gated_conv import (
     pooled_input,
     read_gated_conv,
 )
+from penstock.export.lowerings.routed_conv import RoutedConvNode, read_routed_conv
 
 
 class Masked:
@@ -25,25 +32,56 @@ class Masked:
 
     name = "masked"
     single = False
-    skips = False
 
-    def lower(self, model: ir.Model) -> frozenset[str]:
-        """Replace every gated convolution of ``model``, in place; all run on whole inputs."""
+    def lower(self, model: ir.Model) -> Executed:
+        """Replace every operator of our domain in ``model``, in place."""
         for node in list(model.graph):
-            conv = read_gated_conv(node)
-            if conv is not None:
-                _lower_one(model.graph, conv)
-        return frozenset()
+            gated, routed = read_gated_conv(node), read_routed_conv(node)
+            if gated is not None:
+                _lower_gated(model.graph, gated)
+            elif routed is not None:
+                _lower_routed(model.graph, routed)
+            elif node.domain == DOMAIN:
+                lower_cascade(model.graph, node)
+        return everything
 
 
-def _lower_one(graph: ir.Graph, conv: GatedConvNode) -> None:
+def lower_cascade(graph: ir.Graph, node: ir.Node) -> None:
+    """Replace an operator of a cascade by one that runs the second member for every image."""
+    build = Builder(graph, str(node.name))
+    if node.op_type == ESCALATE:
+        build.replace(node, (build.op("Identity", node.inputs[0]),))
+    elif node.op_type == RESOLVE:
+        first, second, unsure = node.inputs
+        column = build.op("Unsqueeze", unsure, build.constant(np.array([1]), "last"))
+        build.replace(node, (build.op("Where", column, second, first),))
+
+
+def _lower_gated(graph: ir.Graph, conv: GatedConvNode) -> None:
     build = Builder(graph, conv.layer)
     logits = gate_logits(build, conv, pooled_input(build, conv.x))
     code = codes(build, logits)
     weight = build.constant(conv.weight, "weight")
     bias = build.constant(conv.bias, "bias")
     output = build.op("Conv", conv.x, weight, bias, **conv.conv_attributes)
-    if conv.relu:
-        output = build.op("Relu", output)
-    mask = build.op("Unsqueeze", code, build.constant(np.array([2, 3]), "spatial"))
-    build.replace(conv.node, (build.op("Mul", output, mask), code, logits))
+    output = build.op("Relu", output) if conv.relu else output
+    build.replace(conv.node, (build.op("Mul", output, _spatial(build, code)), code, logits))
+
+
+def _lower_routed(graph: ir.Graph, conv: RoutedConvNode) -> None:
+    build = Builder(graph, conv.layer)
+
+    def rows(table: npt.NDArray[np.float32], name: str) -> ir.Value:
+        return build.op("Gather", build.constant(table, name), conv.chosen, axis=0)
+
+    code = rows(conv.bits.astype(np.float32), "bits")
+    output = build.op("Conv", conv.x, build.constant(conv.weight, "weight"), **conv.conv_attributes)
+    output = build.op("Mul", output, _spatial(build, rows(conv.scale, "scale")))
+    output = build.op("Add", output, _spatial(build, rows(conv.shift, "shift")))
+    output = build.op("Relu", output) if conv.relu else output
+    build.replace(conv.node, (build.op("Mul", output, _spatial(build, code)), code))
+
+
+def _spatial(build: Builder, code: ir.Value) -> ir.Value:
+    """``[N, C]`` as ``[N, C, 1, 1]``."""
+    return build.op("Unsqueeze", code, build.constant(np.array([2, 3]), "spatial"))

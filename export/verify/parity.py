@@ -1,28 +1,23 @@
 """Compare an exported graph with the PyTorch network that it was made from, before anything is written.
 
-A gate whose logit lies within `MARGIN` of its threshold may fall to either side in another engine: its bit is then
-no error, and neither is what follows in that image, later bits and logits, because it took another path. Such bits
-are counted and reported. Everything else must agree: bits exactly, logits, costs and scores to `TOLERANCE`.
+What lies within `MARGIN` of the point where a bit flips may fall to either side in another engine: the bit is then no
+error, and neither is what follows in that image, later bits and logits, because it took another path. Such bits are
+counted and reported. Everything else must agree: bits exactly, logits, costs and scores to `TOLERANCE`.
 """
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import onnx_ir as ir
 import torch
 
 from penstock.bundle import FLAG, SCORE, Calibration
 from penstock.errors import VerificationError
-from penstock.export.building import Builder
 from penstock.export.capture.contract import Answer, ServedModel
-from penstock.export.capture.exporting import tidy
-from penstock.export.lowerings.gated_conv import read_gated_conv
-from penstock.export.lowerings.lowering import Lowering
-from penstock.export.runtime import Outputs, open_graph
+from penstock.export.runtime import Outputs
+from penstock.export.verify.margins import margins
 from penstock.paths import PathLayout
 
 TOLERANCE = 1e-4
@@ -36,11 +31,11 @@ class Reference:
 
     Attributes:
         answer: outputs of the contract, as tensors ``[N, ...]``.
-        gate_logits: ``[N, P]``; empty for a dense network.
+        margins: ``[N, P]``, how far each bit is from flipping; see `penstock.export.verify.margins`.
     """
 
     answer: Answer
-    gate_logits: npt.NDArray[np.float32]
+    margins: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,15 +62,14 @@ class Parity:
 @torch.inference_mode()
 def reference(model: torch.nn.Module, images: npt.NDArray[np.uint8], batch: int = 250) -> Reference:
     """Answers of a `ServedModel` or `DenseModel` in PyTorch for uint8 images ``[N, C, H, W]``."""
-    answers, gate_logits = [], []
+    answers, far = [], []
     for start in range(0, len(images), batch):
         floats = torch.from_numpy(images[start : start + batch]).float() / 255
         answers.append(model(floats))
-        if isinstance(model, ServedModel):
-            gate_logits.append(torch.cat(model.network(floats).gate_logits, dim=1))
+        fixed = torch.full(answers[-1].path.shape, torch.inf)
+        far.append(margins(model.network, floats) if isinstance(model, ServedModel) else fixed)
     joined = Answer(*(torch.cat(parts) for parts in zip(*answers, strict=True)))
-    empty = np.zeros((len(images), 0), np.float32)
-    return Reference(joined, torch.cat(gate_logits).numpy() if gate_logits else empty)
+    return Reference(joined, torch.cat(far).numpy())
 
 
 def verify(expected: Reference, got: Outputs, layout: PathLayout) -> Parity:
@@ -91,8 +85,8 @@ def verify(expected: Reference, got: Outputs, layout: PathLayout) -> Parity:
     same = ~differs.any(axis=1)
     if (~same).mean() > FLIPPED:
         raise VerificationError(
-            f"{(~same).mean():.0%} of the images took another path in the graph, by bits within {MARGIN:g} of their "
-            f"thresholds; at most {FLIPPED:.0%} may: the network's gates are undecided, train them longer"
+            f"{(~same).mean():.0%} of the images took another path in the graph, by bits within {MARGIN:g} of "
+            f"flipping; at most {FLIPPED:.0%} may: the network is undecided, train it longer"
         )
     parity = Parity(
         images=len(same),
@@ -132,50 +126,6 @@ def verify_flags(got: Outputs, calibration: Calibration | None) -> None:
         )
 
 
-def verify_extremes(
-    captured: ir.Model, served: ServedModel, lowering: Lowering, images: npt.NDArray[np.uint8]
-) -> None:
-    """Check a lowering with all gates open and with all gates closed, which real images hardly ever show.
-
-    Args:
-        captured: the model before lowering; it is not changed.
-        served: the same in PyTorch; it is not changed.
-        lowering: what to check.
-        images: ``[N, C, H, W]`` uint8, a few.
-
-    Raises:
-        VerificationError: the forced graph disagrees with the forced network.
-    """
-    for logit in (1.0, -1.0):
-        forced = copy.deepcopy(served)
-        for layer in forced.network.gated_layers:
-            torch.nn.init.zeros_(layer.gate.expand.weight)
-            torch.nn.init.constant_(layer.gate.expand.bias, logit)
-        graph = captured.clone()
-        for node in graph.graph:
-            _force_gate(graph.graph, node, logit)
-        lowering.lower(graph)
-        content = ir.serde.serialize_model(tidy(graph)).SerializeToString()
-        got = open_graph(content, single=lowering.single).run(images)
-        try:
-            verify(reference(forced, images), got, forced.network.layout)
-        except VerificationError as error:
-            raise VerificationError(f"with all gates {'open' if logit > 0 else 'closed'}: {error}") from error
-
-
-def _force_gate(graph: ir.Graph, node: ir.Node, logit: float) -> None:
-    """Let a gated convolution's gate answer ``logit`` whatever it sees."""
-    conv = read_gated_conv(node)
-    if conv is None:
-        return
-    build = Builder(graph, conv.layer)
-    # New initializers: the old ones may have other readers, because the exporter merges equal tensors.
-    weight = build.constant(np.zeros_like(conv.expand_weight), "forced.weight")
-    bias = build.constant(np.full_like(conv.expand_bias, logit), "forced.bias")
-    node.replace_input_with(len(node.inputs) - 2, weight)
-    node.replace_input_with(len(node.inputs) - 1, bias)
-
-
 def _first_differences(differs: npt.NDArray[np.bool_], layout: PathLayout) -> npt.NDArray[np.bool_]:
     """Of the bits ``[N, P]`` that differ, those of each image's first layer that does: the others follow from them."""
     first = differs.copy()
@@ -187,16 +137,14 @@ def _first_differences(differs: npt.NDArray[np.bool_], layout: PathLayout) -> np
 
 
 def _refuse_far_bits(differs: npt.NDArray[np.bool_], expected: Reference, layout: PathLayout) -> None:
-    far = differs
-    if expected.gate_logits.shape[1]:
-        far = differs & (np.abs(expected.gate_logits) > MARGIN)
+    far = differs & (expected.margins > MARGIN)
     if far.any():
         broken = next(
             layer.name for layer, bits in zip(layout.layers, layout.split(far), strict=True) if bits.any()
         )
         raise VerificationError(
-            f"{int(far.sum())} path bits differ from PyTorch though their gates are farther than {MARGIN:g} from "
-            f"their thresholds; the first layer that breaks is {broken}"
+            f"{int(far.sum())} path bits differ from PyTorch though what decides on them is farther than "
+            f"{MARGIN:g} from where they flip; the first layer that breaks is {broken}"
         )
 
 

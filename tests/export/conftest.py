@@ -19,12 +19,13 @@ from penstock.bundle import Bundle
 from penstock.detect import PathDetector, PathFeatures
 from penstock.export.building import Builder
 from penstock.export.capture.contract import ServedModel
-from penstock.export.capture.exporting import capture, tidy
+from penstock.export.capture.exporting import capture
 from penstock.export.capture.head import DetectorHead
 from penstock.export.lowerings.gated_conv import read_gated_conv
 from penstock.export.lowerings.gathered import Gathered
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.masked import Masked
+from penstock.export.passes.simplify import tidy
 from penstock.export.pipeline import ExportOptions, export
 from penstock.export.runtime import Graph, open_graph
 from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint
@@ -47,6 +48,7 @@ class Captured:
     def with_gates(self, biases: Sequence[npt.NDArray[np.float32]]) -> Captured:
         """The same with other biases ``[filters]`` of the gates' last layers, without capturing again."""
         served, model = copy.deepcopy(self.served), self.model.clone()
+        assert isinstance(served.network, GatedNetwork)
         for layer, bias in zip(served.network.gated_layers, biases, strict=True):
             layer.gate.expand.bias.data = torch.from_numpy(bias)
         nodes = [node for node in model.graph if read_gated_conv(node) is not None]

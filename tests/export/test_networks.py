@@ -16,12 +16,15 @@ from torchvision.models.densenet import DenseNet
 
 from penstock.errors import UnsupportedError
 from penstock.export.capture.contract import ServedModel
-from penstock.export.capture.exporting import capture, tidy
+from penstock.export.capture.exporting import capture
+from penstock.export.lowerings.executed import OpenOnly, everything
 from penstock.export.lowerings.gathered import Gathered
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.masked import Masked
+from penstock.export.passes.simplify import tidy
 from penstock.export.runtime import open_graph
-from penstock.export.verify.parity import reference, verify, verify_extremes
+from penstock.export.verify.extremes import verify_extremes
+from penstock.export.verify.parity import reference, verify
 from penstock.nn.surgery import attach_gates
 
 Images = Callable[..., npt.NDArray[np.uint8]]
@@ -67,10 +70,10 @@ def check(served: ServedModel, images: npt.NDArray[np.uint8], to_bytes: ToBytes)
     lowerings: tuple[Lowering, ...] = (Masked(), Gathered())
     for lowering in lowerings:
         lowered = model.clone()
-        narrow = lowering.lower(lowered)
+        executed = lowering.lower(lowered)
         # What may be skipped is skipped: every input of which the layout says that channels may be missing.
-        wanted = {layer.name for layer in layout.layers if layer.sources} if lowering.skips else set()
-        assert narrow == wanted
+        sources = {layer.name for layer in layout.layers if layer.sources}
+        assert executed == (OpenOnly(sources) if isinstance(lowering, Gathered) else everything)
         graph = open_graph(to_bytes(tidy(lowered)), single=lowering.single, threads=1)
         assert verify(expected, graph.run(images), layout).images_flipped == 0
         verify_extremes(model, served, lowering, images[:2])
@@ -124,7 +127,7 @@ def test_every_activation_and_a_follower_of_several_gates_are_compiled_or_refuse
     lowerings: tuple[Lowering, ...] = (Masked(), Gathered())
     for lowering in lowerings:
         lowered = model.clone()
-        if groups > 1 and lowering.skips:
+        if groups > 1 and isinstance(lowering, Gathered):
             with pytest.raises(
                 UnsupportedError, match=r"left has 2 groups.*masked, or leave the layer ungated"
             ):

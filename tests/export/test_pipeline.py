@@ -23,6 +23,7 @@ from penstock.errors import (
     UnsupportedError,
     VerificationError,
 )
+from penstock.export.lowerings.executed import Executed
 from penstock.export.lowerings.gated_conv import read_gated_conv
 from penstock.export.lowerings.masked import Masked
 from penstock.export.pipeline import LOWERINGS, ExportOptions, export, synthetic_images
@@ -187,7 +188,7 @@ def test_auto_takes_what_it_measured_as_fastest(tiny_run: Path, tmp_path: Path) 
     said: list[str] = []
     options = ExportOptions(source=str(tiny_run), repository=tmp_path, name="auto")
     manifest = export(options, said.append).manifest
-    assert manifest.measured_ms.keys() == LOWERINGS.keys()
+    assert manifest.measured_ms.keys() == {"masked", "gathered"}  # there are no prototypes to route to
     assert manifest.lowering == min(manifest.measured_ms, key=lambda name: manifest.measured_ms[name])
     assert said[-1].endswith(f"taking {manifest.lowering}")
 
@@ -195,7 +196,7 @@ def test_auto_takes_what_it_measured_as_fastest(tiny_run: Path, tmp_path: Path) 
 class Refusing(Masked):
     """A lowering that cannot do some layer of this network."""
 
-    def lower(self, model: ir.Model) -> frozenset[str]:
+    def lower(self, model: ir.Model) -> Executed:
         raise UnsupportedError("layer odd is not for me: take another lowering")
 
 
@@ -280,7 +281,7 @@ def test_without_images_synthetic_ones_and_stored_scores_serve_and_it_is_said(
 class Deaf(Masked):
     """A wrong lowering: its gates hear only half of what their input says."""
 
-    def lower(self, model: ir.Model) -> frozenset[str]:
+    def lower(self, model: ir.Model) -> Executed:
         for node in model.graph:
             if read_gated_conv(node) is not None:
                 weight = node.inputs[-2]

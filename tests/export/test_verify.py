@@ -19,7 +19,8 @@ from penstock.export.lowerings.gathered import Gathered
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.masked import Masked
 from penstock.export.runtime import Outputs, open_graph
-from penstock.export.verify.parity import MARGIN, Reference, reference, verify, verify_extremes, verify_flags
+from penstock.export.verify.extremes import verify_extremes
+from penstock.export.verify.parity import MARGIN, Reference, reference, verify, verify_flags
 from penstock.paths import PathLayer, PathLayout
 
 LAYOUT = PathLayout(
@@ -47,7 +48,7 @@ class Case:
 
     def flip(self, image: int, bit: int, gate_logit: float) -> None:
         """Let the graph's bit differ, where PyTorch's gate logit was so."""
-        self.expected.gate_logits[image, bit] = gate_logit
+        self.expected.margins[image, bit] = gate_logit
         self.got["path"][image, bit] ^= 1
 
 

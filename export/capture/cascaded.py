@@ -1,0 +1,57 @@
+"""The stand-in for a cascade while it is captured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from penstock.export.capture.operators import DOMAIN, ESCALATE, RESOLVE
+from penstock.nn.cascade import Cascade, confidence
+from penstock.nn.path_network import GatedOutput
+
+
+class CapturedCascade(nn.Module):
+    """Stands for a `Cascade`, whose second member a lowering may run for some images only.
+
+    Args:
+        cascade: what it stands for.
+        first: stands for its first member.
+        second: stands for its second member.
+    """
+
+    threshold: Tensor
+
+    def __init__(self, cascade: Cascade, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.first = first
+        self.second = second
+        self.active_macs = cascade.active_macs
+        self.register_buffer("threshold", cascade.threshold)
+
+    def forward(self, x: Tensor) -> GatedOutput:
+        """The results of `Cascade.forward`, the codes and opinions of the second member joined."""
+        first = self.first(x)
+        unsure = confidence(first.logits) < self.threshold
+        second = self.second(_node(ESCALATE, x, unsure, like=x))
+        codes = torch.cat(second.codes, dim=1)
+        opinions = torch.cat(second.gate_logits, dim=1)
+        ran = unsure.to(x.dtype)[:, None]
+        closed = (ran * 0).expand(
+            -1, codes.shape[1]
+        )  # must not depend on the second member, which may not run
+        path = (*first.codes, ran, _node(RESOLVE, closed, codes, unsure, like=codes))
+        opinions = _node(RESOLVE, closed - 0.5, opinions, unsure, like=codes)
+        return GatedOutput(
+            logits=_node(RESOLVE, first.logits, second.logits, unsure, like=first.logits),
+            codes=path,
+            gate_logits=(*first.gate_logits, ran - 0.5, opinions),
+            responses=path,
+            active_macs=self.active_macs(torch.cat(path, dim=1)),
+        )
+
+
+def _node(kind: str, *inputs: Any, like: Tensor) -> Tensor:
+    shape = tuple(like.shape)
+    return torch.onnx.ops.symbolic(f"{DOMAIN}::{kind}", inputs, {}, dtype=like.dtype, shape=shape, version=1)

@@ -1,0 +1,83 @@
+"""Stand-ins for routers and the convolutions that they rule while their network is captured."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from penstock.export.capture.convolution import CapturedConvolution, check_foldable
+from penstock.export.capture.operators import ROUTED_CONV
+from penstock.nn.routing import Route, RoutedConv2d, RoutedNorm, StageRouter
+
+
+class CapturedRouter(nn.Module):
+    """Stands for a `StageRouter`: the same decision in operators that export well, its normalisation folded in."""
+
+    prototypes: Tensor
+
+    def __init__(self, router: StageRouter) -> None:
+        super().__init__()
+        self.filters = router.filters
+        self.count = router.count
+        self.register_buffer("prototypes", router.prototypes)
+        if router.count > 1:
+            self.reduce = _folded(router.reduce, router.normalize)
+            self.expand = router.expand
+
+    def forward(self, x: Tensor) -> Route:
+        """Decide for ``x`` ``[N, C, H, W]``; the codes come from the convolutions' nodes."""
+        pooled = x.mean(dim=(2, 3))
+        alone = (
+            pooled[:, :1] * 0
+        )  # not zeros of the batch's size, which the exporter would fix at the example's
+        logits = alone if self.count == 1 else self.expand(torch.relu(self.reduce(pooled)))
+        opinions = torch.split(logits.softmax(1) @ self.prototypes - 0.5, self.filters, 1)
+        # The codes are placeholders: `CapturedRoutedConv` answers with its node's.
+        return Route(opinions, opinions, logits.argmax(1), logits)
+
+
+class CapturedRoutedConv(CapturedConvolution):
+    """Stands for a `RoutedConv2d`: becomes one ``penstock::RoutedConv`` node.
+
+    Args:
+        layer: what it stands for.
+        bits: its part of the stage's prototypes, ``[K, filters]``.
+        name: of the layer.
+    """
+
+    def __init__(self, layer: RoutedConv2d, bits: Tensor, name: str) -> None:
+        conv = layer.conv
+        norms = list(layer.norm.norms) if isinstance(layer.norm, RoutedNorm) else [layer.norm] * len(bits)
+        check_foldable(conv, norms, name)
+        scale, shift = (torch.stack(rows) for rows in zip(*(_affine(conv, n) for n in norms), strict=True))
+        super().__init__(ROUTED_CONV, conv, layer.activation, (conv.weight, scale, shift, bits), name)
+
+    def forward(
+        self, x: Tensor, code: Tensor, opinion: Tensor, chosen: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The four results of `RoutedConv2d.forward`, the code from the node."""
+        output, code = self.node(x, chosen, codes=1)
+        return output, code, opinion, output.mean(dim=(2, 3))
+
+
+def _affine(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Scale and shift ``[filters]`` that turn the convolution without its bias into its normalised result."""
+    bias = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias
+    if not isinstance(norm, nn.BatchNorm2d):
+        return torch.ones_like(bias), bias
+    mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+    scale = torch.rsqrt(variance + norm.eps) * (1 if norm.weight is None else norm.weight)
+    return scale, (bias - mean) * scale + (0 if norm.bias is None else norm.bias)
+
+
+def _folded(linear: nn.Linear, norm: nn.BatchNorm1d) -> nn.Linear:
+    """``linear(norm(x))`` as one linear layer."""
+    mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+    scale = torch.rsqrt(variance + norm.eps)
+    folded = nn.Linear(linear.in_features, linear.out_features)
+    with torch.no_grad():
+        folded.weight.copy_(linear.weight * scale)
+        folded.bias.copy_(linear.bias - linear.weight @ (mean * scale))
+    return folded

@@ -1,0 +1,70 @@
+"""Run the second member of a cascade for those images only of which the first is not sure."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from penstock.export.building import Builder, supersede
+from penstock.export.capture.operators import ESCALATE, RESOLVE
+from penstock.export.lowerings.branches import pick_rows
+from penstock.export.lowerings.regions import bring_constants, drop_unused, member_region
+
+
+def lower_cascades(graph: ir.Graph, *, single: bool) -> None:
+    """Put what lies between ``Escalate`` and ``Resolve`` behind an ``If``, in place.
+
+    Args:
+        graph: everything between the two must be plain operators already.
+        single: the graph takes exactly one image.
+    """
+    for entrance in [node for node in graph if node.op_type == ESCALATE]:
+        _lower_cascade(graph, entrance, single=single)
+
+
+def _lower_cascade(graph: ir.Graph, entrance: ir.Node, *, single: bool) -> None:
+    x, unsure = entrance.inputs
+    assert x is not None
+    assert unsure is not None
+    exits = [node for node in graph if node.op_type == RESOLVE and node.inputs[2] is unsure]
+    firsts = [node.inputs[0] for node in exits]
+    seconds = [node.inputs[1] for node in exits]
+    region = member_region(graph, entrance.outputs[0], [value for value in seconds if value is not None])
+    ir.convenience.replace_all_uses_with(entrance.outputs[0], x)
+    graph.remove(region.nodes)
+    second = ir.Graph([], [], nodes=region.nodes, opset_imports={"": 18}, name=f"{entrance.name}.second")
+    bring_constants(second)
+    build = Builder(graph, str(entrance.name))
+    if not single:
+        pick_rows(second, unsure)
+        seconds = _put_back(second, firsts, seconds, unsure)
+    second.outputs.extend(value for value in seconds if value is not None)
+    first = _unchanged(firsts, f"{entrance.name}.first")
+    some = build.op("ReduceMax", build.op("Cast", unsure, to=ir.DataType.UINT8), keepdims=0)
+    results = build.branch(build.op("Cast", some, to=ir.DataType.BOOL), second, first, outputs=len(exits))
+    graph.insert_before(exits[0], list(build.tape.nodes))
+    for node, result in zip(exits, results, strict=True):
+        supersede(node.outputs[0], result)
+    graph.sort()
+    drop_unused(graph)
+
+
+def _put_back(
+    second: ir.Graph, firsts: list[ir.Value | None], seconds: list[ir.Value | None], unsure: ir.Value
+) -> list[ir.Value | None]:
+    """The first member's answers with those rows replaced that the second answered."""
+    build = Builder(second, f"{second.name}.back")
+    rows = build.op("Transpose", build.op("NonZero", unsure), perm=[1, 0])
+    results: list[ir.Value | None] = [
+        build.op("ScatterND", first, rows, own) for first, own in zip(firsts, seconds, strict=True)
+    ]
+    second.extend(list(build.tape.nodes))
+    return results
+
+
+def _unchanged(values: list[ir.Value | None], name: str) -> ir.Graph:
+    """A graph that gives what is there."""
+    graph = ir.Graph([], [], nodes=[], opset_imports={"": 18}, name=name)
+    build = Builder(graph, name)
+    graph.outputs.extend(build.op("Identity", value) for value in values)
+    graph.extend(list(build.tape.nodes))
+    return graph

@@ -1,0 +1,107 @@
+"""Compact values: activations of which only the open channels are there, and the arithmetic of their indices.
+
+An index says which channel each of a value's k channels is. It is either known when the graph is compiled, because
+nothing but the prototype decides on it, and then a NumPy array, or it comes out of a gate when the graph runs, and
+then a value of the graph. Everything here computes what is known at once and writes nodes only for the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from penstock.export.building import Builder
+
+Array: TypeAlias = npt.NDArray[Any]
+Index: TypeAlias = npt.NDArray[np.int64] | ir.Value
+NOTHING = -1  # in a known index: a channel of zeros that only fills up the width
+
+
+@dataclass(frozen=True, eq=False)
+class Compact:
+    """The open channels of a value.
+
+    Attributes:
+        value: ``[N, k, ...]``.
+        index: int64 ``[k]``, the channel of each.
+        clean: the channels that are left out are zero; if not, a mask has yet to make them so.
+    """
+
+    value: ir.Value
+    index: Index
+    clean: bool = True
+
+
+def take(
+    build: Builder, data: Array | ir.Value, index: Index | None, axis: int, name: str
+) -> Array | ir.Value:
+    """The slices of ``data`` along ``axis`` that ``index`` names; `NOTHING` gives zeros, ``None`` all."""
+    if index is None:
+        return data
+    if isinstance(data, np.ndarray) and isinstance(index, np.ndarray):
+        zeros = np.zeros_like(data.take([0], axis=axis))
+        return np.concatenate([data, zeros], axis=axis).take(index, axis=axis)
+    return build.op("Gather", given(build, data, name), given(build, index, f"{name}.index"), axis=axis)
+
+
+def given(build: Builder, data: Array | ir.Value, name: str) -> ir.Value:
+    """As a value of the graph."""
+    return build.constant(data, name) if isinstance(data, np.ndarray) else data
+
+
+def shifted(build: Builder, index: Index, offset: int, name: str) -> Index:
+    """The index behind ``offset`` other channels."""
+    if isinstance(index, np.ndarray):
+        return np.where(index == NOTHING, NOTHING, index + offset)
+    return build.op("Add", index, build.constant(np.array(offset), name))
+
+
+def joined(build: Builder, indices: list[Index]) -> Index:
+    """Indices end to end."""
+    known = [index for index in indices if isinstance(index, np.ndarray)]
+    if len(known) == len(indices):
+        return np.concatenate(known)
+    values = [given(build, index, f"channels{place}") for place, index in enumerate(indices)]
+    return build.op("Concat", *values, axis=0)
+
+
+def whole(build: Builder, compact: Compact, channels: int, shape: tuple[int, ...], name: str) -> ir.Value:
+    """A compact value with all its channels, ``[N, channels, ...]``; ``shape`` is what follows the channels."""
+    if isinstance(compact.index, np.ndarray):
+        return _spread(build, compact.value, compact.index, channels, len(shape))
+    onto = build.constant(np.zeros((1, channels, *shape), np.float32), name)
+    return scattered(build, compact, onto, add=False)
+
+
+def scattered(build: Builder, compact: Compact, onto: ir.Value, *, add: bool) -> ir.Value:
+    """Write or add the channels of one image's compact value into ``onto`` ``[1, C, ...]``."""
+    batch = build.constant(np.array([0]), "batch")
+    index = given(build, compact.index, "channels")
+    result = build.op(
+        "ScatterND",
+        build.op("Squeeze", onto, batch),
+        build.op("Unsqueeze", index, build.constant(np.array([1]), "last")),
+        build.op("Squeeze", compact.value, batch),
+        reduction="add" if add else "none",
+    )
+    return build.op("Unsqueeze", result, batch)
+
+
+def _spread(
+    build: Builder, value: ir.Value, index: npt.NDArray[np.int64], channels: int, spatial: int
+) -> ir.Value:
+    """Put channels to known places among zeros, for any batch: pick each from what is there and one of zeros."""
+    places = np.full(channels, len(index))
+    open_ones = index != NOTHING
+    places[index[open_ones]] = np.flatnonzero(open_ones)
+    if not open_ones.all():  # a channel of zeros is there already
+        places[places == len(index)] = np.flatnonzero(~open_ones)[0]
+    elif len(index) < channels:
+        pads = np.zeros(2 * (spatial + 2), np.int64)
+        pads[spatial + 3] = 1
+        value = build.op("Pad", value, build.constant(pads, "pads"))
+    return build.op("Gather", value, build.constant(places, "places"), axis=1)

@@ -1,0 +1,131 @@
+"""The ``routed`` lowering: every prototype becomes a static network that is as small as its path.
+
+    k = argmax router(x);  out = stage_k(x)
+
+A stage, from its router's input to the next router's, is copied for each prototype; `compaction` leaves in each copy
+only what its prototype runs, with static weights, so that it works as fast as any dense network of its size. Each image
+takes one copy. With a single prototype there is nothing to choose, and the network simply becomes smaller. Of a
+cascade, the second member runs for those images only of which the first is not sure.
+
+    batches     rows are grouped by prototype and put back in order; a prototype that no row takes does not run
+    one image   a tree of ``If`` nodes leads to its prototype
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from penstock.errors import UnsupportedError
+from penstock.export.building import Builder, supersede
+from penstock.export.lowerings.branches import choose_one, group_rows
+from penstock.export.lowerings.cascades import lower_cascades
+from penstock.export.lowerings.channelwise import MASK_FORMS
+from penstock.export.lowerings.compact import Index
+from penstock.export.lowerings.compaction import Compaction, Widths
+from penstock.export.lowerings.executed import Executed, Prototypes, Stage
+from penstock.export.lowerings.gated_conv import read_gated_conv
+from penstock.export.lowerings.regions import copied, drop_unused, stage_region
+from penstock.export.lowerings.routed_conv import RoutedConvNode, read_routed_conv
+
+Masks = Mapping[ir.Value, RoutedConvNode]  # codes in whatever form, and whose they are
+
+
+@dataclass
+class Routed:
+    """One static network per prototype.
+
+    Attributes:
+        single: make a graph for exactly one image.
+        widths: of the static convolutions.
+    """
+
+    single: bool = False
+    widths: Widths = field(default_factory=Widths)
+    name = "routed"
+
+    def lower(self, model: ir.Model) -> Executed:
+        """Replace every operator of our domain in ``model``, in place.
+
+        Raises:
+            UnsupportedError: gates decide on the paths.
+        """
+        graph = model.graph
+        if any(read_gated_conv(node) for node in graph):
+            raise UnsupportedError(
+                "the network has gates and no prototypes to route to: take the lowering gathered or masked, or "
+                "consolidate it first"
+            )
+        masks = _masks(graph)
+        stages = _stages(graph)
+        executed = [self._lower_stage(graph, stage, masks) for stage in stages if stage[0].prototypes > 1]
+        static = [conv for stage in stages if stage[0].prototypes == 1 for conv in stage]
+        if static:
+            executed.append(_executed(static, [self._compact(graph, static, masks, 0)]))
+        lower_cascades(graph, single=self.single)
+        return Prototypes(executed)
+
+    def _lower_stage(self, graph: ir.Graph, stage: Sequence[RoutedConvNode], masks: Masks) -> Stage:
+        region = stage_region(graph, [conv.node for conv in stage])
+        branches, shares = [], []
+        for number in range(stage[0].prototypes):
+            branch = copied(region, f"{stage[0].layer}.prototype{number}")
+            shares.append(self._compact(branch, stage, masks, number))
+            branches.append(branch)
+        build = Builder(graph, f"{stage[0].layer}.route")
+        results = (choose_one if self.single else group_rows)(build, stage[0].chosen, branches)
+        graph.insert_after(region.nodes[-1], list(build.tape.nodes))
+        for old, new in zip(region.outputs, results, strict=True):
+            supersede(old, new)
+        graph.remove(region.nodes, safe=True)
+        graph.sort()
+        return _executed(stage, shares)
+
+    def _compact(
+        self, graph: ir.Graph, convs: Collection[RoutedConvNode], masks: Masks, prototype: int
+    ) -> Mapping[str, float]:
+        """Leave in a graph only what one prototype runs, and say by convolution which share that is."""
+        known: dict[ir.Value, Index] = {
+            value: np.flatnonzero(conv.bits[prototype]) for value, conv in masks.items() if conv in convs
+        }
+        compaction = Compaction(graph, self.widths, known, prototype)
+        compaction.run()
+        compaction.complete_outputs()
+        drop_unused(graph)
+        return compaction.shares
+
+
+def _executed(convs: Sequence[RoutedConvNode], shares: Sequence[Mapping[str, float]]) -> Stage:
+    bits = np.concatenate([conv.bits for conv in convs], axis=1)
+    each = {name: np.array([share[name] for share in shares]) for name in shares[0]}
+    return Stage(tuple(conv.layer for conv in convs), bits, each)
+
+
+def _stages(graph: ir.Graph) -> list[list[RoutedConvNode]]:
+    """Routed convolutions that one router rules, in order."""
+    stages: dict[ir.Value, list[RoutedConvNode]] = {}
+    for node in graph:
+        conv = read_routed_conv(node)
+        if conv is not None:
+            stages.setdefault(conv.chosen, []).append(conv)
+    return list(stages.values())
+
+
+def _masks(graph: ir.Graph) -> Masks:
+    """Let codes come from the prototypes' tables, whoever runs, and find the forms in which they mask."""
+    masks: dict[ir.Value, RoutedConvNode] = {}
+    for node in list(graph):
+        conv = read_routed_conv(node)
+        if conv is not None:
+            build = Builder(graph, f"{conv.layer}.code")
+            table = build.constant(conv.bits.astype(np.float32), "bits")
+            code = build.op("Gather", table, conv.chosen, axis=0)
+            build.insert_before(node)
+            supersede(node.outputs[1], code)
+            masks[code] = conv
+        elif node.op_type in MASK_FORMS and node.inputs[0] in masks:
+            masks[node.outputs[0]] = masks[node.inputs[0]]
+    return masks

@@ -1,0 +1,153 @@
+"""Check paths that real images hardly ever show: all gates open, all closed, and every prototype."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from penstock.bundle import FLAG, SCORE
+from penstock.errors import VerificationError
+from penstock.export.building import Builder
+from penstock.export.capture.contract import ServedModel
+from penstock.export.capture.operators import ESCALATE
+from penstock.export.lowerings.gated_conv import read_gated_conv
+from penstock.export.lowerings.lowering import Lowering
+from penstock.export.lowerings.routed_conv import read_routed_conv
+from penstock.export.passes.simplify import tidy
+from penstock.export.runtime import Graph, Outputs, open_graph
+from penstock.export.verify.parity import reference, verify
+from penstock.nn.cascade import Cascade
+from penstock.nn.gates import Gate
+from penstock.nn.prototypes import ConsolidatedNetwork
+from penstock.nn.routing import StageRouter
+from penstock.nn.surgery import GatedNetwork
+
+CHOICE = "choice"
+
+
+def verify_extremes(
+    captured: ir.Model, served: ServedModel, lowering: Lowering, images: npt.NDArray[np.uint8]
+) -> None:
+    """Check a lowering with all gates open, with all closed, and with every prototype.
+
+    Args:
+        captured: the model before lowering; it is not changed.
+        served: the same in PyTorch; it is not changed.
+        lowering: what to check.
+        images: ``[N, C, H, W]`` uint8, a few.
+
+    Raises:
+        VerificationError: the forced graph disagrees with the forced network.
+    """
+    if isinstance(served.network, GatedNetwork) and not isinstance(served.network, ConsolidatedNetwork):
+        _verify_gates(captured, served, lowering, images)
+    else:
+        _verify_choices(captured, served, lowering, images)
+
+
+def _verify_gates(
+    captured: ir.Model, served: ServedModel, lowering: Lowering, images: npt.NDArray[np.uint8]
+) -> None:
+    for logit in (1.0, -1.0):
+        forced = copy.deepcopy(served)
+        for module in forced.modules():
+            if isinstance(module, Gate):
+                nn.init.zeros_(module.expand.weight)
+                nn.init.constant_(module.expand.bias, logit)
+        graph = captured.clone()
+        for node in graph.graph:
+            _force_gate(graph.graph, node, logit)
+        got = _lowered(graph, lowering).run(images)
+        _compare(forced, images, got, f"with all gates {'open' if logit > 0 else 'closed'}")
+
+
+def _verify_choices(
+    captured: ir.Model, served: ServedModel, lowering: Lowering, images: npt.NDArray[np.uint8]
+) -> None:
+    """Every choice of routers and cascades at once, so that one graph, whose choice is an input, serves all."""
+    routers = [module for module in served.modules() if isinstance(module, StageRouter)]
+    cascades = [module for module in served.modules() if isinstance(module, Cascade)]
+    model = captured.clone()
+    _take_choice(model.graph)
+    graph = _lowered(model, lowering)
+    for choice in range(max(*(router.count for router in routers), 2 if cascades else 1)):
+        forced = copy.deepcopy(served)
+        forced.head = None  # routers' opinions are not forced in the graph, and its scores follow from them
+        for module in forced.modules():
+            _force_choice(module, choice)
+        got = graph.run(images, more={CHOICE: np.array(choice)})
+        got[SCORE][:] = 0
+        got[FLAG][:] = False
+        _compare(forced, images, got, f"with choice {choice} of every router and cascade")
+
+
+def _lowered(model: ir.Model, lowering: Lowering) -> Graph:
+    lowering.lower(model)
+    content = ir.serde.serialize_model(tidy(model)).SerializeToString()
+    return open_graph(content, single=lowering.single)
+
+
+def _compare(forced: ServedModel, images: npt.NDArray[np.uint8], got: Outputs, how: str) -> None:
+    try:
+        verify(reference(forced, images), got, forced.network.layout)
+    except VerificationError as error:
+        raise VerificationError(f"{how}: {error}") from error
+
+
+def _force_choice(module: nn.Module, choice: int) -> None:
+    """Let a router or a cascade in PyTorch choose the same for every image."""
+    if isinstance(module, StageRouter) and module.count > 1:
+        nn.init.zeros_(module.expand.weight)
+        nn.init.zeros_(module.expand.bias)
+        with torch.no_grad():
+            module.expand.bias[min(choice, module.count - 1)] = 1
+    elif isinstance(module, Cascade):
+        module.threshold.fill_(2.0 if choice else -1.0)  # above and below every confidence
+
+
+def _take_choice(graph: ir.Graph) -> None:
+    """Let all choices follow from an input of the graph, int64."""
+    choice = ir.Value(name=CHOICE, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([]))
+    graph.inputs.append(choice)
+    for value, options in _choices(graph):
+        producer = value.producer()
+        assert producer is not None
+        build = Builder(graph, f"forced.{value.name}")
+        made = build.op("Min", choice, build.constant(np.array(options - 1), "last"))
+        number = build.op("Cast", value, to=ir.DataType.INT64)
+        spread = build.op("Add", build.op("Mul", number, build.constant(np.array(0), "zero")), made)
+        forced = build.op("Cast", spread, to=ir.DataType.INT64 if value.dtype is None else value.dtype)
+        users = list(value.uses())
+        graph.insert_after(producer, list(build.tape.nodes))
+        for user, position in users:
+            user.replace_input_with(position, forced)
+
+
+def _choices(graph: ir.Graph) -> list[tuple[ir.Value, int]]:
+    """What decides on paths, and among how many."""
+    found: dict[ir.Value, int] = {}
+    for node in graph:
+        routed = read_routed_conv(node)
+        if routed is not None:
+            found[routed.chosen] = routed.prototypes
+        elif node.op_type == ESCALATE and node.inputs[1] is not None:
+            found[node.inputs[1]] = 2
+    return list(found.items())
+
+
+def _force_gate(graph: ir.Graph, node: ir.Node, logit: float) -> None:
+    """Let a gated convolution's gate answer ``logit`` whatever it sees."""
+    conv = read_gated_conv(node)
+    if conv is None:
+        return
+    build = Builder(graph, conv.layer)
+    # New initializers: the old ones may have other readers, because the exporter merges equal tensors.
+    weight = build.constant(np.zeros_like(conv.expand_weight), "forced.weight")
+    bias = build.constant(np.full_like(conv.expand_bias, logit), "forced.bias")
+    node.replace_input_with(len(node.inputs) - 2, weight)
+    node.replace_input_with(len(node.inputs) - 1, bias)
