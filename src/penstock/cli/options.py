@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # only in stubs can it be indexed
-SOURCE = "run folder, checkpoint file, or zoo:NAME"
+SOURCE = (
+    "run folder, checkpoint file, zoo:NAME, or, for timing only, "
+    "timing:NETWORK[,density=0.5][,prototypes=8][,seed=0] (resnet18, resnet50; prototypes=0: gates)"
+)
 
 
 def add_data(command: argparse.ArgumentParser) -> None:

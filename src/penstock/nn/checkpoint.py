@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from penstock import zoo
-from penstock.errors import NotFoundError
+from penstock.errors import NotFoundError, UnsupportedError
 from penstock.files import sha256
 from penstock.nn.assembly import Member, assemble
 from penstock.nn.backbones import build_backbone
@@ -34,6 +34,7 @@ from penstock.records import read_record
 SCHEMA = 2
 CHECKPOINT_FILE = "checkpoint.safetensors"
 ZOO_PREFIX = "zoo:"
+TIMING_PREFIX = "timing:"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -103,7 +104,13 @@ def find_source(source: str) -> Path:
 
     Raises:
         NotFoundError: there is nothing of that name.
+        UnsupportedError: it is a timing source, ``timing:NETWORK``, which no file holds.
     """
+    if source.startswith(TIMING_PREFIX):
+        raise UnsupportedError(
+            f"{source} is built anew each time and has no checkpoint file: name a run folder, a checkpoint file, or "
+            "zoo:NAME"
+        )
     if source.startswith(ZOO_PREFIX):
         return zoo.find(source.removeprefix(ZOO_PREFIX)).file
     path = Path(source)
@@ -114,7 +121,16 @@ def find_source(source: str) -> Path:
 
 
 def load_source(source: str) -> tuple[Checkpoint, dict[str, str]]:
-    """Load what a SOURCE means, and say what it was: its name, without the folders of this machine, and its hash."""
+    """Load what a SOURCE means, and say what it was: its name, without the folders of this machine, and its hash.
+
+    Args:
+        source: as `find_source` takes it, or a timing source (`penstock.nn.timing`), which is built.
+    """
+    if source.startswith(TIMING_PREFIX):
+        # Here, because only it needs torchvision, and it needs this module.
+        from penstock.nn.timing import load_timing_source
+
+        return load_timing_source(source)
     file = find_source(source)
     name = source if source.startswith(ZOO_PREFIX) else Path(source).resolve().name
     return load_checkpoint(file), {"name": name, "sha256": sha256(file)}
