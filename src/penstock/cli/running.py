@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from penstock import __version__
-from penstock.cli.options import SOURCE, Commands, add_data, add_rate, say
+from penstock.cli.options import SOURCE, Commands, add_data, say
 
 
 def add(commands: Commands) -> None:
@@ -37,22 +37,29 @@ def add(commands: Commands) -> None:
 
 
 def _add_export(commands: Commands) -> None:
+    # No defaults here: what is not given is left to ExportOptions, or to the plan.
     export = commands.add_parser(
-        "export", help="compile a checkpoint to ONNX and add it to a model repository"
+        "export",
+        help="compile a checkpoint to ONNX and add it to a model repository, or do all that a plan asks for",
+        argument_default=argparse.SUPPRESS,
     )
-    export.add_argument("source", metavar="SOURCE", help=SOURCE)
-    export.add_argument("--repository", type=Path, required=True, metavar="DIR")
-    export.add_argument("--name", required=True, help="model name in the repository")
+    export.add_argument("source", nargs="?", metavar="SOURCE", help=SOURCE)
+    export.add_argument("--repository", type=Path, metavar="DIR")
+    export.add_argument("--name", help="model name in the repository")
     export.add_argument("--dense", action="store_true", help="the network as it was before it got gates")
-    export.add_argument(
-        "--lowering", default="auto", help="auto (default: whichever is faster here), masked or gathered"
-    )
+    export.add_argument("--lowering", help="auto (default: whichever is faster here), masked or gathered")
     export.add_argument("--no-flags", dest="flags", action="store_false", help="leave the detector out")
-    add_rate(export)
+    export.add_argument("--fpr", type=float, metavar="RATE", help="promised false-positive rate (0.05)")
     add_data(export)
-    export.add_argument("--max-batch", type=int, default=32, metavar="N", help="largest batch of one request")
-    export.add_argument("--threads", type=int, default=1, metavar="T", help="of the measurement behind auto")
-    export.set_defaults(run=_export)
+    export.add_argument("--max-batch", type=int, metavar="N", help="largest batch of one request (32)")
+    export.add_argument("--threads", type=int, metavar="T", help="of the measurement behind auto (1)")
+    plan = export.add_argument_group(
+        "many exports", "instead of SOURCE and --name; --repository and --data then count for the whole plan"
+    )
+    plan.add_argument("--plan", type=Path, metavar="FILE", help="TOML, see configs/plans/")
+    plan.add_argument("--jobs", type=int, metavar="N", help="processes at a time (half as many as cores)")
+    plan.add_argument("--json", type=Path, metavar="FILE", help="also write the table here")
+    export.set_defaults(run=lambda parsed: _export(export, parsed))
 
 
 def _add_serve(commands: Commands) -> None:
@@ -87,27 +94,41 @@ def _demo(parsed: argparse.Namespace) -> int:
     return 1 if figures.failed_requests else 0
 
 
-def _export(parsed: argparse.Namespace) -> int:
+def _export(command: argparse.ArgumentParser, parsed: argparse.Namespace) -> int:
+    given = {key: value for key, value in vars(parsed).items() if key not in ("command", "run")}
+    if "plan" in given:
+        return _export_plan(command, **given)
+    for option in ("jobs", "json"):
+        if option in given:
+            command.error(f"--{option} goes with --plan")
+    if not {"source", "repository", "name"} <= given.keys():
+        command.error("name SOURCE, --repository and --name, or a --plan")
+
     from penstock.export.pipeline import ExportOptions, export
 
-    names = (
-        "source",
-        "repository",
-        "name",
-        "dense",
-        "lowering",
-        "flags",
-        "fpr",
-        "data",
-        "max_batch",
-        "threads",
-    )
-    bundle = export(ExportOptions(**{name: getattr(parsed, name) for name in names}), say)
+    bundle = export(ExportOptions(**given), say)
     manifest = bundle.manifest
     print(
         f"{bundle.folder}: {manifest.lowering}, largest difference to PyTorch {manifest.parity['max_abs']:.1e}"
     )
     return 0
+
+
+def _export_plan(
+    command: argparse.ArgumentParser,
+    plan: Path,
+    jobs: int | None = None,
+    json: Path | None = None,
+    repository: Path | None = None,
+    data: Path | None = None,
+    **others: object,
+) -> int:
+    if others:
+        command.error(f"{', '.join(others)} cannot stand beside --plan: write that into the plan")
+
+    from penstock.export.plans.batch import run_plan
+
+    return run_plan(plan, jobs=jobs, repository=repository, data=data, json_file=json)
 
 
 def _serve(parsed: argparse.Namespace) -> int:

@@ -1,0 +1,91 @@
+"""Show how a plan goes: moving bars in a terminal, plain lines elsewhere; both on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from penstock.export.plans.outcome import FAILED, Outcome
+from penstock.export.plans.workers import Watcher
+
+
+@contextmanager
+def watching(total: int) -> Iterator[Watcher]:
+    """Somebody to tell how it goes.
+
+    Args:
+        total: number of entries.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield Lines(total, console)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[line]}"),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield Bars(total, progress)
+
+
+class Lines:
+    """One line for everything that happens."""
+
+    def __init__(self, total: int, console: Console) -> None:
+        self.total = total
+        self.done = 0
+        self.console = console
+
+    def began(self, name: str) -> None:
+        """Nothing worth a line."""
+
+    def said(self, name: str, line: str) -> None:
+        """Print it."""
+        self._print(f"- {name}: {line}")
+
+    def ended(self, outcome: Outcome) -> None:
+        """Print it, with the whole error."""
+        self.done += 1
+        self._print(f"[{self.done}/{self.total}] {summary(outcome)}")
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class Bars:
+    """One bar for the plan, and one line for every entry that somebody is at."""
+
+    def __init__(self, total: int, progress: Progress) -> None:
+        self.progress = progress
+        self.whole = progress.add_task("exports", total=total, line="")
+        self.tasks: dict[str, TaskID] = {}
+
+    def began(self, name: str) -> None:
+        """Add a line."""
+        self.tasks[name] = self.progress.add_task(escape(name), total=None, line="")
+
+    def said(self, name: str, line: str) -> None:
+        """Change the line."""
+        self.progress.update(self.tasks[name], line=escape(line))
+
+    def ended(self, outcome: Outcome) -> None:
+        """Take the line away; an error stays."""
+        self.progress.remove_task(self.tasks.pop(outcome.name))
+        self.progress.advance(self.whole)
+        if outcome.result == FAILED:
+            self.progress.console.print(summary(outcome), markup=False, highlight=False, soft_wrap=True)
+
+
+def summary(outcome: Outcome) -> str:
+    """An outcome in one line, or as many as its error has."""
+    told = f"{outcome.name}: {outcome.result}"
+    if outcome.result == FAILED:
+        return f"{told}: {outcome.error}"
+    return f"{told}, {outcome.version}, {outcome.seconds:.1f} s"

@@ -1,0 +1,110 @@
+"""What a bundle was made from, so that one that would come out the same is not made again.
+
+It stands beside ``bundle.json`` in the version folder and lands together with it: the hash of the checkpoint, every
+option, a hash of the images to check and calibrate on, and the versions of the software. Paths are not in it: a
+checkpoint that moved is still the same one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import fields
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+from safetensors import SafetensorError, safe_open
+
+from penstock import data
+from penstock.bundle import Bundle, read_bundle, versions
+from penstock.errors import BundleError, InvalidArgumentError, NotFoundError, UnsupportedError
+from penstock.export.options import ExportOptions
+from penstock.files import sha256
+from penstock.nn.checkpoint import find_source
+
+INPUTS_FILE = "inputs.json"
+SCHEMA = 1
+ELSEWHERE = ("source", "repository", "name", "data")  # told by hash, or by where the bundle stands
+PACKAGES = ("penstock", "torch", "torchvision", "onnx", "onnx-ir", "onnxscript", "numpy")
+
+
+def inputs_of(options: ExportOptions) -> dict[str, Any]:
+    """All that a bundle depends on, as JSON values.
+
+    Raises:
+        PenstockError: the images in ``options.data`` are not there or damaged.
+    """
+    file = _checkpoint_file(options.source)
+    return {
+        "schema": SCHEMA,
+        "source": {"sha256": sha256(file)} if file else {"name": options.source},
+        "images": None if file is None else _images(_data_name(file), options.data),
+        "options": {
+            item.name: _identity(getattr(options, item.name))
+            for item in fields(options)
+            if item.name not in ELSEWHERE
+        },
+        "versions": {name: version(name) for name in PACKAGES} | {"onnxruntime": onnxruntime.__version__},
+    }
+
+
+def to_json(inputs: dict[str, Any]) -> str:
+    """The text of the file."""
+    return json.dumps(inputs, indent=2) + "\n"
+
+
+def standing(options: ExportOptions, inputs: dict[str, Any]) -> Bundle | None:
+    """The model's newest version, if it was made from these inputs and is whole.
+
+    An older one is not enough: what is served is the newest.
+    """
+    home = options.repository / options.name
+    numbers = versions(home)
+    if not numbers:
+        return None
+    folder = home / str(numbers[-1])
+    try:
+        recorded = json.loads((folder / INPUTS_FILE).read_text(encoding="utf-8"))
+        return read_bundle(folder) if recorded == json.loads(to_json(inputs)) else None
+    except (OSError, ValueError, BundleError):  # made without a plan, or damaged
+        return None
+
+
+def _checkpoint_file(source: str) -> Path | None:
+    """The file behind a SOURCE; ``None`` for one that its name alone defines, or that the export will not find."""
+    try:
+        return find_source(source)
+    except (NotFoundError, UnsupportedError):
+        return None
+
+
+def _data_name(file: Path) -> str:
+    """Name of the data set that a checkpoint was learned from; empty where the export will find the file wanting."""
+    try:
+        with safe_open(file, framework="np") as opened:
+            about = json.loads((opened.metadata() or {})["penstock"])
+        return str(about["config"].get("data", ""))
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError):
+        return ""
+
+
+@lru_cache
+def _images(name: str, folder: Path | None) -> str | None:
+    """Hash of the calibration images; ``None`` where there are none and synthetic ones will serve."""
+    try:
+        images = data.load(name, folder=folder).calibration.images
+    except (NotFoundError, UnsupportedError, InvalidArgumentError):
+        if folder is not None:
+            raise
+        return None
+    return hashlib.sha256(f"{images.shape}".encode() + images.tobytes()).hexdigest()
+
+
+def _identity(value: Any) -> Any:
+    """An option as JSON; a path is known by what it leads to."""
+    if isinstance(value, Path):
+        return sha256(value) if value.is_file() else value.name
+    return list(value) if isinstance(value, tuple) else value
