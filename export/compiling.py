@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 import onnxruntime
@@ -22,6 +20,7 @@ from penstock.export.capture.head import DetectorHead
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.passes.simplify import tidy
 from penstock.export.runtime import Outputs, open_graph
+from penstock.export.sample import Sample
 from penstock.export.verify.extremes import verify_extremes
 from penstock.export.verify.parity import Parity, Reference, reference, verify, verify_flags
 from penstock.nn.checkpoint import Checkpoint
@@ -29,19 +28,6 @@ from penstock.nn.checkpoint import Checkpoint
 DENSE = "dense"
 FLAG_IMAGES = 100  # to check the finished file's flags on
 EXTREME_IMAGES = 4  # to check all gates open and all closed on: paths do not depend on the image then
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Images to check and calibrate on.
-
-    Attributes:
-        images: ``[N, C, H, W]`` uint8.
-        real: whether they are honest images that the network never saw; synthetic ones serve to check with only.
-    """
-
-    images: npt.NDArray[np.uint8]
-    real: bool
 
 
 @dataclass(frozen=True, kw_only=True)

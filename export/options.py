@@ -8,12 +8,18 @@ from pathlib import Path
 
 from penstock.bundle import check_name
 from penstock.errors import InvalidArgumentError
+from penstock.export.autotune.engines import PROVIDERS
 from penstock.export.lowerings.gathered import Gathered
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.masked import Masked
 from penstock.export.lowerings.routed import Routed
 
-LOWERINGS: dict[str, Callable[[], Lowering]] = {"masked": Masked, "gathered": Gathered, "routed": Routed}
+# What makes a lowering, told whether the model takes one image at most.
+LOWERINGS: dict[str, Callable[..., Lowering]] = {
+    "masked": lambda *, single: Masked(),
+    "gathered": lambda *, single: Gathered(),
+    "routed": lambda *, single: Routed(single),
+}
 AUTO = "auto"
 
 
@@ -30,8 +36,10 @@ class ExportOptions:
         flags: compute anomaly scores and flags.
         fpr: promised false-positive rate.
         data: folder of the data set; by default what ``PENSTOCK_DATA`` says.
-        max_batch: largest batch of one request.
-        threads: of the measurement that ``auto`` decides by.
+        max_batch: largest batch of one request; 1 lets ``routed`` make the faster form for one image.
+        provider: what ``auto`` measures on: ``cpu``, ``cuda`` or ``openvino``.
+        batch: images in one run of that measurement.
+        threads: of one run on the CPU.
     """
 
     source: str
@@ -43,6 +51,8 @@ class ExportOptions:
     fpr: float = 0.05
     data: Path | None = None
     max_batch: int = 32
+    provider: str = "cpu"
+    batch: int = 1
     threads: int = 1
 
     def __post_init__(self) -> None:
@@ -53,7 +63,10 @@ class ExportOptions:
             )
         if not 0 < self.fpr < 1:
             raise InvalidArgumentError(f"fpr is {self.fpr}; a false-positive rate lies between 0 and 1")
-        if self.max_batch < 1 or self.threads < 1:
-            raise InvalidArgumentError(
-                f"max_batch is {self.max_batch} and threads {self.threads}; at least 1 each"
-            )
+        if self.provider not in PROVIDERS:
+            raise InvalidArgumentError(f"no provider {self.provider!r}; there are {', '.join(PROVIDERS)}")
+        for name in ("max_batch", "batch", "threads"):
+            if getattr(self, name) < 1:
+                raise InvalidArgumentError(f"{name} is {getattr(self, name)}; at least 1")
+        if self.batch > self.max_batch:
+            raise InvalidArgumentError(f"batch is {self.batch}, more than max_batch {self.max_batch} allows")

@@ -1,34 +1,33 @@
-"""From a checkpoint to a bundle: compile the candidates, take the fastest, write it."""
+"""From a checkpoint to a bundle: capture, choose a lowering, compile, check, write."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
+import onnx_ir as ir
 
-from penstock import data
 from penstock.bundle import Bundle, Manifest, write_bundle
-from penstock.errors import InvalidArgumentError, NotFoundError, UnsupportedError
-from penstock.export.autotune.measure import measure
+from penstock.errors import UnsupportedError
+from penstock.export.autotune.tune import Target, tune
 from penstock.export.compiling import (
+    CapturedNetwork,
     Compiled,
-    Sample,
     capture_paths,
     compile_dense,
     compile_paths,
+    serialize,
     versions,
 )
+from penstock.export.lowerings.lowering import Lowering
 from penstock.export.options import AUTO, LOWERINGS, ExportOptions
-from penstock.export.runtime import open_graph
+from penstock.export.passes.simplify import tidy
+from penstock.export.sample import sample_of
 from penstock.files import sha256
+from penstock.manifest import Tuning
 from penstock.nn.checkpoint import Checkpoint, load_source
-
-SYNTHETIC_IMAGES = 64
-MEASURED_IMAGES = 8  # paths differ, and so does their time
 
 Say = Callable[[str], None]
 
@@ -47,77 +46,58 @@ def export(
         PenstockError: the source is missing or damaged, or the graph fails a check; nothing is written then.
     """
     checkpoint, origin = load_source(options.source)
-    sample = _sample(checkpoint, options, say)
+    if options.flags and not options.dense and not checkpoint.detector:
+        raise UnsupportedError(f"{options.source} holds no detector: export it with --no-flags")
+    sample = sample_of(checkpoint, options.data, say)
     if options.dense:
         say("compiling the dense network")
-        return _write(checkpoint, compile_dense(checkpoint, sample), origin, {}, options, also)
-    if options.flags and not checkpoint.detector:
-        raise UnsupportedError(f"{options.source} holds no detector: export it with --no-flags")
+        return _write(checkpoint, compile_dense(checkpoint, sample), origin, None, options, also)
+    say("capturing the network")
     captured = capture_paths(checkpoint, sample, options.fpr if options.flags else None)
-    candidates = {}
-    for name in LOWERINGS if options.lowering == AUTO else (options.lowering,):
-        say(f"compiling {name}")
-        try:
-            candidates[name] = compile_paths(captured, LOWERINGS[name]())
-        except UnsupportedError as error:
-            if options.lowering != AUTO:
-                raise
-            say(f"without {name}: {error}")
-    measured = _measure(candidates, sample, options.threads) if len(candidates) > 1 else {}
-    chosen = min(candidates, key=lambda name: measured.get(name, 0.0))
-    if measured:
-        times = ", ".join(f"{name} {milliseconds:.3f} ms" for name, milliseconds in measured.items())
-        say(f"measured {times}: taking {chosen}")
-    return _write(checkpoint, candidates[chosen], origin, measured, options, also)
+    if options.lowering != AUTO:
+        say(f"compiling {options.lowering}")
+        lowering = LOWERINGS[options.lowering](single=options.max_batch == 1)
+        return _write(checkpoint, compile_paths(captured, lowering), origin, None, options, also)
+    compiled, tuning = _fastest(captured, options, say)
+    return _write(checkpoint, compiled, origin, tuning, options, also)
 
 
-def _sample(checkpoint: Checkpoint, options: ExportOptions, say: Say) -> Sample:
-    """The data set's calibration images; where they cannot be had and nobody insists on them, synthetic ones."""
-    name = str(checkpoint.config.get("data", ""))
-    try:
-        return Sample(data.load(name, folder=options.data).calibration.images, real=True)
-    except (NotFoundError, UnsupportedError, InvalidArgumentError) as error:
-        if options.data is not None:
-            raise
-        say(f"no images of the data set ({error}): verifying on synthetic ones, threshold from stored scores")
-        return Sample(synthetic_images(SYNTHETIC_IMAGES, checkpoint.input_shape), real=False)
+def _fastest(captured: CapturedNetwork, options: ExportOptions, say: Say) -> tuple[Compiled, Tuning]:
+    """The fastest form of a network here; without flags that may be the dense one."""
+    target = Target(provider=options.provider, batch=options.batch, threads=options.threads)
+    dense = compile_dense(captured.checkpoint, captured.sample)
+    say(f"measuring on {target.provider}, batch {target.batch}, threads {target.threads}")
+    lowering, tuning = tune(
+        captured.model,
+        captured.sample.images,
+        target,
+        _finish,
+        dense.content,
+        single=options.max_batch == 1,
+    )
+    for reason in tuning.declined:
+        say(f"without {reason}")
+    times = ", ".join(f"{name} {milliseconds:.3f} ms" for name, milliseconds in tuning.tried_ms.items())
+    say(f"{times}; tuned {tuning.chosen_ms:.3f} ms, {tuning.ratio:.2f} times as fast as dense")
+    if not options.flags and tuning.ratio < 1:
+        say("taking the dense network")
+        return dense, tuning
+    say(f"taking {lowering.name}")
+    return compile_paths(captured, lowering), tuning
 
 
-def synthetic_images(count: int, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
-    """Random squares of many sizes, colours and contrasts, ``[count, C, H, W]``.
-
-    Noise of single pixels would do worse: its averages, which gates look at, are much the same in every image, so
-    nearly all images would take nearly the same path.
-    """
-    draw = np.random.default_rng(0)
-    channels, height, width = shape
-    images = np.empty((count, *shape), np.uint8)
-    for image in images:
-        side = 2 ** int(draw.integers(0, 5))
-        darkest, brightest = np.sort(draw.integers(0, 256, (2, channels, 1, 1)), axis=0)
-        colours = (channels, -(-height // side), -(-width // side))
-        squares = draw.integers(darkest, brightest + 1, colours)
-        image[:] = squares.repeat(side, axis=1).repeat(side, axis=2)[:, :height, :width]
-    return images
-
-
-def _measure(candidates: Mapping[str, Compiled], sample: Sample, threads: int) -> dict[str, float]:
-    graphs = {
-        name: open_graph(compiled.content, single=compiled.single, threads=threads)
-        for name, compiled in candidates.items()
-    }
-    return measure(graphs, sample.images[:MEASURED_IMAGES])
+def _finish(model: ir.Model, _: Lowering) -> bytes:
+    return serialize(tidy(model))
 
 
 def _write(
     checkpoint: Checkpoint,
     compiled: Compiled,
     origin: dict[str, str],
-    measured: dict[str, float],
+    tuning: Tuning | None,
     options: ExportOptions,
     also: dict[str, str] | None,
 ) -> Bundle:
-    layout = checkpoint.network.layout
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         file.write_bytes(compiled.content)
@@ -126,10 +106,9 @@ def _write(
             source=origin,
             input_shape=checkpoint.input_shape,
             class_names=checkpoint.class_names,
-            layout=layout,
+            layout=checkpoint.network.layout,
             lowering=compiled.lowering,
-            layer_lowerings={} if options.dense else dict.fromkeys(layout.names, compiled.lowering),
-            measured_ms=measured,
+            tuning=tuning,
             executed_macs=compiled.executed_macs,
             max_batch=options.max_batch,
             single=compiled.single,
@@ -140,4 +119,4 @@ def _write(
         return write_bundle(options.repository, options.name, manifest, file, also=also)
 
 
-__all__ = ["LOWERINGS", "ExportOptions", "export"]
+__all__ = ["ExportOptions", "export"]

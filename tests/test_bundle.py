@@ -43,7 +43,7 @@ def manifest(model_sha256: str, **change: Any) -> Manifest:
         class_names=("cat", "dog"),
         layout=LAYOUT,
         lowering="masked",
-        layer_lowerings={"conv": "masked"},
+        
         max_batch=8,
         single=False,
         parity={"logits": 1e-6},
@@ -192,7 +192,7 @@ def test_a_missing_bundle_is_refused(repository: Path) -> None:
 
 def test_another_schema_is_refused(written: Bundle) -> None:
     edit(written, schema=1)
-    with pytest.raises(BundleError, match="schema 1; this version reads 2: export again"):
+    with pytest.raises(BundleError, match="schema 1; this version reads 3: export again"):
         read_bundle(written.folder)
 
 

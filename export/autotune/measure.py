@@ -1,4 +1,4 @@
-"""Time candidates against each other: warm, interleaved, medians, so that a drifting machine hurts all alike."""
+"""Time graphs against each other: warm, interleaved, medians, so that a drifting machine hurts all alike."""
 
 from __future__ import annotations
 
@@ -9,27 +9,49 @@ import numpy as np
 import numpy.typing as npt
 
 from penstock.bundle import INPUT
-from penstock.export.runtime import Graph
+from penstock.export.autotune.engines import Runnable
+
+ROUNDS = 100
+SECONDS = 1.0  # of one measurement, if that many rounds take longer
+LEAST = 7  # rounds, however long they take
 
 
 def measure(
-    graphs: Mapping[str, Graph], images: npt.NDArray[np.uint8], rounds: int = 100
+    graphs: Mapping[str, Runnable],
+    images: npt.NDArray[np.uint8],
+    *,
+    batch: int = 1,
+    rounds: int = ROUNDS,
+    seconds: float = SECONDS,
 ) -> dict[str, float]:
-    """Median milliseconds for one image.
+    """Median milliseconds for one batch.
 
     Args:
         graphs: candidates by name.
         images: ``[N, C, H, W]`` uint8, taken in turn: paths differ, and so does their time.
+        batch: images in each; a graph that takes one at a time runs as often.
         rounds: measurements of each candidate, after a tenth as many that are not counted.
+        seconds: stop earlier than that many rounds when so much time has gone, all candidates together.
     """
-    inputs = [{INPUT: image[None].astype(np.float32) / np.float32(255)} for image in images]
+    batches = _batches(images, batch)
     times: dict[str, list[float]] = {name: [] for name in graphs}
-    warm_up = max(1, rounds // 10)
-    for turn in range(warm_up + rounds):
-        feed = inputs[turn % len(inputs)]
+    for graph in graphs.values():
+        for feed in batches[: max(1, rounds // 10)]:
+            graph.run_batch(feed)
+    start = time.perf_counter()
+    for turn in range(rounds):
+        feed = batches[turn % len(batches)]
         for name, graph in graphs.items():
-            start = time.perf_counter()
-            graph.session.run(None, feed)
-            if turn >= warm_up:
-                times[name].append(time.perf_counter() - start)
+            begin = time.perf_counter()
+            graph.run_batch(feed)
+            times[name].append(time.perf_counter() - begin)
+        if turn + 1 >= LEAST and time.perf_counter() - start > seconds:
+            break
     return {name: float(np.median(values)) * 1000 for name, values in times.items()}
+
+
+def _batches(images: npt.NDArray[np.uint8], batch: int) -> list[dict[str, npt.NDArray[np.float32]]]:
+    """Inputs that hold the images in turn, from the beginning again where there are too few."""
+    count = -(-len(images) // batch)
+    floats = np.resize(images, (count * batch, *images.shape[1:])).astype(np.float32) / np.float32(255)
+    return [{INPUT: floats[start : start + batch]} for start in range(0, len(floats), batch)]

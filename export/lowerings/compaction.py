@@ -18,7 +18,8 @@ A convolution with no filter at all is not allowed in ONNX Runtime. Where nothin
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from math import prod
 
 import numpy as np
@@ -46,6 +47,7 @@ from penstock.export.lowerings.gated_conv import (
     pooled_input,
     read_gated_conv,
 )
+from penstock.export.lowerings.masked import mask_gated
 from penstock.export.lowerings.regions import origin
 from penstock.export.lowerings.routed_conv import RoutedConvNode, read_routed_conv
 
@@ -64,14 +66,18 @@ class Widths:
     fill: bool = False
 
 
+COMPACT = Widths()
+
+
 @dataclass(eq=False)
 class Compaction:
     """Rewrites the convolutions of one graph, in place.
 
     Attributes:
         graph: what is rewritten: gated convolutions, which need a batch of one, and routed ones.
-        widths: of the static convolutions.
+        widths: of the static convolutions, by layer.
         prototype: whose scale, shift and bits routed convolutions take.
+        masked: gated layers that run whole and are masked, because that is faster here.
         masks: codes, in whatever form, and the indices of their ones; gates add theirs.
         shares: after `run`, of each convolution whose open filters and channels are known the share of its products
             that is really computed.
@@ -79,9 +85,10 @@ class Compaction:
     """
 
     graph: ir.Graph
-    widths: Widths = field(default_factory=Widths)
+    widths: Mapping[str, Widths] = field(default_factory=dict)
     masks: dict[ir.Value, Index] = field(default_factory=dict)
     prototype: int = 0
+    masked: frozenset[str] = frozenset()
     shares: dict[str, float] = field(default_factory=dict)
     narrow: set[str] = field(default_factory=set)
     _compact: dict[ir.Value, Compact] = field(default_factory=dict)
@@ -102,6 +109,12 @@ class Compaction:
                 self._read(node)
 
     def _gated(self, conv: GatedConvNode) -> None:
+        if conv.layer in self.masked:
+            build = Builder(self.graph, f"{conv.layer}.reads")
+            x = self._whole(build, conv.x)
+            build.insert_before(conv.node)
+            mask_gated(self.graph, replace(conv, x=x))
+            return
         if conv.conv_attributes["group"] > 1:
             raise UnsupportedError(
                 f"layer {conv.layer} has {conv.conv_attributes['group']} groups, whose filters cannot be gathered: "
@@ -152,8 +165,9 @@ class Compaction:
     def _rows(self, conv: RoutedConvNode, masked: ir.Value, *, grouped: bool) -> npt.NDArray[np.int64] | None:
         """Filters that a static convolution computes; ``None``: as many as the dense one, closed ones as zeros."""
         rows = np.flatnonzero(conv.bits[self.prototype])
-        width = max(1, -(-len(rows) // self.widths.align)) * self.widths.align
-        if grouped or width >= conv.filters or (self.widths.fill and _needs_all(masked)):
+        widths = self.widths.get(conv.layer, COMPACT)
+        width = max(1, -(-len(rows) // widths.align)) * widths.align
+        if grouped or width >= conv.filters or (widths.fill and _needs_all(masked)):
             return None
         return np.append(rows, np.full(width - len(rows), NOTHING))
 

@@ -27,14 +27,24 @@ class OpenOnly:
 
     Attributes:
         narrow: the convolutions that run on those input channels only that are there.
+        whole: layers that compute all their filters nevertheless.
     """
 
     narrow: Collection[str]
+    whole: Collection[str] = frozenset()
 
     def __call__(self, layout: PathLayout, path: Bits) -> Floats:
         """The share for each path."""
         readers = {reader.name for reader in layout.readers}
-        return layout.reading_whole(readers - set(self.narrow)).active_macs(path)
+        narrowed = layout.reading_whole(readers - set(self.narrow))
+        if not self.whole:
+            return narrowed.active_macs(path)
+        # What a masked layer computes follows from all its filters, what reads it from the channels that are there:
+        # all of them again, because what such a layer gives is not compact.
+        opened = path.copy()
+        for name, bits in zip(layout.names, layout.split(opened), strict=True):
+            bits[:] = 1 if name in self.whole else bits
+        return narrowed.active_macs(opened)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import onnx_ir as ir
 
 from penstock.errors import UnsupportedError
@@ -13,9 +15,15 @@ from penstock.export.lowerings.compaction import Compaction
 from penstock.export.lowerings.executed import Executed, OpenOnly
 
 
+@dataclass(frozen=True)
 class Gathered:
-    """Gather weights, smaller convolution."""
+    """Gather weights, smaller convolution.
 
+    Attributes:
+        whole: layers that nevertheless run whole and are masked, where that is faster.
+    """
+
+    whole: frozenset[str] = frozenset()
     name = "gathered"
     single = True
 
@@ -30,9 +38,9 @@ class Gathered:
                 "the network has prototypes or is a cascade, whose paths are known beforehand: take the lowering routed"
             )
         _fix_batch(model.graph)
-        compaction = Compaction(model.graph)
+        compaction = Compaction(model.graph, masked=self.whole)
         compaction.run()
-        return OpenOnly(frozenset(compaction.narrow))
+        return OpenOnly(frozenset(compaction.narrow), self.whole)
 
 
 def _fix_batch(graph: ir.Graph) -> None:

@@ -38,7 +38,7 @@ class Masked:
         for node in list(model.graph):
             gated, routed = read_gated_conv(node), read_routed_conv(node)
             if gated is not None:
-                _lower_gated(model.graph, gated)
+                mask_gated(model.graph, gated)
             elif routed is not None:
                 _lower_routed(model.graph, routed)
             elif node.domain == DOMAIN:
@@ -57,7 +57,8 @@ def lower_cascade(graph: ir.Graph, node: ir.Node) -> None:
         build.replace(node, (build.op("Where", column, second, first),))
 
 
-def _lower_gated(graph: ir.Graph, conv: GatedConvNode) -> None:
+def mask_gated(graph: ir.Graph, conv: GatedConvNode) -> None:
+    """Run a gated convolution whole and multiply by its code, in place."""
     build = Builder(graph, conv.layer)
     logits = gate_logits(build, conv, pooled_input(build, conv.x))
     code = codes(build, logits)

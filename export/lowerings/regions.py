@@ -33,7 +33,11 @@ def stage_region(graph: ir.Graph, convs: Collection[ir.Node]) -> Region:
         convs: the stage's convolutions.
     """
     behind = _reached(graph, [conv.outputs[0] for conv in convs])
-    barriers = [node for node in behind if node.domain == DOMAIN and node not in convs]
+    before = _feeding([value for conv in convs for value in reads(conv)], through_decisions=True)
+    # Also the stages beside this one: what joins their results with this one's is theirs.
+    barriers = [
+        node for node in graph if node.domain == DOMAIN and node not in convs and node not in before
+    ]
     later = _reached(graph, [output for node in barriers for output in node.outputs]) | set(barriers)
     # What only decides on later paths, or only says what was decided, need not be there for every prototype.
     ends = [value for node in graph if node.domain == DOMAIN for value in _data(node)]
@@ -162,15 +166,15 @@ def _reached(graph: ir.Graph, values: Iterable[ir.Value]) -> set[ir.Node]:
     return nodes
 
 
-def _feeding(values: Iterable[ir.Value]) -> set[ir.Node]:
-    """Nodes that one of the values depends on; of our own operators, through the data only, not through decisions."""
+def _feeding(values: Iterable[ir.Value], *, through_decisions: bool = False) -> set[ir.Node]:
+    """Nodes that one of the values depends on; of our own operators by default through the data only."""
     waiting = list(values)
     nodes: set[ir.Node] = set()
     while waiting:
         node = waiting.pop().producer()
         if node is not None and node not in nodes:
             nodes.add(node)
-            waiting += _data(node) if node.domain == DOMAIN else reads(node)
+            waiting += _data(node) if node.domain == DOMAIN and not through_decisions else reads(node)
     return nodes
 
 

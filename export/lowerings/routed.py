@@ -40,11 +40,11 @@ class Routed:
 
     Attributes:
         single: make a graph for exactly one image.
-        widths: of the static convolutions.
+        widths: of the static convolutions, by layer; for all others one filter for each that is open.
     """
 
     single: bool = False
-    widths: Widths = field(default_factory=Widths)
+    widths: Mapping[str, Widths] = field(default_factory=dict)
     name = "routed"
 
     def lower(self, model: ir.Model) -> Executed:
@@ -88,8 +88,9 @@ class Routed:
         self, graph: ir.Graph, convs: Collection[RoutedConvNode], masks: Masks, prototype: int
     ) -> Mapping[str, float]:
         """Leave in a graph only what one prototype runs, and say by convolution which share that is."""
+        nodes = {conv.node for conv in convs}
         known: dict[ir.Value, Index] = {
-            value: np.flatnonzero(conv.bits[prototype]) for value, conv in masks.items() if conv in convs
+            value: np.flatnonzero(conv.bits[prototype]) for value, conv in masks.items() if conv.node in nodes
         }
         compaction = Compaction(graph, self.widths, known, prototype)
         compaction.run()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from penstock.bundle import Bundle
 
@@ -21,7 +21,8 @@ class Outcome:
         seconds: that it took.
         version: the version folder, unless it failed.
         lowering: of the graph, as ``bundle.json`` has it.
-        measured_ms: median time of each lowering, one image, where ``auto`` chose.
+        milliseconds: median time of one run, where ``auto`` measured.
+        ratio: how many times faster than the dense network that is.
         macs: mean share of the dense MACs that the graph really executes.
         size: bytes of the graph's file.
         error: why it failed; the first line says it, further ones tell where.
@@ -33,18 +34,16 @@ class Outcome:
     seconds: float
     version: str | None = None
     lowering: str | None = None
-    measured_ms: dict[str, float] = field(default_factory=dict)
+    milliseconds: float | None = None
+    ratio: float | None = None
     macs: float | None = None
     size: int | None = None
     error: str | None = None
 
     @property
     def speed(self) -> str:
-        """How many times faster than dense, or else how long, for people; empty where nothing was measured."""
-        mine, dense = self.measured_ms.get(self.lowering or ""), self.measured_ms.get(DENSE)
-        if not mine:
-            return ""
-        return f"{dense / mine:.2f}x" if dense else f"{mine:.3f} ms"
+        """How many times faster than dense, for people; empty where nothing was measured."""
+        return "" if self.ratio is None else f"{self.ratio:.2f}x"
 
 
 def of_bundle(bundle: Bundle, *, name: str, source: str, result: str, seconds: float) -> Outcome:
@@ -57,7 +56,8 @@ def of_bundle(bundle: Bundle, *, name: str, source: str, result: str, seconds: f
         seconds=seconds,
         version=str(bundle.folder),
         lowering=manifest.lowering,
-        measured_ms=manifest.measured_ms,
+        milliseconds=None if manifest.tuning is None else manifest.tuning.chosen_ms,
+        ratio=None if manifest.tuning is None else manifest.tuning.ratio,
         macs=manifest.executed_macs,
         size=bundle.model_file.stat().st_size,
     )

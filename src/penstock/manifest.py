@@ -9,7 +9,7 @@ from penstock.errors import BundleError, InvalidArgumentError
 from penstock.paths import PathLayout
 from penstock.records import read_record
 
-SCHEMA = 2  # 2: a layer may read several gated layers, and depthwise convolutions follow them
+SCHEMA = 3  # 2: layers read several others, depthwise convolutions follow them; 3: what tuning measured
 MANIFEST_FILE = "bundle.json"
 
 INPUT = "images"
@@ -43,6 +43,36 @@ class Calibration:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """What was measured to choose a lowering, on the machine of the export.
+
+    Attributes:
+        provider: what ran the graphs.
+        batch: images in one run.
+        threads: of one run on the CPU.
+        tried_ms: median milliseconds of each option, the same in all stages.
+        dense_ms: of the dense network, at the same precision, measured beside the choice.
+        chosen_ms: of the choice.
+        layers: the option that each gated layer got.
+        declined: options that cannot do this network or provider, and why.
+    """
+
+    provider: str
+    batch: int
+    threads: int
+    tried_ms: dict[str, float]
+    dense_ms: float
+    chosen_ms: float
+    layers: dict[str, str]
+    declined: tuple[str, ...]
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster than the dense network the choice is."""
+        return self.dense_ms / self.chosen_ms
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """Everything about a bundle that is not in its graph, or that should be known before loading it.
 
@@ -52,9 +82,8 @@ class Manifest:
         input_shape: ``(channels, height, width)`` of one image.
         class_names: one name per logit.
         layout: what the path's bits mean.
-        lowering: ``dense``, ``masked`` or ``gathered``.
-        layer_lowerings: lowering of each gated layer by name.
-        measured_ms: median time of each lowering that was tried, one image, where ``auto`` chose.
+        lowering: ``dense``, ``masked``, ``gathered`` or ``routed``.
+        tuning: what was measured where ``auto`` chose.
         executed_macs: mean share of the dense MACs that the graph really executes, whatever its paths ask for.
         precision: ``fp32``.
         max_batch: largest batch that one request may carry.
@@ -70,8 +99,7 @@ class Manifest:
     class_names: tuple[str, ...]
     layout: PathLayout
     lowering: str
-    layer_lowerings: dict[str, str] = field(default_factory=dict)
-    measured_ms: dict[str, float] = field(default_factory=dict)
+    tuning: Tuning | None = None
     executed_macs: float = 1.0
     precision: str = "fp32"
     max_batch: int

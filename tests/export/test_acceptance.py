@@ -17,7 +17,7 @@ from penstock.data import ImageSet, Splits, load
 from penstock.detect import PathDetector, PathFeatures, false_positive_interval, resplit_rates
 from penstock.export.capture.contract import ServedModel
 from penstock.export.capture.head import DetectorHead
-from penstock.export.pipeline import LOWERINGS, ExportOptions, export
+from penstock.export.pipeline import ExportOptions, export
 from penstock.export.runtime import Outputs, open_graph
 from penstock.export.verify.parity import TOLERANCE, Parity, reference, verify
 from penstock.nn.checkpoint import Checkpoint, load_source
@@ -26,6 +26,8 @@ from penstock.nn.surgery import GatedNetwork
 
 ENTRY = "resnet20-cifar10"
 FPR = 0.05
+
+LOWERINGS = ("masked", "gathered")
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,8 +26,10 @@ from penstock.errors import (
 from penstock.export.lowerings.executed import Executed
 from penstock.export.lowerings.gated_conv import read_gated_conv
 from penstock.export.lowerings.masked import Masked
-from penstock.export.pipeline import LOWERINGS, ExportOptions, export, synthetic_images
+from penstock.export.options import LOWERINGS
+from penstock.export.pipeline import ExportOptions, export
 from penstock.export.runtime import open_graph
+from penstock.export.sample import synthetic_images
 from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint
 from penstock.nn.inference import answer
 from penstock.paths import PathLayout
@@ -129,7 +131,7 @@ def test_the_dense_bundle_answers_as_the_dense_network_and_never_flags(
     assert not got["anomaly_score"].any()
     assert not got["adversarial"].any()
     manifest = bundles["dense"].manifest
-    assert (manifest.lowering, manifest.layer_lowerings, manifest.calibration) == ("dense", {}, None)
+    assert (manifest.lowering, manifest.tuning, manifest.calibration) == ("dense", None, None)
 
 
 def test_without_flags_nothing_is_ever_flagged(bundles: dict[str, Bundle]) -> None:
@@ -179,18 +181,29 @@ def test_the_manifest_tells_how_it_was_checked(
     assert manifest.input_shape == (1, 8, 8)
     assert manifest.class_names == tiny.class_names
     assert manifest.single == (kind == "gathered")
-    if kind != "dense":
-        lowering = "gathered" if kind == "gathered" else "masked"
-        assert manifest.layer_lowerings == {layer.name: lowering for layer in tiny.network.layout.layers}
+    assert manifest.lowering == {"no-flags": "masked"}.get(kind, kind)
+    assert manifest.tuning is None
 
 
-def test_auto_takes_what_it_measured_as_fastest(tiny_run: Path, tmp_path: Path) -> None:
+def test_auto_takes_what_it_measured_as_fastest(tiny: Checkpoint, tiny_run: Path, tmp_path: Path) -> None:
     said: list[str] = []
     options = ExportOptions(source=str(tiny_run), repository=tmp_path, name="auto")
     manifest = export(options, said.append).manifest
-    assert manifest.measured_ms.keys() == {"masked", "gathered"}  # there are no prototypes to route to
-    assert manifest.lowering == min(manifest.measured_ms, key=lambda name: manifest.measured_ms[name])
+    tuning = manifest.tuning
+    assert tuning is not None
+    assert (tuning.provider, tuning.batch, tuning.threads) == ("cpu", 1, 1)
+    assert tuning.tried_ms.keys() == {"masked", "gathered"}  # there are no prototypes to route to
+    assert list(tuning.layers) == list(tiny.network.layout.names)
+    assert manifest.lowering == ("gathered" if "gathered" in tuning.layers.values() else "masked")
+    assert tuning.ratio == tuning.dense_ms / tuning.chosen_ms
     assert said[-1].endswith(f"taking {manifest.lowering}")
+
+
+def test_auto_without_flags_is_never_slower_than_dense(tiny_run: Path, tmp_path: Path) -> None:
+    options = ExportOptions(source=str(tiny_run), repository=tmp_path, name="auto", flags=False)
+    manifest = export(options).manifest
+    assert manifest.tuning is not None
+    assert (manifest.lowering == "dense") == (manifest.tuning.ratio < 1)
 
 
 class Refusing(Masked):
@@ -203,11 +216,12 @@ class Refusing(Masked):
 def test_auto_goes_on_without_a_lowering_that_refuses(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(LOWERINGS, "gathered", Refusing)
+    monkeypatch.setattr("penstock.export.autotune.stages.Gathered", lambda whole: Refusing())
+    monkeypatch.setitem(LOWERINGS, "gathered", lambda *, single: Refusing())
     said: list[str] = []
     options = ExportOptions(source=str(tiny_run), repository=tmp_path, name="auto")
     assert export(options, said.append).manifest.lowering == "masked"
-    assert "without gathered: layer odd is not for me: take another lowering" in said
+    assert "without masked: layer odd is not for me: take another lowering" in said
     with pytest.raises(UnsupportedError, match="layer odd"):
         export(replace(options, lowering="gathered", name="net"))
 
@@ -310,7 +324,7 @@ def test_a_failed_export_leaves_no_files(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(LOWERINGS, "masked", Deaf)
+    monkeypatch.setitem(LOWERINGS, "masked", lambda *, single: Deaf())
     options: dict[str, Any] = {"source": str(tiny_run), "repository": tmp_path / "models", "name": "net"}
     with pytest.raises(error, match=message):
         export(ExportOptions(**options | changes))

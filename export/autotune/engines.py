@@ -1,0 +1,91 @@
+"""What runs a graph while it is measured: ONNX Runtime on CPU or GPU, or OpenVINO."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy.typing as npt
+import onnxruntime as ort
+
+from penstock.bundle import INPUT
+from penstock.errors import UnsupportedError
+
+Feed = Mapping[str, npt.NDArray[Any]]
+PROVIDERS = ("cpu", "cuda", "openvino")
+
+
+class Runnable(Protocol):
+    """A loaded graph that can be timed."""
+
+    def run_batch(self, feed: Feed) -> None:
+        """Run one batch, whatever it takes, and drop the answer."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A graph in some engine.
+
+    Attributes:
+        run: runs it once.
+        single: whether it takes exactly one image at a time.
+    """
+
+    run: Callable[[Feed], object]
+    single: bool
+
+    def run_batch(self, feed: Feed) -> None:
+        """Run one batch, image by image where the graph wants that."""
+        if not self.single:
+            self.run(feed)
+            return
+        for row in range(len(feed[INPUT])):
+            self.run({INPUT: feed[INPUT][row : row + 1]})
+
+
+def load(content: bytes, provider: str, *, single: bool, threads: int) -> Loaded:
+    """Load a graph.
+
+    Args:
+        content: the ONNX file's.
+        provider: one of `PROVIDERS`.
+        single: whether it takes exactly one image at a time.
+        threads: of one run on the CPU.
+
+    Raises:
+        UnsupportedError: the provider is not here, or cannot run this graph.
+    """
+    if provider == "openvino":
+        return Loaded(_openvino(content, threads), single)
+    names = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+    name = names[provider]
+    if name not in ort.get_available_providers():
+        raise UnsupportedError(
+            f"this ONNX Runtime has no {name}: install the GPU build, or take --provider cpu"
+        )
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors only
+    options.intra_op_num_threads = threads
+    session = ort.InferenceSession(content, options, providers=[name])
+    if name not in session.get_providers():
+        raise UnsupportedError(f"{name} cannot be used on this machine: is there a GPU, with its libraries?")
+    return Loaded(lambda feed: session.run(None, feed), single)
+
+
+def _openvino(content: bytes, threads: int) -> Callable[[Feed], object]:
+    try:
+        import openvino
+    except ImportError as error:
+        raise UnsupportedError("OpenVINO is not installed: pip install 'penstock[openvino]'") from error
+    core = openvino.Core()
+    try:
+        model = core.read_model(content)
+        compiled = core.compile_model(
+            model,
+            "CPU",
+            {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1},
+        )
+    except RuntimeError as error:
+        raise UnsupportedError(f"OpenVINO cannot run this graph: {str(error).splitlines()[-1]}") from error
+    return lambda feed: compiled(dict(feed))

@@ -1,0 +1,82 @@
+"""Parts of a captured network that are tuned on their own, and what there is to choose in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TypeAlias
+
+import onnx_ir as ir
+
+from penstock.export.lowerings.compaction import Widths
+from penstock.export.lowerings.gated_conv import read_gated_conv
+from penstock.export.lowerings.gathered import Gathered
+from penstock.export.lowerings.lowering import Lowering
+from penstock.export.lowerings.masked import Masked
+from penstock.export.lowerings.routed import Routed
+from penstock.export.lowerings.routed_conv import read_routed_conv
+
+GATHERED, MASKED = "gathered", "masked"
+# The forms that a routed stage's static networks can have.
+FORMS = {
+    "compact": Widths(),
+    "aligned": Widths(align=16),
+    "filled": Widths(fill=True),
+    "aligned and filled": Widths(align=16, fill=True),
+}
+
+Choice: TypeAlias = tuple[str, ...]
+"""One option for each stage."""
+
+
+@dataclass(frozen=True)
+class Tunable:
+    """A captured network's stages.
+
+    Attributes:
+        stages: names of the layers of each.
+        options: what there is to choose for each of them.
+        routed: whether prototypes or gates rule them.
+        single: make routed graphs for exactly one image.
+    """
+
+    stages: tuple[tuple[str, ...], ...]
+    options: tuple[str, ...]
+    routed: bool
+    single: bool = False
+
+    def lowering(self, choice: Choice) -> Lowering:
+        """The lowering that a choice means."""
+        by_layer = self.by_layer(choice)
+        if self.routed:
+            return Routed(self.single, {name: FORMS[option] for name, option in by_layer.items()})
+        whole = frozenset(name for name, option in by_layer.items() if option == MASKED)
+        return Masked() if len(whole) == len(by_layer) else Gathered(whole)
+
+    def by_layer(self, choice: Choice) -> Mapping[str, str]:
+        """The option of each layer."""
+        return {name: option for stage, option in zip(self.stages, choice, strict=True) for name in stage}
+
+
+def tunable(graph: ir.Graph, *, single: bool) -> Tunable:
+    """The stages of a captured network: layers that one router rules, or that follow each other at the same size.
+
+    Args:
+        graph: before any lowering.
+        single: make routed graphs for exactly one image.
+    """
+    layers: list[tuple[object, str]] = []
+    routed = False
+    for node in graph:
+        conv = read_routed_conv(node)
+        gated = read_gated_conv(node)
+        if conv is not None or gated is not None:
+            shape = node.outputs[0].shape
+            assert shape is not None
+            size = tuple(shape[2:])
+            ruler = conv.chosen.name if conv is not None and conv.prototypes > 1 else size
+            layers.append((ruler, conv.layer if conv is not None else gated.layer))  # type: ignore[union-attr]
+            routed |= conv is not None
+    stages = tuple(tuple(name for _, name in same) for _, same in groupby(layers, key=lambda pair: pair[0]))
+    return Tunable(stages, tuple(FORMS) if routed else (GATHERED, MASKED), routed, single)

@@ -1,0 +1,68 @@
+"""Images to check and calibrate an export on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from penstock import data
+from penstock.errors import InvalidArgumentError, NotFoundError, UnsupportedError
+from penstock.nn.checkpoint import Checkpoint
+
+SYNTHETIC_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Images to check and calibrate on.
+
+    Attributes:
+        images: ``[N, C, H, W]`` uint8.
+        real: whether they are honest images that the network never saw; synthetic ones serve to check with only.
+    """
+
+    images: npt.NDArray[np.uint8]
+    real: bool
+
+
+def sample_of(checkpoint: Checkpoint, folder: Path | None, say: Callable[[str], None]) -> Sample:
+    """The data set's calibration images; where they cannot be had and nobody insists on them, synthetic ones.
+
+    Args:
+        checkpoint: says which data set.
+        folder: of the data set, which then must be there; ``None``: what ``PENSTOCK_DATA`` says.
+        say: told if they are synthetic.
+
+    Raises:
+        PenstockError: there are no images in ``folder``.
+    """
+    name = str(checkpoint.config.get("data", ""))
+    try:
+        return Sample(data.load(name, folder=folder).calibration.images, real=True)
+    except (NotFoundError, UnsupportedError, InvalidArgumentError) as error:
+        if folder is not None:
+            raise
+        say(f"no images of the data set ({error}): verifying on synthetic ones, threshold from stored scores")
+        return Sample(synthetic_images(SYNTHETIC_IMAGES, checkpoint.input_shape), real=False)
+
+
+def synthetic_images(count: int, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
+    """Random squares of many sizes, colours and contrasts, ``[count, C, H, W]``.
+
+    Noise of single pixels would do worse: its averages, which gates look at, are much the same in every image, so
+    nearly all images would take nearly the same path.
+    """
+    draw = np.random.default_rng(0)
+    channels, height, width = shape
+    images = np.empty((count, *shape), np.uint8)
+    for image in images:
+        side = 2 ** int(draw.integers(0, 5))
+        darkest, brightest = np.sort(draw.integers(0, 256, (2, channels, 1, 1)), axis=0)
+        colours = (channels, -(-height // side), -(-width // side))
+        squares = draw.integers(darkest, brightest + 1, colours)
+        image[:] = squares.repeat(side, axis=1).repeat(side, axis=2)[:, :height, :width]
+    return images
