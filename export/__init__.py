@@ -1,8 +1,14 @@
-"""Compile decoupled networks to plain ONNX, check them against PyTorch, and write bundles.
+"""Compile networks with paths to plain ONNX, check them against PyTorch, and write bundles.
 
-The stages, each in a module of its own: `contract` wraps a network into the module whose outputs every exported model
-has, `capture` turns that into ``onnx_ir`` with one node per gated convolution, a lowering (`masked`, `gathered`)
-replaces those nodes by plain operators, `verify` compares the result with PyTorch, and `calibrate` sets the detector's
-threshold on it. `compiling` runs these for one lowering; `pipeline` compiles what `options` ask for, takes the fastest
-and writes the bundle.
+The stages, each in a room of its own:
+
+    capture     wraps a network into the module whose outputs every exported model has, and translates that to
+                ``onnx_ir`` with one node for every convolution that a path rules
+    passes      take out of the graph what only the exporter needed
+    lowerings   turn our nodes into plain operators: masked, gathered or routed
+    autotune    measures what is possible on this machine and chooses, stage by stage
+    verify      compares the result with PyTorch
+
+`calibrate` sets the detector's threshold on the finished graph, `compiling` runs all this for one lowering, `pipeline`
+does what `options` ask for and writes the bundle, and `plans` does so for many at once.
 """

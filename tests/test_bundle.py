@@ -43,7 +43,6 @@ def manifest(model_sha256: str, **change: Any) -> Manifest:
         class_names=("cat", "dog"),
         layout=LAYOUT,
         lowering="masked",
-        
         max_batch=8,
         single=False,
         parity={"logits": 1e-6},

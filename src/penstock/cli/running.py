@@ -47,12 +47,18 @@ def _add_export(commands: Commands) -> None:
     export.add_argument("--repository", type=Path, metavar="DIR")
     export.add_argument("--name", help="model name in the repository")
     export.add_argument("--dense", action="store_true", help="the network as it was before it got gates")
-    export.add_argument("--lowering", help="auto (default: whichever is faster here), masked or gathered")
+    export.add_argument(
+        "--lowering", help="auto (default: whatever is fastest here), masked, gathered or routed"
+    )
     export.add_argument("--no-flags", dest="flags", action="store_false", help="leave the detector out")
     export.add_argument("--fpr", type=float, metavar="RATE", help="promised false-positive rate (0.05)")
     add_data(export)
     export.add_argument("--max-batch", type=int, metavar="N", help="largest batch of one request (32)")
-    export.add_argument("--threads", type=int, metavar="T", help="of the measurement behind auto (1)")
+    export.add_argument(
+        "--provider", metavar="P", help="what auto measures on: cpu (default), cuda or openvino"
+    )
+    export.add_argument("--batch", type=int, metavar="N", help="images in one run of that measurement (1)")
+    export.add_argument("--threads", type=int, metavar="T", help="of one run on the CPU (1)")
     plan = export.add_argument_group(
         "many exports", "instead of SOURCE and --name; --repository and --data then count for the whole plan"
     )
@@ -108,8 +114,11 @@ def _export(command: argparse.ArgumentParser, parsed: argparse.Namespace) -> int
 
     bundle = export(ExportOptions(**given), say)
     manifest = bundle.manifest
+    tuning = manifest.tuning
+    faster = "" if tuning is None else f"{tuning.ratio:.2f} times as fast as dense here, "
     print(
-        f"{bundle.folder}: {manifest.lowering}, largest difference to PyTorch {manifest.parity['max_abs']:.1e}"
+        f"{bundle.folder}: {manifest.lowering}, {faster}"
+        f"largest difference to PyTorch {manifest.parity['max_abs']:.1e}"
     )
     return 0
 
