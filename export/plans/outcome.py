@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from penstock.bundle import Bundle
 
 MADE, THERE, FAILED = RESULTS = ("made", "already there", "failed")
-DENSE = "dense"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ def outcome_table(outcomes: Sequence[Outcome], title: str) -> Table:
     table.add_column("name", overflow="fold")
     table.add_column("result", no_wrap=True)
     table.add_column("lowering", no_wrap=True)
-    for heading in ("time", "MACs", "size", "took"):
+    for heading in ("speed", "MACs", "size", "took"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("version, or what went wrong", overflow="fold")
     for outcome in outcomes:
