@@ -14,6 +14,7 @@ from penstock.errors import UnsupportedError
 
 Feed = Mapping[str, npt.NDArray[Any]]
 PROVIDERS = ("cpu", "cuda", "openvino")
+OPENVINO = {"openvino": "f32", "openvino-bf16": "bf16"}  # what it computes in; bf16 is its own choice where it can
 
 
 class Runnable(Protocol):
@@ -49,15 +50,15 @@ def load(content: bytes, provider: str, *, single: bool, threads: int) -> Loaded
 
     Args:
         content: the ONNX file's.
-        provider: one of `PROVIDERS`.
+        provider: one of `PROVIDERS`, or for a comparison of `OPENVINO`.
         single: whether it takes exactly one image at a time.
         threads: of one run on the CPU.
 
     Raises:
         UnsupportedError: the provider is not here, or cannot run this graph.
     """
-    if provider == "openvino":
-        return Loaded(_openvino(content, threads), single)
+    if provider in OPENVINO:
+        return Loaded(_openvino(content, threads, OPENVINO[provider]), single)
     names = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
     name = names[provider]
     if name not in ort.get_available_providers():
@@ -73,19 +74,15 @@ def load(content: bytes, provider: str, *, single: bool, threads: int) -> Loaded
     return Loaded(lambda feed: session.run(None, feed), single)
 
 
-def _openvino(content: bytes, threads: int) -> Callable[[Feed], object]:
+def _openvino(content: bytes, threads: int, precision: str) -> Callable[[Feed], object]:
     try:
         import openvino
     except ImportError as error:
         raise UnsupportedError("OpenVINO is not installed: pip install 'penstock[openvino]'") from error
     core = openvino.Core()
+    settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
     try:
-        model = core.read_model(content)
-        compiled = core.compile_model(
-            model,
-            "CPU",
-            {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1},
-        )
+        compiled = core.compile_model(core.read_model(content), "CPU", settings)
     except RuntimeError as error:
         raise UnsupportedError(f"OpenVINO cannot run this graph: {str(error).splitlines()[-1]}") from error
     return lambda feed: compiled(dict(feed))

@@ -107,8 +107,11 @@ def _empty(branch: ir.Graph) -> ir.Graph:
         assert output.shape is not None
         assert output.dtype is not None
         shape = [0, *(int(str(size)) for size in output.shape[1:])]
-        empty = build.constant(np.zeros(shape, output.dtype.numpy()), f"empty{place}")
-        graph.outputs.append(build.op("Identity", empty))
+        # Not a constant without elements, whose rank OpenVINO does not see.
+        kind = ir.tensor(np.zeros(1, output.dtype.numpy()))
+        graph.outputs.append(
+            build.op("ConstantOfShape", build.constant(np.array(shape), f"empty{place}"), value=kind)
+        )
     graph.extend(list(build.tape.nodes))
     return graph
 
