@@ -10,11 +10,18 @@ Images are grouped stage by stage, either by what they need or by how much:
 
 A group's prototype keeps the filters that its images' gates opened most readily: those whose mean opening, the average
 of sigmoid(y), exceeds a threshold. For an empty group that is the average over all images. Of every layer at least one
-filter stays: behind a layer that is closed as a whole, a network without shortcuts knows nothing of the image. One
-threshold for all groups
-and stages makes the mean cost over all images meet the budget to within one filter, so that any number of prototypes is
-compared at equal MACs. For groups by difficulty, the budget of group ``k`` of ``K`` is spread evenly from
-``(1 - spread)`` to ``(1 + spread)`` times the mean, and each group has a threshold of its own.
+filter stays: behind a layer that is closed as a whole, a network without shortcuts knows nothing of the image.
+
+Far below the budget that the gates were trained for, one threshold on openings would close some layers all but wholly,
+which no fine-tuning mends. So filters are ranked by
+
+    (1 - e) r_all + e r_own
+
+with ``r_all`` the place of a filter's mean opening among those of all layers and ``r_own`` that among its own layer's,
+both from 0 to 1, and ``e`` the *evenness*: 0 leaves the widths to the gates, 1 makes all layers equally dense. One
+threshold for all groups and stages makes the mean cost over all images meet the budget to within one filter, so that
+any number of prototypes is compared at equal MACs. For groups by difficulty, the budget of group ``k`` of ``K`` is
+spread evenly from ``(1 - spread)`` to ``(1 + spread)`` times the mean, and each group has a threshold of its own.
 """
 
 from __future__ import annotations
@@ -56,6 +63,7 @@ def find_prototypes(
     budget: float,
     grouping: str = "paths",
     spread: float = 0.5,
+    evenness: float = 0.0,
     seed: int = 0,
 ) -> Prototypes:
     """Group images and choose each group's filters.
@@ -68,6 +76,7 @@ def find_prototypes(
         budget: share of the dense MACs that the images may cost on average.
         grouping: one of `GROUPINGS`.
         spread: how far costs of groups by difficulty lie apart.
+        evenness: e, 0 to 1.
         seed: of K-means.
 
     Raises:
@@ -85,7 +94,7 @@ def find_prototypes(
         _mean_opening(answers.gate_logits[:, part], groups[:, stage], count)
         for stage, part in enumerate(parts)
     ]
-    ranks = _ranks(np.concatenate(means, axis=1), layout)
+    ranks = _ranks(np.concatenate(means, axis=1), layout, evenness)
     if grouping == "difficulty":
         bits = _graded(ranks, layout, budget, spread)
     else:
@@ -121,16 +130,22 @@ def _mean_opening(gate_logits: npt.NDArray[np.float32], groups: Groups, count: i
     return np.stack([(opening[own] if own.any() else opening).mean(0) for own in members])
 
 
-def _ranks(opening: Floats, layout: PathLayout) -> npt.NDArray[np.int64]:
-    """Place of each filter of each group, ``[K, P]``, among all: the least readily opened is 0.
+def _ranks(opening: Floats, layout: PathLayout, evenness: float) -> npt.NDArray[np.int64]:
+    """Place of each filter of each group, ``[K, P]``, among all: the first to be closed is 0.
 
-    Equal ones keep their order. The first of each layer in each group is beyond all others, and so never closed.
+    Equal ones keep their order. The last of each layer in each group is beyond all others, and so never closed.
     """
-    order = np.argsort(opening, axis=None, kind="stable")
-    ranks = np.argsort(order).reshape(opening.shape)
+    ranks = _places(opening)
+    own = np.concatenate([_places(part) / max(1, part.size - 1) for part in layout.split(opening)], axis=1)
+    ranks = _places((1 - evenness) * ranks / max(1, ranks.size - 1) + evenness * own)
     for part in layout.slices:
         ranks[np.arange(len(ranks)), part.start + ranks[:, part].argmax(1)] = opening.size
     return ranks
+
+
+def _places(values: Floats) -> npt.NDArray[np.int64]:
+    """Place of each value among all, from the least, which is 0."""
+    return np.argsort(np.argsort(values, axis=None, kind="stable")).reshape(values.shape)
 
 
 def _graded(ranks: npt.NDArray[np.int64], layout: PathLayout, budget: float, spread: float) -> Bits:

@@ -169,6 +169,7 @@ def _prototypes(
         budget=budget,
         grouping=config.grouping,
         spread=config.spread,
+        evenness=config.evenness,
         seed=config.seed,
     )
 

@@ -31,6 +31,7 @@ class ConsolidateConfig:
         budget: share of the dense MACs, routers included; ``None``: that of the decoupled network.
         grouping: what prototypes are made for, one of `GROUPINGS`, see `penstock.learn.clustering`.
         spread: how far the costs of groups by difficulty lie apart, as a share of the mean.
+        evenness: how equally dense prototypes make all layers, 0 to 1, see `penstock.learn.clustering`.
         own_norms: every prototype has batch norms of its own.
         hidden: units of a router's hidden layer.
         tune: schedule of the fine-tuning.
@@ -51,6 +52,7 @@ class ConsolidateConfig:
     budget: float | None = None
     grouping: str = "paths"
     spread: float = 0.5
+    evenness: float = 0.0
     own_norms: bool = True
     hidden: int = 32
     tune: Schedule = field(default_factory=lambda: Schedule(epochs=10, learning_rate=0.03))
@@ -76,6 +78,8 @@ class ConsolidateConfig:
             raise ConfigurationError(f"no grouping {self.grouping!r}; there are {', '.join(GROUPINGS)}")
         if not 0 <= self.spread < 1:
             raise ConfigurationError(f"spread is {self.spread}; it is a share of the mean, 0 to below 1")
+        if not 0 <= self.evenness <= 1:
+            raise ConfigurationError(f"evenness is {self.evenness}; it lies from 0 to 1")
         if self.count > 1 and self.tune.batch_size < 2:
             raise ConfigurationError(
                 "batch_size of tune is 1; routers normalize, they need at least 2 images"
