@@ -53,10 +53,15 @@ def dearest_filter() -> float:
     seed=st.integers(0, 10_000),
     count=st.integers(1, 5),
     budget=st.floats(LEAST, 1.2),
+    evenness=st.floats(0, 1),
     images=st.integers(1, 60),
 )
-def test_the_budget_is_met_to_within_one_filter(seed: int, count: int, budget: float, images: int) -> None:
-    found = find_prototypes(answers(seed, images), LAYOUT, STAGES, count, budget=budget, seed=seed)
+def test_the_budget_is_met_to_within_one_filter(
+    seed: int, count: int, budget: float, evenness: float, images: int
+) -> None:
+    found = find_prototypes(
+        answers(seed, images), LAYOUT, STAGES, count, budget=budget, evenness=evenness, seed=seed
+    )
     assert [bits.shape for bits in found.bits] == [(count, 11), (count, 7)]
     assert found.groups.shape == (images, 2)
     assert {0, 1} >= set(np.unique(np.concatenate([bits.ravel() for bits in found.bits])))
@@ -154,6 +159,25 @@ def test_no_layer_is_closed_as_a_whole() -> None:
     path = np.concatenate(found.bits, axis=1)
     assert (path[:, 6:11].sum(1) == 1).all()
     assert all((path[:, part].sum(1) > 0).all() for part in LAYOUT.slices)
+
+
+def test_evenness_keeps_a_seldom_opened_layer_as_dense_as_the_others() -> None:
+    y = np.linspace(1, 2, LAYOUT.bits, dtype=np.float32) - np.repeat([0, 9, 0], [6, 5, 7]).astype(np.float32)
+    logits = np.zeros((10, 4), np.float32)
+    found = {
+        evenness: np.concatenate(
+            find_prototypes(
+                of_logits(np.tile(y, (10, 1)), logits), LAYOUT, STAGES, 1, budget=0.5, evenness=evenness
+            ).bits,
+            axis=1,
+        )[0]
+        for evenness in (0.0, 1.0)
+    }
+    density = {evenness: [own.mean() for own in LAYOUT.split(bits)] for evenness, bits in found.items()}
+    assert density[0.0][1] == 1 / 5
+    assert max(density[1.0]) - min(density[1.0]) < 0.25
+    # Within a layer it is still the most readily opened filters that stay.
+    assert all((np.diff(own.astype(int)) >= 0).all() for own in LAYOUT.split(found[1.0]))
 
 
 def test_a_budget_that_cannot_be_met_is_refused() -> None:
