@@ -14,13 +14,14 @@ from penstock.export.plans.workers import Watcher
 
 
 @contextmanager
-def watching(total: int) -> Iterator[Watcher]:
+def watching(total: int, console: Console | None = None) -> Iterator[Watcher]:
     """Somebody to tell how it goes.
 
     Args:
         total: number of entries.
+        console: where to show it; by default stderr.
     """
-    console = Console(stderr=True)
+    console = console or Console(stderr=True)
     if not console.is_terminal:
         yield Lines(total, console)
         return

@@ -14,18 +14,21 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import fields, replace
+from io import StringIO
 from multiprocessing import active_children
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
+from rich.console import Console
 
 from penstock.bundle import read_bundle, versions
 from penstock.cli import main
 from penstock.errors import ConfigurationError, InvalidArgumentError, NotFoundError
 from penstock.export.options import ExportOptions
 from penstock.export.pipeline import export
+from penstock.export.plans.display import watching
 from penstock.export.plans.inputs import INPUTS_FILE, inputs_of, standing, to_json
 from penstock.export.plans.leftovers import HIDDEN, sweep
 from penstock.export.plans.names import RUN_FILE, fill, source_name
@@ -422,7 +425,7 @@ def test_a_plan_makes_what_is_not_there_and_only_that(
     for name in "abc":
         shutil.copy(checkpoints / "0.safetensors", tmp_path / f"{name}.safetensors")
 
-    def plan(fpr: float) -> Path:
+    def plan(flags: str) -> Path:
         return plan_file(
             tmp_path,
             f"""
@@ -434,40 +437,32 @@ def test_a_plan_makes_what_is_not_there_and_only_that(
             [[export]]
             source = "{tmp_path}/c.safetensors"
             lowering = "masked"
-            name = "faulty"
-            [[export]]
-            source = "{tmp_path}/c.safetensors"
-            dense = true
-            fpr = {fpr}
-            name = "c"
+            flags = {flags}
+            name = "{{source}}-{{lowering}}"
             """,
         )
 
-    code, told = run_plan(plan(0.05), "--jobs", "2")
+    code, told = run_plan(plan("true"), "--jobs", "2")
     assert code == 1
-    assert results(told) == {"a": (MADE, "1"), "b": (MADE, "1"), "faulty": (FAILED, None), "c": (MADE, "1")}
-    assert list(told) == ["a", "b", "faulty", "c"]  # in the plan's order
-    assert "holds no detector" in told["faulty"]["error"]
+    assert results(told) == {"a": (MADE, "1"), "b": (MADE, "1"), "c-masked": (FAILED, None)}
+    assert list(told) == ["a", "b", "c-masked"]  # as in the plan, whichever was done first
+    assert "holds no detector" in told["c-masked"]["error"]
     assert (told["a"]["lowering"], told["a"]["macs"]) == ("dense", 1.0)
     assert told["a"]["size"] == read_bundle(Path(told["a"]["version"])).model_file.stat().st_size
     shown = capsys.readouterr()
-    assert "plan.toml: 4 of 4" in shown.out
-    assert re.search(r"faulty +│ failed ", shown.out)
+    assert "plan.toml: 3 of 3" in shown.out
+    assert re.search(r"c-masked +│ failed ", shown.out)
     assert "- a: compiling the dense network" in shown.err
-    assert "[4/4]" in shown.err
+    assert "[3/3]" in shown.err
 
-    code, told = run_plan(plan(0.05), "--jobs", "1")
+    code, told = run_plan(plan("true"), "--jobs", "1")
     assert code == 1  # what failed is tried again, and fails again
-    assert results(told) == {
-        "a": (THERE, "1"),
-        "b": (THERE, "1"),
-        "faulty": (FAILED, None),
-        "c": (THERE, "1"),
-    }
+    assert results(told) == {"a": (THERE, "1"), "b": (THERE, "1"), "c-masked": (FAILED, None)}
 
     shutil.copy(checkpoints / "1.safetensors", tmp_path / "b.safetensors")
-    code, told = run_plan(plan(0.1), "--jobs", "1")
-    assert results(told) == {"a": (THERE, "1"), "b": (MADE, "2"), "faulty": (FAILED, None), "c": (MADE, "2")}
+    code, told = run_plan(plan("false"), "--jobs", "1")
+    assert code == 0
+    assert results(told) == {"a": (THERE, "1"), "b": (MADE, "2"), "c-masked": (MADE, "1")}
 
 
 class Killer:
@@ -495,6 +490,20 @@ def test_a_process_that_is_killed_fails_its_entry_alone(options: ExportOptions) 
     assert (other.name, other.result) == ("other", MADE)
     assert versions(options.repository / "victim") == []
     assert active_children() == []
+
+
+def test_a_terminal_shows_who_is_at_what_and_keeps_errors() -> None:
+    screen = StringIO()
+    with watching(2, Console(file=screen, force_terminal=True, width=100)) as watcher:
+        watcher.began("[a]")
+        watcher.said("[a]", "compiling [bold]masked")
+        watcher.ended(Outcome(name="[a]", source="x", result=FAILED, seconds=1.0, error="[b] is too large"))
+        watcher.began("c")
+        watcher.ended(Outcome(name="c", source="x", result=MADE, seconds=1.0, version="models/c/1"))
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
+    assert "[a]: failed: [b] is too large" in shown
+    assert "2/2" in shown
+    assert "models/c/1" not in shown  # the table will say that
 
 
 # Kills and interrupts of the whole
