@@ -31,6 +31,13 @@ def dimension(value: ir.Value, axis: int) -> int:
     return size
 
 
+def fix_batch(graph: ir.Graph) -> None:
+    """Set the free batch dimension to one everywhere."""
+    for value in (*graph.inputs, *(output for node in graph for output in node.outputs)):
+        if value.shape is not None:
+            value.shape = ir.Shape([dim if isinstance(dim, int) else 1 for dim in value.shape])
+
+
 def supersede(old: ir.Value, new: ir.Value) -> None:
     """Let everything that reads ``old`` read ``new``, which takes over its shape, and an output's name."""
     new.shape, new.type = old.shape, old.type

@@ -69,6 +69,25 @@ def joined(build: Builder, indices: list[Index]) -> Index:
     return build.op("Concat", *values, axis=0)
 
 
+def covers(mask: Index, index: Index) -> bool:
+    """Whether no channel of ``index`` is closed by the mask with the ones ``mask``."""
+    if isinstance(mask, np.ndarray) and isinstance(index, np.ndarray):
+        return set(index.tolist()) <= {*mask.tolist(), NOTHING}
+    return mask is index
+
+
+def silenced(build: Builder, compact: Compact, mask: ir.Value) -> ir.Value:
+    """A value behind its mask ``[N, C, 1, 1]``: zero also where it holds a channel although nothing is open there."""
+    if compact.clean:
+        return compact.value
+    if not isinstance(compact.index, np.ndarray):
+        return build.op("Mul", compact.value, build.op("Gather", mask, compact.index, axis=1))
+    if NOTHING not in compact.index:
+        return compact.value
+    ones = (compact.index != NOTHING).astype(np.float32)
+    return build.op("Mul", compact.value, build.constant(ones[:, None, None], "open"))
+
+
 def whole(build: Builder, compact: Compact, channels: int, shape: tuple[int, ...], name: str) -> ir.Value:
     """A compact value with all its channels, ``[N, channels, ...]``; ``shape`` is what follows the channels."""
     if isinstance(compact.index, np.ndarray):

@@ -18,6 +18,7 @@ A convolution with no filter at all is not allowed in ONNX Runtime. Where nothin
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -33,10 +34,12 @@ from penstock.export.lowerings.compact import (
     NOTHING,
     Compact,
     Index,
+    covers,
     given,
     joined,
     scattered,
     shifted,
+    silenced,
     take,
     whole,
 )
@@ -67,6 +70,8 @@ class Widths:
 
 
 COMPACT = Widths()
+# What stands in front of a network's own names; of a cascade's member, the layout names keep which one it is.
+WRAPPING = re.compile(r"^network\.((?:first\.|second\.)?)body\.")
 
 
 @dataclass(eq=False)
@@ -189,8 +194,10 @@ class Compaction:
         assert mask is not None
         index, output = self.masks[mask], node.outputs[0]
         entering = None if value is None else self._compact.get(value)
-        if entering is not None and _covers(index, entering.index):  # the mask's zeros are left out already
-            self._compact[output] = Compact(entering.value, entering.index)
+        if entering is not None and covers(index, entering.index):  # the mask's zeros are left out already
+            build = Builder(self.graph, f"{node.name or node.op_type}.clean")
+            self._compact[output] = Compact(silenced(build, entering, mask), entering.index)
+            build.insert_before(node)
         elif entering is not None:
             self._read(node)
         elif output.shape is not None and len(output.shape) == 4 and not isinstance(index, np.ndarray):
@@ -204,8 +211,10 @@ class Compaction:
         build = Builder(self.graph, node.name or node.op_type)
         first, output = node.inputs[0], node.outputs[0]
         entering = self._compact.get(first) if first is not None else None
-        if entering is not None and (is_channelwise(node) or is_flattening(node)):
+        if entering is not None and self._passes(node, entering.index):
             self._pass_on(build, node, entering)
+        elif node.op_type == "Mul" and self._same_channels(node):
+            self._multiplied(build, node)
         elif node.op_type == "Concat" and node.attributes["axis"].as_int() == 1 and self._all_clean(node):
             self._compact[output] = self._joined(build, node)
             build.insert_before(node)
@@ -222,6 +231,38 @@ class Compaction:
 
     def _all_clean(self, node: ir.Node) -> bool:
         return all(value not in self._compact or self._compact[value].clean for value in node.inputs)
+
+    def _passes(self, node: ir.Node, index: Index) -> bool:
+        """Whether an operator can work on the channels of ``index`` alone."""
+        if keeps_zeros(node) or is_flattening(node):
+            return True
+        return is_channelwise(node) and self._is_cleaned(node.outputs[0], index)
+
+    def _is_cleaned(self, value: ir.Value, index: Index) -> bool:
+        """Whether what reads a value sets its left-out channels to zero before it mixes channels."""
+        return not value.is_graph_output() and all(self._cleans(node, index) for node, _ in value.uses())
+
+    def _cleans(self, node: ir.Node, index: Index) -> bool:
+        if node.op_type == "Mul":
+            factors = [self._compact.get(value) for value in node.inputs if value is not None]
+            zero = any(factor is not None and factor.clean and factor.index is index for factor in factors)
+            if zero or any(value in self.masks for value in node.inputs):
+                return True
+        return (node.op_type == "Mul" or is_channelwise(node)) and self._is_cleaned(node.outputs[0], index)
+
+    def _same_channels(self, node: ir.Node) -> bool:
+        """Whether both factors hold the same channels, as in ``x sigmoid(x)``."""
+        factors = [self._compact.get(value) for value in node.inputs if value is not None]
+        first, second = factors
+        return first is not None and second is not None and first.index is second.index
+
+    def _multiplied(self, build: Builder, node: ir.Node) -> None:
+        """A product of two values that hold the same channels: zero where either is."""
+        factors = [self._compact[value] for value in node.inputs if value is not None]
+        product = build.op("Mul", *(factor.value for factor in factors))
+        build.insert_before(node)
+        clean = any(factor.clean for factor in factors)
+        self._compact[node.outputs[0]] = Compact(product, factors[0].index, clean)
 
     def _pass_on(self, build: Builder, node: ir.Node, entering: Compact) -> None:
         if is_flattening(node) and node.op_type != "ReduceMean":
@@ -247,7 +288,11 @@ class Compaction:
             else:
                 self.narrow.add(name)
             build.replace(node, (output,))
-        elif depthwise and isinstance(entering.index, np.ndarray):
+        elif (
+            depthwise
+            and isinstance(entering.index, np.ndarray)
+            and (len(node.inputs) < 3 or self._is_cleaned(node.outputs[0], entering.index))
+        ):
             rows = given(build, take(build, weight, entering.index, 0, "weight"), "weight")
             bias = [
                 given(build, take(build, constant_array(value), entering.index, 0, "bias"), "bias")
@@ -255,7 +300,7 @@ class Compaction:
             ]
             attributes = {**_attributes(node), "group": len(entering.index)}
             output = build.op("Conv", entering.value, rows, *bias, **attributes)
-            self.shares[name] = _share(rows, weight.shape)
+            self.shares[name.removesuffix(".conv")] = _share(rows, weight.shape)  # of a `FollowingConv2d`
             build.insert_before(node)
             # Its bias alone would be at the closed channels.
             self._compact[node.outputs[0]] = Compact(output, entering.index, clean=not bias)
@@ -341,8 +386,7 @@ def _open_indices(build: Builder, code: ir.Value) -> ir.Value:
 
 def _layer(weight: ir.Value) -> str:
     """The layer that a captured convolution's weight belongs to, as a layout names it."""
-    parts = origin(weight).removesuffix(".weight").split(".")
-    return ".".join(part for part in parts if part not in ("network", "body"))
+    return WRAPPING.sub(r"\1", origin(weight)).removesuffix(".weight")
 
 
 def _needs_all(value: ir.Value) -> bool:
@@ -360,13 +404,6 @@ def _needs_all(value: ir.Value) -> bool:
 
 def _attributes(node: ir.Node) -> dict[str, object]:
     return {name: attribute.value for name, attribute in node.attributes.items()}
-
-
-def _covers(mask: Index, index: Index) -> bool:
-    """Whether no channel of ``index`` is closed by the mask."""
-    if isinstance(mask, np.ndarray) and isinstance(index, np.ndarray):
-        return set(index.tolist()) <= {*mask.tolist(), NOTHING}
-    return False
 
 
 def _share(weight: ir.Value, dense: tuple[int, ...]) -> float:

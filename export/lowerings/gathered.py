@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from penstock.errors import UnsupportedError
+from penstock.export.building import fix_batch
 from penstock.export.capture.operators import DOMAIN, GATED_CONV
 from penstock.export.lowerings.compaction import Compaction
 from penstock.export.lowerings.executed import Executed, OpenOnly
@@ -37,14 +38,7 @@ class Gathered:
             raise UnsupportedError(
                 "the network has prototypes or is a cascade, whose paths are known beforehand: take the lowering routed"
             )
-        _fix_batch(model.graph)
+        fix_batch(model.graph)
         compaction = Compaction(model.graph, masked=self.whole)
         compaction.run()
         return OpenOnly(frozenset(compaction.narrow), self.whole)
-
-
-def _fix_batch(graph: ir.Graph) -> None:
-    """Set the free batch dimension to one everywhere."""
-    for value in (*graph.inputs, *(output for node in graph for output in node.outputs)):
-        if value.shape is not None:
-            value.shape = ir.Shape([dim if isinstance(dim, int) else 1 for dim in value.shape])

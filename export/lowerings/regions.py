@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -33,15 +33,16 @@ def stage_region(graph: ir.Graph, convs: Collection[ir.Node]) -> Region:
         convs: the stage's convolutions.
     """
     behind = _reached(graph, [conv.outputs[0] for conv in convs])
-    before = _feeding([value for conv in convs for value in reads(conv)], through_decisions=True)
+    before = _needed([value for conv in convs for value in reads(conv)])
     # Also the stages beside this one: what joins their results with this one's is theirs.
-    barriers = [
-        node for node in graph if node.domain == DOMAIN and node not in convs and node not in before
-    ]
-    later = _reached(graph, [output for node in barriers for output in node.outputs]) | set(barriers)
+    barriers = [node for node in graph if node.domain == DOMAIN and node not in convs and node not in before]
+    decisions = {value for node in barriers for value in _decisions(node) if value.producer() not in before}
+    deciding = {node for value in decisions if (node := value.producer()) is not None}
+    begin = [output for node in (*barriers, *deciding) for output in node.outputs]
+    later = _reached(graph, begin) | {*barriers, *deciding}
     # What only decides on later paths, or only says what was decided, need not be there for every prototype.
     ends = [value for node in graph if node.domain == DOMAIN for value in _data(node)]
-    feeding = _feeding([*ends, graph.outputs[0]])
+    feeding = _feeding([*ends, graph.outputs[0]], until=decisions)
     inside = [
         node for node in graph if node in convs or (node in behind and node in feeding and node not in later)
     ]
@@ -166,15 +167,28 @@ def _reached(graph: ir.Graph, values: Iterable[ir.Value]) -> set[ir.Node]:
     return nodes
 
 
-def _feeding(values: Iterable[ir.Value], *, through_decisions: bool = False) -> set[ir.Node]:
-    """Nodes that one of the values depends on; of our own operators by default through the data only."""
-    waiting = list(values)
+def _feeding(values: Iterable[ir.Value], until: Collection[ir.Value] = ()) -> set[ir.Node]:
+    """Nodes that one of the values is made of; of our own operators, through the data only, not through decisions."""
+    return _behind(values, lambda node: _data(node) if node.domain == DOMAIN else reads(node), until)
+
+
+def _needed(values: Iterable[ir.Value]) -> set[ir.Node]:
+    """Nodes that one of the values depends on in any way."""
+    return _behind(values, reads, ())
+
+
+def _behind(
+    values: Iterable[ir.Value],
+    entering: Callable[[ir.Node], Iterable[ir.Value]],
+    until: Collection[ir.Value],
+) -> set[ir.Node]:
+    waiting = [value for value in values if value not in until]
     nodes: set[ir.Node] = set()
     while waiting:
         node = waiting.pop().producer()
         if node is not None and node not in nodes:
             nodes.add(node)
-            waiting += _data(node) if node.domain == DOMAIN and not through_decisions else reads(node)
+            waiting += [value for value in entering(node) if value not in until]
     return nodes
 
 
@@ -182,3 +196,9 @@ def _data(node: ir.Node) -> list[ir.Value]:
     """Of an operator of our own, the inputs that its result is made of."""
     inputs = node.inputs[:2] if node.op_type == RESOLVE else node.inputs[:1]
     return [value for value in inputs if value is not None]
+
+
+def _decisions(node: ir.Node) -> list[ir.Value]:
+    """Of an operator of our own, the inputs that say which result it takes."""
+    inputs = {value for value in node.inputs if value is not None and value.producer() is not None}
+    return list(inputs - set(_data(node)))

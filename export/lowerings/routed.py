@@ -20,7 +20,7 @@ import numpy as np
 import onnx_ir as ir
 
 from penstock.errors import UnsupportedError
-from penstock.export.building import Builder, supersede
+from penstock.export.building import Builder, fix_batch, supersede
 from penstock.export.lowerings.branches import choose_one, group_rows
 from penstock.export.lowerings.cascades import lower_cascades
 from penstock.export.lowerings.channelwise import MASK_FORMS
@@ -54,6 +54,8 @@ class Routed:
             UnsupportedError: gates decide on the paths.
         """
         graph = model.graph
+        if self.single:
+            fix_batch(graph)
         if any(read_gated_conv(node) for node in graph):
             raise UnsupportedError(
                 "the network has gates and no prototypes to route to: take the lowering gathered or masked, or "
@@ -101,7 +103,8 @@ class Routed:
 
 def _executed(convs: Sequence[RoutedConvNode], shares: Sequence[Mapping[str, float]]) -> Stage:
     bits = np.concatenate([conv.bits for conv in convs], axis=1)
-    each = {name: np.array([share[name] for share in shares]) for name in shares[0]}
+    names = dict.fromkeys(name for share in shares for name in share)
+    each = {name: np.array([share.get(name, 1.0) for share in shares]) for name in names}
     return Stage(tuple(conv.layer for conv in convs), bits, each)
 
 

@@ -69,21 +69,26 @@ def _verify_gates(
 def _verify_choices(
     captured: ir.Model, served: ServedModel, lowering: Lowering, images: npt.NDArray[np.uint8]
 ) -> None:
-    """Every choice of routers and cascades at once, so that one graph, whose choice is an input, serves all."""
+    """Every choice of routers and cascades at once, so that one graph, whose choice is an input, serves all.
+
+    Of a cascade, choice 0 is the first member alone; from then on both members run, with every prototype in turn.
+    """
     routers = [module for module in served.modules() if isinstance(module, StageRouter)]
     cascades = [module for module in served.modules() if isinstance(module, Cascade)]
     model = captured.clone()
     _take_choice(model.graph)
     graph = _lowered(model, lowering)
-    for choice in range(max(*(router.count for router in routers), 2 if cascades else 1)):
+    for choice in range(max((router.count for router in routers), default=1) + len(cascades)):
         forced = copy.deepcopy(served)
         forced.head = None  # routers' opinions are not forced in the graph, and its scores follow from them
+        prototype = max(choice - len(cascades), 0)
         for module in forced.modules():
-            _force_choice(module, choice)
+            _force_choice(module, prototype, unsure=choice > 0)
         got = graph.run(images, more={CHOICE: np.array(choice)})
         got[SCORE][:] = 0
         got[FLAG][:] = False
-        _compare(forced, images, got, f"with choice {choice} of every router and cascade")
+        members = f", {'both members' if choice else 'the first member alone'}" if cascades else ""
+        _compare(forced, images, got, f"with prototype {prototype} in every stage{members}")
 
 
 def _lowered(model: ir.Model, lowering: Lowering) -> Graph:
@@ -99,45 +104,48 @@ def _compare(forced: ServedModel, images: npt.NDArray[np.uint8], got: Outputs, h
         raise VerificationError(f"{how}: {error}") from error
 
 
-def _force_choice(module: nn.Module, choice: int) -> None:
+def _force_choice(module: nn.Module, prototype: int, *, unsure: bool) -> None:
     """Let a router or a cascade in PyTorch choose the same for every image."""
     if isinstance(module, StageRouter) and module.count > 1:
         nn.init.zeros_(module.expand.weight)
         nn.init.zeros_(module.expand.bias)
         with torch.no_grad():
-            module.expand.bias[min(choice, module.count - 1)] = 1
+            module.expand.bias[min(prototype, module.count - 1)] = 1
     elif isinstance(module, Cascade):
-        module.threshold.fill_(2.0 if choice else -1.0)  # above and below every confidence
+        module.threshold.fill_(2.0 if unsure else -1.0)  # above and below every confidence
 
 
 def _take_choice(graph: ir.Graph) -> None:
     """Let all choices follow from an input of the graph, int64."""
     choice = ir.Value(name=CHOICE, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([]))
     graph.inputs.append(choice)
-    for value, options in _choices(graph):
+    for value, options, start in _choices(graph):
         producer = value.producer()
         assert producer is not None
+        users = list(value.uses())
         build = Builder(graph, f"forced.{value.name}")
-        made = build.op("Min", choice, build.constant(np.array(options - 1), "last"))
+        made = build.op("Sub", choice, build.constant(np.array(start), "start"))
+        made = build.op("Max", made, build.constant(np.array(0), "first"))
+        made = build.op("Min", made, build.constant(np.array(options - 1), "last"))
         number = build.op("Cast", value, to=ir.DataType.INT64)
         spread = build.op("Add", build.op("Mul", number, build.constant(np.array(0), "zero")), made)
         forced = build.op("Cast", spread, to=ir.DataType.INT64 if value.dtype is None else value.dtype)
-        users = list(value.uses())
         graph.insert_after(producer, list(build.tape.nodes))
         for user, position in users:
             user.replace_input_with(position, forced)
 
 
-def _choices(graph: ir.Graph) -> list[tuple[ir.Value, int]]:
-    """What decides on paths, and among how many."""
-    found: dict[ir.Value, int] = {}
+def _choices(graph: ir.Graph) -> list[tuple[ir.Value, int, int]]:
+    """What decides on paths, among how many, and from which choice on."""
+    found: dict[ir.Value, tuple[int, int]] = {}
+    cascades = sum(node.op_type == ESCALATE for node in graph)
     for node in graph:
         routed = read_routed_conv(node)
         if routed is not None:
-            found[routed.chosen] = routed.prototypes
+            found[routed.chosen] = (routed.prototypes, cascades)
         elif node.op_type == ESCALATE and node.inputs[1] is not None:
-            found[node.inputs[1]] = 2
-    return list(found.items())
+            found[node.inputs[1]] = (2, 0)
+    return [(value, *how) for value, how in found.items()]
 
 
 def _force_gate(graph: ir.Graph, node: ir.Node, logit: float) -> None:
