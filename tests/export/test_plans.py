@@ -531,10 +531,14 @@ def small_plan(checkpoints: Path, tmp_path: Path) -> Path:
 
 @contextmanager
 def started(plan: Path, jobs: int) -> Iterator[subprocess.Popen[str]]:
-    """The command in a process group of its own."""
-    command = [sys.executable, "-m", "penstock.cli", "export", "--plan", str(plan), "--jobs", str(jobs)]
+    """The command in a process group of its own; what it leaves in the folder for temporary files goes with ours."""
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-m", "penstock.cli", "export", "--plan", str(plan), "--jobs", str(jobs)],
+        env=os.environ | {"TMPDIR": str(plan.parent)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     with process:
         try:
