@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,11 +68,12 @@ def open_graph(file: Path | bytes, *, single: bool, threads: int = 0) -> Graph:
     Args:
         file: path or serialised model.
         single: whether it takes exactly one image at a time.
-        threads: of one run; 0: as many as there are cores.
+        threads: of one run; 0: what ``OMP_NUM_THREADS`` says, or as many as there are cores.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors only
-    options.intra_op_num_threads = threads
+    # ONNX Runtime's own threads do not heed the variable, by which several processes share a machine.
+    options.intra_op_num_threads = threads or int(os.environ.get("OMP_NUM_THREADS", "0"))
     model = file if isinstance(file, bytes) else str(file)
     return Graph(ort.InferenceSession(model, options, providers=["CPUExecutionProvider"]), single)
 
