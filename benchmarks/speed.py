@@ -37,7 +37,6 @@ from penstock.files import write_atomic
 
 SUBJECTS = Path(__file__).with_name("speed.toml")
 FILE = "speed.json"
-DENSE = "dense"
 ORT = "onnxruntime"
 SECONDS_EACH = 1.5  # of measuring, for each form
 
@@ -82,10 +81,9 @@ def main() -> int:
     file = parsed.out / FILE
     rows = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.is_file() else []
     for network in tomllib.loads(SUBJECTS.read_text(encoding="utf-8"))["network"]:
-        name = network["name"]
-        if not any(fnmatch.fnmatch(name, pattern) for pattern in parsed.only or ["*"]):
+        if not any(fnmatch.fnmatch(network["name"], pattern) for pattern in parsed.only or ["*"]):
             continue
-        rows = [row for row in rows if row["network"] != name]
+        rows = [row for row in rows if row["network"] != network["name"]]
         for batch in parsed.batch or [1, 8]:
             rows += timed(network, batch, parsed.threads or [1, 2])
         write_atomic(file, json.dumps({"rows": rows}, indent=2) + "\n")
@@ -98,20 +96,20 @@ def timed(network: dict[str, Any], batch: int, threads: list[int]) -> list[dict[
     with tempfile.TemporaryDirectory() as folder:
         made = [exported(form, Path(folder), str(place), batch) for place, form in enumerate(forms(network))]
         images = synthetic_images(8 * batch, made[0].bundle.manifest.input_shape)
+        runs = [(each, engine) for each in made for engine in each.form.engines]
         for count in threads:
-            graphs = {
-                (each.form.label, each.form.precision, engine): loaded(each.bundle, engine, count)
-                for each in made
-                for engine in each.form.engines
-            }
-            named = {json.dumps(key): graph for key, graph in graphs.items()}
-            times = measure(named, images, batch=batch, seconds=SECONDS_EACH * len(named))
-            for each, engine in [(each, engine) for each in made for engine in each.form.engines]:
-                key = (each.form.label, each.form.precision, engine)
-                dense = times[json.dumps((DENSE, each.form.precision, engine))]
-                rows.append(row(network, each, engine, batch, count, times[json.dumps(key)], dense))
+            graphs = {name(each, engine): loaded(each.bundle, engine, count) for each, engine in runs}
+            times = measure(graphs, images, batch=batch, seconds=SECONDS_EACH * len(graphs))
+            for each, engine in runs:
+                dense = times[name(made[0], engine, each.form.precision)]
+                rows.append(row(network, each, engine, batch, count, times[name(each, engine)], dense))
                 print(json.dumps(rows[-1]), file=sys.stderr)
     return rows
+
+
+def name(made: Made, engine: str, precision: str | None = None) -> str:
+    """What a run is called among all of its network; with another precision, that of the same form at it."""
+    return f"{made.form.label} / {precision or made.form.precision} / {engine}"
 
 
 def row(
@@ -147,16 +145,17 @@ def forms(network: dict[str, Any]) -> Iterator[Form]:
             yield Form(form["label"], precision, tuple(shlex.split(form["export"])), engines)
 
 
-def exported(form: Form, repository: Path, name: str, batch: int) -> Made:
+def exported(form: Form, repository: Path, model: str, batch: int) -> Made:
     """Export in a process of its own."""
-    command = [sys.executable, "-m", "penstock.cli", "export", *form.export, "--precision", form.precision]
-    command += ["--repository", str(repository), "--name", name, "--max-batch", str(batch)]
+    command = [sys.executable, "-m", "penstock.cli", "export", *form.export]
+    command += [] if form.precision == "fp32" else ["--precision", form.precision]
+    command += ["--repository", str(repository), "--name", model, "--max-batch", str(batch)]
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"export failed: {shlex.join(command)}")
-    bundle = read_bundle(repository / name / "1")
+    bundle = read_bundle(repository / model / "1")
     return Made(form, bundle, time.perf_counter() - start, usage.ru_maxrss / 1024)
 
 

@@ -14,7 +14,10 @@ from penstock.errors import UnsupportedError
 
 Feed = Mapping[str, npt.NDArray[Any]]
 PROVIDERS = ("cpu", "cuda", "openvino")
-OPENVINO = {"openvino": "f32", "openvino-bf16": "bf16"}  # what it computes in; bf16 is its own choice where it can
+OPENVINO = {
+    "openvino": "f32",
+    "openvino-bf16": "bf16",
+}  # what it computes in; bf16 is its own choice where it can
 
 
 class Runnable(Protocol):
