@@ -41,7 +41,8 @@ def stage_region(graph: ir.Graph, convs: Collection[ir.Node]) -> Region:
     begin = [output for node in (*barriers, *deciding) for output in node.outputs]
     later = _reached(graph, begin) | {*barriers, *deciding}
     # What only decides on later paths, or only says what was decided, need not be there for every prototype.
-    ends = [value for node in graph if node.domain == DOMAIN for value in _data(node)]
+    mine = [node for node in graph if node.domain == DOMAIN and node.op_type != RESOLVE]
+    ends = [value for node in mine for value in _data(node)]
     feeding = _feeding([*ends, graph.outputs[0]], until=decisions)
     inside = [
         node for node in graph if node in convs or (node in behind and node in feeding and node not in later)

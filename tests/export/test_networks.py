@@ -139,6 +139,7 @@ def test_every_activation_and_a_follower_of_several_gates_are_compiled_or_refuse
         lowering.lower(lowered)
         graph = open_graph(to_bytes(tidy(lowered)), single=lowering.single, threads=1)
         assert verify(reference(served, images), graph.run(images), gated.layout).images_flipped == 0
+        verify_extremes(model, served, lowering, images[:2])
 
 
 def refused(network: nn.Module, message: str) -> None:
