@@ -58,8 +58,8 @@ class Routed:
             fix_batch(graph)
         if any(read_gated_conv(node) for node in graph):
             raise UnsupportedError(
-                "the network has gates and no prototypes to route to: take the lowering gathered or masked, or "
-                "consolidate it first"
+                "the network has gates, which no prototypes stand for: take the lowering gathered, or masked for a "
+                "cascade, or consolidate it first"
             )
         masks = _masks(graph)
         stages = _stages(graph)

@@ -356,7 +356,7 @@ def test_a_checkpoint_without_detector_needs_no_flags_said(tiny: Checkpoint, tmp
         ({"fpr": 0.0}, "fpr is 0.0"),
         ({"fpr": 1.0}, "fpr is 1.0"),
         ({"max_batch": 0}, "max_batch is 0"),
-        ({"threads": 0}, "threads 0"),
+        ({"threads": 0}, "threads is 0; at least 1"),
     ],
 )
 def test_options_that_cannot_be_right_are_refused(

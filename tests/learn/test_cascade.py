@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -147,11 +148,12 @@ def test_members_that_do_not_belong_together_are_refused(run: Path, tiny_run: Pa
     assert not (tmp_path / "run").exists()
 
 
-def test_only_gates_can_be_exported(run: Path, tmp_path: Path) -> None:
-    options = ExportOptions(source=str(run), repository=tmp_path / "models", name="m")
-    with pytest.raises(UnsupportedError, match="only gates can be compiled so far"):
-        export(options)
-    assert not (tmp_path / "models").exists()
+def test_a_cascade_can_be_exported(run: Path, tmp_path: Path) -> None:
+    options = ExportOptions(source=str(run), repository=tmp_path, name="m", lowering="masked", flags=False)
+    manifest = export(options).manifest
+    assert (manifest.lowering, manifest.single) == ("masked", False)
+    with pytest.raises(UnsupportedError, match=r"the network has gates.*masked for a cascade"):
+        export(replace(options, lowering="routed"))
 
 
 def test_the_command_line_cascades(

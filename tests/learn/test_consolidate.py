@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -278,11 +279,12 @@ def test_groups_by_difficulty_cost_the_more_the_harder(tiny_run: Path, few: Few,
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_only_gates_can_be_exported(count: int, consolidations: dict[int, Path], tmp_path: Path) -> None:
-    options = ExportOptions(source=str(consolidations[count]), repository=tmp_path / "models", name="m")
-    with pytest.raises(UnsupportedError, match="only gates can be compiled so far: export the decoupled"):
-        export(options)
-    assert not (tmp_path / "models").exists()
+def test_prototypes_can_be_exported(count: int, consolidations: dict[int, Path], tmp_path: Path) -> None:
+    source = str(consolidations[count])
+    options = ExportOptions(source=source, repository=tmp_path, name="m", lowering="routed", flags=False)
+    assert export(options).manifest.lowering == "routed"
+    with pytest.raises(UnsupportedError, match=r"has prototypes or is a cascade.*take the lowering routed"):
+        export(replace(options, lowering="gathered"))
 
 
 def test_the_report_shows_the_prototypes_of_a_run(consolidations: dict[int, Path], tmp_path: Path) -> None:
@@ -332,7 +334,7 @@ def test_a_source_without_a_budget_needs_one(few: Few, tiny_run: Path, tmp_path:
     bare.save(tmp_path / "bare")
     with pytest.raises(ConfigurationError, match="was trained without a budget: give one"):
         consolidate(str(tmp_path / "bare"), few(), tmp_path / "run", progress=False)
-    Checkpoint(**(values | {"config": {}})).save(tmp_path / "barer")
+    Checkpoint(**(values | {"config": {"budget": 0.5}})).save(tmp_path / "barer")
     with pytest.raises(ConfigurationError, match="does not say which data set it was trained on"):
         consolidate(str(tmp_path / "barer"), few(), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
