@@ -1,0 +1,52 @@
+"""Sub-architectures of classes, compiled: as small as their paths, and equal to the masked network."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from penstock.data import load
+from penstock.export.compiling import capture_paths, compile_paths
+from penstock.export.lowerings.masked import Masked
+from penstock.export.lowerings.routed import Routed
+from penstock.export.runtime import open_graph
+from penstock.export.sample import Sample
+from penstock.nn.checkpoint import Checkpoint
+from penstock.nn.class_masks import Use, attach_class_masks
+from penstock.nn.class_network import class_checkpoint
+from penstock.nn.sub_architectures import SubArchitectures
+
+
+@pytest.fixture(scope="module")
+def found(tiny: Checkpoint) -> SubArchitectures:
+    """The dense network of the tiny run with random masks."""
+    masked = attach_class_masks(tiny.dense, torch.zeros(1, *tiny.input_shape), 10)
+    return SubArchitectures(
+        backbone=tiny.backbone,
+        class_names=tiny.class_names,
+        input_shape=tiny.input_shape,
+        dense=tiny.dense,
+        layout=masked.layout,
+        scores=torch.randn(10, masked.layout.bits, generator=torch.Generator().manual_seed(0)),
+        config={"data": "digits"},
+    )
+
+
+def test_a_class_is_compiled_to_a_small_static_network(found: SubArchitectures) -> None:
+    images = load("digits").test.images[:100]
+    captured = capture_paths(class_checkpoint(found, "7"), Sample(images, real=True), fpr=None)
+    small, whole = (compile_paths(captured, lowering) for lowering in (Routed(), Masked()))
+    assert small.parity.images_flipped == 0
+    assert small.executed_macs == pytest.approx(found.paths.active_macs[7], abs=1e-6)
+    assert len(small.content) < len(whole.content)
+    assert not {"If", "Softmax"} & {
+        node.op_type for node in onnx.load_model_from_string(small.content).graph.node
+    }
+    got = open_graph(small.content, single=False, threads=1).run(images)
+    with torch.no_grad():
+        floats = torch.from_numpy(images).float() / 255
+        wanted = found.network()(floats, torch.full((100,), 7), Use.HARD)
+    np.testing.assert_allclose(got["logits"], wanted, atol=1e-4, rtol=0)
+    assert (got["path"] == found.paths.bits[7]).all()
