@@ -48,6 +48,8 @@ class Batches(IterableDataset[Batch]):
         seed: of the order.
         padding: largest random shift in pixels.
         flip: mirror half of the images.
+        cutout: side in pixels of a black square at a random place, DeVries and Taylor, 2017
+            (https://arxiv.org/abs/1708.04552); its centre lies in the image, so some of it may not.
         views: number of different augmentations of each image.
     """
 
@@ -60,6 +62,7 @@ class Batches(IterableDataset[Batch]):
         seed: int = 0,
         padding: int = 0,
         flip: bool = False,
+        cutout: int = 0,
         views: int = 16,
     ) -> None:
         self.images = torch.from_numpy(images.images)
@@ -70,9 +73,10 @@ class Batches(IterableDataset[Batch]):
         self.seed = seed
         self.padding = padding
         self.flip = flip
+        self.cutout = cutout
         self.views = views
         self.epoch = 0
-        self._drawn: tuple[int, Tensor, Tensor] | None = None
+        self._drawn: tuple[int, Tensor, Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
         count = len(self.labels)
@@ -108,18 +112,20 @@ class Batches(IterableDataset[Batch]):
         """
         images = self.images[index]
         if view is not None:
-            shifts, mirrored = self._variation(view)
+            shifts, mirrored, centres = self._variation(view)
             images = vary(images, shifts[:, index], mirrored[index], self.padding)
+            if self.cutout:
+                images = cut_out(images, centres[:, index], self.cutout)
         return images.float().div_(255)
 
-    def _variation(self, view: int) -> tuple[Tensor, Tensor]:
-        """Shifts ``[2, images]`` and whether to mirror ``[images]``."""
+    def _variation(self, view: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Shifts ``[2, images]``, whether to mirror ``[images]``, and centres of squares, shares ``[2, images]``."""
         if self._drawn is None or self._drawn[0] != view:
             generator = torch.Generator().manual_seed(VIEW_SEED + view)
             count = len(self.labels)
             shifts = torch.randint(0, 2 * self.padding + 1, (2, count), generator=generator)
             mirrored = torch.rand(count, generator=generator) < (0.5 if self.flip else 0.0)
-            self._drawn = view, shifts, mirrored
+            self._drawn = view, shifts, mirrored, torch.rand(2, count, generator=generator)
         return self._drawn[1:]
 
 
@@ -140,6 +146,20 @@ def vary(images: Tensor, shifts: Tensor, mirrored: Tensor, padding: int) -> Tens
     which = torch.arange(count)[:, None, None]
     # Index arrays [N, H, 1] and [N, 1, W] with a slice between them put the channels last: [N, H, W, C].
     return padded[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def cut_out(images: Tensor, centres: Tensor, side: int) -> Tensor:
+    """Blacken a square of each image, as far as it lies in it.
+
+    Args:
+        images: uint8 ``[N, C, H, W]``.
+        centres: float ``[2, N]``, rows and columns as shares of height and width, 0 to 1.
+        side: of the square, in pixels.
+    """
+    first = [(centres[axis] * images.shape[2 + axis]).long() - side // 2 for axis in (0, 1)]
+    places = [torch.arange(images.shape[2 + axis]) - first[axis][:, None] for axis in (0, 1)]
+    rows, columns = ((0 <= place) & (place < side) for place in places)
+    return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0)
 
 
 def _rank() -> tuple[int, int]:

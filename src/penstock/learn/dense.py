@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch import nn
 
 from penstock.data import load
+from penstock.errors import ConfigurationError
 from penstock.files import write_atomic
 from penstock.learn import runs
 from penstock.learn.batches import Batches
@@ -45,6 +46,7 @@ class DenseConfig:
         distillation: weight of the teacher's softened answers.
         temperature: of the distillation.
         views: number of different augmentations of each image.
+        cutout: side in pixels of a black square in each training image; 0: none.
         seed: of everything random.
         precision: Lightning's name, one of `penstock.learn.config.PRECISIONS`.
     """
@@ -59,12 +61,15 @@ class DenseConfig:
     distillation: float = 1.0
     temperature: float = 4.0
     views: int = 16
+    cutout: int = 0
     seed: int = 0
     precision: str = "32-true"
 
     def __post_init__(self) -> None:
         check_run(self)
         check_weights(self, "distillation")
+        if self.cutout < 0:
+            raise ConfigurationError(f"cutout is {self.cutout}; give a number of pixels, or 0 for none")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file."""
@@ -116,7 +121,12 @@ def train_dense(
         fresh_classifier=config.fresh_classifier,
     )
     batches = runs.training_batches(
-        splits, config.data, size=config.train.batch_size, seed=config.seed, views=config.views
+        splits,
+        config.data,
+        size=config.train.batch_size,
+        seed=config.seed,
+        views=config.views,
+        cutout=config.cutout,
     )
     taught = runs.distillation(
         config.teacher, None, batches, data=data, weight=config.distillation, temperature=config.temperature

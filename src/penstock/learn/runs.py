@@ -77,11 +77,22 @@ def trained_on(checkpoint: Checkpoint, source: str) -> str:
     return str(data)
 
 
-def training_batches(splits: Splits, data: str, *, size: int, seed: int, views: int) -> Batches:
+def training_batches(
+    splits: Splits, data: str, *, size: int, seed: int, views: int, cutout: int = 0
+) -> Batches:
     """The training images in the order of a seed, varied as suits the data set."""
     # Any other set holds natural images, as far as we know.
     padding, flip = AUGMENTATION.get(data, (splits.train.images.shape[-1] // 14, True))
-    return Batches(splits.train, size, training=True, seed=seed, padding=padding, flip=flip, views=views)
+    return Batches(
+        splits.train,
+        size,
+        training=True,
+        seed=seed,
+        padding=padding,
+        flip=flip,
+        cutout=cutout,
+        views=views,
+    )
 
 
 def distillation(

@@ -109,6 +109,8 @@ def _keep(file: Path, answers: Tensor) -> None:
 def _fingerprint(network: nn.Module, batches: Batches) -> str:
     """A name that differs wherever the answers would."""
     augmentation = f"{batches.padding} {batches.flip} {VIEW_SEED}"
+    if batches.cutout:
+        augmentation += f" {batches.cutout}"
     digest = hashlib.sha256(f"{type(network).__name__} {augmentation} {batches.images.shape}".encode())
     for name, tensor in network.state_dict().items():
         digest.update(name.encode())
