@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from penstock.data import ImageSet
-from penstock.learn.batches import Batches, vary
+from penstock.learn.batches import Batches, cut_out, vary
 
 
 def numbered(count: int) -> ImageSet:
@@ -179,3 +179,23 @@ def test_devices_share_every_batch(count: int, size: int, devices: int, training
     for number, which in enumerate(whole):
         assert torch.equal(torch.cat([share[number] for share in shares]).sort()[0], which.sort()[0])
     assert all(len(share) == len(whole) for share in shares)  # a device without a step would be waited for
+
+
+@given(row=st.floats(0, 1), column=st.floats(0, 1), side=st.integers(1, 9))
+def test_a_square_is_cut_out_where_it_lies_in_the_image(row: float, column: float, side: int) -> None:
+    images = random_images(0, count=1)
+    cut = cut_out(images, torch.tensor([[row], [column]], dtype=torch.float64), side)
+    top, left = int(row * 5) - side // 2, int(column * 6) - side // 2
+    expected = images.clone()
+    expected[..., max(top, 0) : max(top + side, 0), max(left, 0) : max(left + side, 0)] = 0
+    assert torch.equal(cut, expected)
+
+
+def test_squares_are_those_of_the_view_and_leave_shifts_and_mirrors_as_they_were() -> None:
+    images = random_images(3)
+    plain = drawn(images, padding=2, flip=True).show(4, torch.arange(5))
+    cut = drawn(images, padding=2, flip=True, cutout=3).show(4, torch.arange(5))
+    again = drawn(images, padding=2, flip=True, cutout=3).show(4, torch.arange(5))
+    assert torch.equal(cut, again)
+    assert not torch.equal(cut, plain)
+    assert torch.equal(cut[cut > 0], plain[cut > 0])
