@@ -28,12 +28,13 @@ class ExportOptions:
     """What to export, and how.
 
     Attributes:
-        source: a run folder, a checkpoint file, or ``zoo:NAME``.
+        source: a run folder, a checkpoint file, or ``zoo:NAME``; with ``class_name``, a disentanglement's run folder.
         repository: model repository to write to.
         name: model name in it.
+        class_name: export the sub-architecture of this class, a small static network without flags.
         dense: export the network as it was before it got gates, under the same contract.
         lowering: ``masked``, ``gathered``, ``routed``, or ``auto``: whichever is faster here.
-        flags: compute anomaly scores and flags.
+        flags: compute anomaly scores and flags, where there are paths that depend on the input.
         fpr: promised false-positive rate.
         data: folder of the data set; by default what ``PENSTOCK_DATA`` says.
         max_batch: largest batch of one request; 1 lets ``routed`` make the faster form for one image.
@@ -45,6 +46,7 @@ class ExportOptions:
     source: str
     repository: Path
     name: str
+    class_name: str | None = None
     dense: bool = False
     lowering: str = AUTO
     flags: bool = True
@@ -61,6 +63,10 @@ class ExportOptions:
             raise InvalidArgumentError(
                 f"no lowering {self.lowering!r}; there are {AUTO}, {', '.join(LOWERINGS)}"
             )
+        if self.dense and self.class_name is not None:
+            raise InvalidArgumentError(
+                f"dense and class_name {self.class_name!r}: the dense network is that of all classes; take one of both"
+            )
         if not 0 < self.fpr < 1:
             raise InvalidArgumentError(f"fpr is {self.fpr}; a false-positive rate lies between 0 and 1")
         if self.provider not in PROVIDERS:
@@ -70,3 +76,8 @@ class ExportOptions:
                 raise InvalidArgumentError(f"{name} is {getattr(self, name)}; at least 1")
         if self.batch > self.max_batch:
             raise InvalidArgumentError(f"batch is {self.batch}, more than max_batch {self.max_batch} allows")
+
+    @property
+    def flagging(self) -> bool:
+        """Whether the bundle will have a detector: the dense network and a class's path are the same for all inputs."""
+        return self.flags and not self.dense and self.class_name is None

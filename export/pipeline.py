@@ -25,9 +25,10 @@ from penstock.export.lowerings.lowering import Lowering
 from penstock.export.options import AUTO, LOWERINGS, ExportOptions
 from penstock.export.passes.simplify import tidy
 from penstock.export.sample import sample_of
+from penstock.export.source import load
 from penstock.files import sha256
 from penstock.manifest import Tuning
-from penstock.nn.checkpoint import Checkpoint, load_source
+from penstock.nn.checkpoint import Checkpoint
 
 Say = Callable[[str], None]
 
@@ -45,15 +46,15 @@ def export(
     Raises:
         PenstockError: the source is missing or damaged, or the graph fails a check; nothing is written then.
     """
-    checkpoint, origin = load_source(options.source)
-    if options.flags and not options.dense and not checkpoint.detector:
+    checkpoint, origin = load(options.source, options.class_name)
+    if options.flagging and not checkpoint.detector:
         raise UnsupportedError(f"{options.source} holds no detector: export it with --no-flags")
     sample = sample_of(checkpoint, options.data, say)
     if options.dense:
         say("compiling the dense network")
         return _write(checkpoint, compile_dense(checkpoint, sample), origin, None, options, also)
     say("capturing the network")
-    captured = capture_paths(checkpoint, sample, options.fpr if options.flags else None)
+    captured = capture_paths(checkpoint, sample, options.fpr if options.flagging else None)
     if options.lowering != AUTO:
         say(f"compiling {options.lowering}")
         lowering = LOWERINGS[options.lowering](single=options.max_batch == 1)
@@ -79,7 +80,7 @@ def _fastest(captured: CapturedNetwork, options: ExportOptions, say: Say) -> tup
         say(f"without {reason}")
     times = ", ".join(f"{name} {milliseconds:.3f} ms" for name, milliseconds in tuning.tried_ms.items())
     say(f"{times}; tuned {tuning.chosen_ms:.3f} ms, {tuning.ratio:.2f} times as fast as dense")
-    if not options.flags and tuning.ratio < 1:
+    if not options.flagging and tuning.ratio < 1:
         say("taking the dense network")
         return dense, tuning
     say(f"taking {lowering.name}")

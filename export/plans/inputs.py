@@ -22,8 +22,8 @@ from penstock import data
 from penstock.bundle import Bundle, read_bundle, versions
 from penstock.errors import BundleError, InvalidArgumentError, NotFoundError, UnsupportedError
 from penstock.export.options import ExportOptions
+from penstock.export.source import source_file
 from penstock.files import sha256
-from penstock.nn.checkpoint import find_source
 
 INPUTS_FILE = "inputs.json"
 SCHEMA = 1
@@ -37,7 +37,7 @@ def inputs_of(options: ExportOptions) -> dict[str, Any]:
     Raises:
         PenstockError: the images in ``options.data`` are not there or damaged.
     """
-    file = _checkpoint_file(options.source)
+    file = _file(options)
     return {
         "schema": SCHEMA,
         "source": {"sha256": sha256(file)} if file else {"name": options.source},
@@ -73,10 +73,10 @@ def standing(options: ExportOptions, inputs: dict[str, Any]) -> Bundle | None:
         return None
 
 
-def _checkpoint_file(source: str) -> Path | None:
-    """The file behind a SOURCE; ``None`` for one that its name alone defines, or that the export will not find."""
+def _file(options: ExportOptions) -> Path | None:
+    """The file behind a source; ``None`` for one that its name alone defines, or that the export will not find."""
     try:
-        return find_source(source)
+        return source_file(options.source, options.class_name)
     except (NotFoundError, UnsupportedError):
         return None
 

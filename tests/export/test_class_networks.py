@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 import torch
 
 from penstock.data import load
+from penstock.errors import InvalidArgumentError, NotFoundError
 from penstock.export.compiling import capture_paths, compile_paths
 from penstock.export.lowerings.masked import Masked
 from penstock.export.lowerings.routed import Routed
-from penstock.export.runtime import open_graph
+from penstock.export.pipeline import ExportOptions, export
+from penstock.export.plans.inputs import inputs_of
+from penstock.export.runtime import open_bundle, open_graph
 from penstock.export.sample import Sample
 from penstock.nn.checkpoint import Checkpoint
 from penstock.nn.class_masks import Use, attach_class_masks
 from penstock.nn.class_network import class_checkpoint
-from penstock.nn.sub_architectures import SubArchitectures
+from penstock.nn.sub_architectures import SUB_ARCHITECTURES_FILE, SubArchitectures
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +55,40 @@ def test_a_class_is_compiled_to_a_small_static_network(found: SubArchitectures) 
         wanted = found.network()(floats, torch.full((100,), 7), Use.HARD)
     np.testing.assert_allclose(got["logits"], wanted, atol=1e-4, rtol=0)
     assert (got["path"] == found.paths.bits[7]).all()
+
+
+def test_a_class_is_exported_from_the_run_folder_of_its_disentanglement(
+    found: SubArchitectures, tmp_path: Path
+) -> None:
+    run = tmp_path / "classes"
+    run.mkdir()
+    found.save(run / SUB_ARCHITECTURES_FILE)
+    options = ExportOptions(
+        source=str(run), repository=tmp_path / "models", name="seven", class_name="7", lowering="routed"
+    )
+    bundle = export(options)
+    assert bundle.manifest.source["class"] == "7"
+    assert bundle.manifest.calibration is None
+    assert bundle.manifest.executed_macs == pytest.approx(found.paths.active_macs[7], abs=1e-6)
+    images = load("digits").test.images[:10]
+    got = open_bundle(bundle, threads=1).run(images)
+    assert (got["path"] == found.paths.bits[7]).all()
+    assert not got["adversarial"].any()
+
+
+def test_another_class_is_another_input_of_a_plan(found: SubArchitectures, tmp_path: Path) -> None:
+    file = tmp_path / SUB_ARCHITECTURES_FILE
+    found.save(file)
+    seven, again, eight = (
+        inputs_of(ExportOptions(source=source, repository=tmp_path, name="x", class_name=name))
+        for source, name in ((str(file), "7"), (str(tmp_path), "7"), (str(file), "8"))
+    )
+    assert seven == again != eight
+    assert seven["images"] is not None
+
+
+def test_a_class_wants_a_disentanglement_and_no_dense_network(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="penstock disentangle"):
+        export(ExportOptions(source=str(tmp_path), repository=tmp_path, name="x", class_name="7"))
+    with pytest.raises(InvalidArgumentError, match="take one of both"):
+        ExportOptions(source="x", repository=tmp_path, name="x", class_name="7", dense=True)

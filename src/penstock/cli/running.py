@@ -46,6 +46,12 @@ def _add_export(commands: Commands) -> None:
     export.add_argument("source", nargs="?", metavar="SOURCE", help=SOURCE)
     export.add_argument("--repository", type=Path, metavar="DIR")
     export.add_argument("--name", help="model name in the repository")
+    export.add_argument(
+        "--class",
+        dest="class_name",
+        metavar="NAME",
+        help="only this class's sub-architecture; SOURCE is a disentanglement's run folder then",
+    )
     export.add_argument("--dense", action="store_true", help="the network as it was before it got gates")
     export.add_argument(
         "--lowering", help="auto (default: whatever is fastest here), masked, gathered or routed"

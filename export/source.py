@@ -1,0 +1,49 @@
+"""What an export starts from: a checkpoint, or one class's sub-architecture in the result of a disentanglement."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from penstock.errors import NotFoundError
+from penstock.files import sha256
+from penstock.nn.checkpoint import Checkpoint, find_source, load_source
+from penstock.nn.class_network import class_checkpoint
+from penstock.nn.sub_architectures import SUB_ARCHITECTURES_FILE
+
+
+def source_file(source: str, class_name: str | None) -> Path:
+    """The file that an export reads.
+
+    Args:
+        source: as `penstock.nn.checkpoint.find_source` takes it; for a class, the run folder of a disentanglement or
+            its file.
+        class_name: whose sub-architecture; ``None``: the whole network.
+
+    Raises:
+        NotFoundError: there is no such file.
+        UnsupportedError: no file holds that source.
+    """
+    if class_name is None:
+        return find_source(source)
+    path = Path(source)
+    file = path / SUB_ARCHITECTURES_FILE if path.is_dir() else path
+    if not file.is_file():
+        raise NotFoundError(f"no sub-architectures at {file}: name the folder of a `penstock disentangle` run")
+    return file
+
+
+def load(source: str, class_name: str | None) -> tuple[Checkpoint, dict[str, str]]:
+    """The network to export, and what it was: its name, without the folders of this machine, and its file's hash.
+
+    Args:
+        source: as `source_file` takes it, or a timing source, which is built.
+        class_name: whose sub-architecture; ``None``: the whole network.
+
+    Raises:
+        PenstockError: the source is missing or damaged, or has no such class.
+    """
+    if class_name is None:
+        return load_source(source)
+    file = source_file(source, class_name)
+    origin = {"name": Path(source).resolve().name, "sha256": sha256(file), "class": class_name}
+    return class_checkpoint(file, class_name), origin
