@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -18,11 +18,19 @@ from penstock.export.capture.contract import DenseModel, ServedModel
 from penstock.export.capture.exporting import capture
 from penstock.export.capture.head import DetectorHead
 from penstock.export.lowerings.lowering import Lowering
+from penstock.export.passes.byte_input import take_bytes
 from penstock.export.passes.simplify import tidy
 from penstock.export.runtime import Outputs, open_graph
 from penstock.export.sample import Sample
 from penstock.export.verify.extremes import verify_extremes
-from penstock.export.verify.parity import Parity, Reference, reference, verify, verify_flags
+from penstock.export.verify.parity import (
+    Parity,
+    Reference,
+    reference,
+    verify,
+    verify_flags,
+    verify_same,
+)
 from penstock.nn.checkpoint import Checkpoint
 
 DENSE = "dense"
@@ -141,6 +149,22 @@ def compile_paths(captured: CapturedNetwork, lowering: Lowering) -> Compiled:
         executed_macs=float(executed(layout, got[PATH]).mean()),
         calibration=calibration,
     )
+
+
+def with_byte_input(compiled: Compiled, sample: Sample) -> Compiled:
+    """The same graph behind an input of pixels, uint8 in 0..255.
+
+    Raises:
+        VerificationError: it does not answer as before.
+    """
+    model = ir.serde.deserialize_model(onnx.load_model_from_string(compiled.content))
+    take_bytes(model)
+    content = serialize(model)
+    onnx.checker.check_model(onnx.load_model_from_string(content), full_check=True)
+    images = sample.images[:FLAG_IMAGES]
+    want, got = (open_graph(each, single=compiled.single).run(images) for each in (compiled.content, content))
+    verify_same(want, got)
+    return replace(compiled, content=content)
 
 
 def serialize(model: ir.Model) -> bytes:

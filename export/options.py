@@ -13,6 +13,7 @@ from penstock.export.lowerings.gathered import Gathered
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.masked import Masked
 from penstock.export.lowerings.routed import Routed
+from penstock.manifest import INPUT_TYPES
 
 # What makes a lowering, told whether the model takes one image at most.
 LOWERINGS: dict[str, Callable[..., Lowering]] = {
@@ -37,6 +38,7 @@ class ExportOptions:
         flags: compute anomaly scores and flags, where there are paths that depend on the input.
         fpr: promised false-positive rate.
         data: folder of the data set; by default what ``PENSTOCK_DATA`` says.
+        input_type: what the model takes: ``fp32`` values from 0 to 1, or ``uint8`` pixels from 0 to 255.
         max_batch: largest batch of one request; 1 lets ``routed`` make the faster form for one image.
         provider: what ``auto`` measures on: ``cpu``, ``cuda`` or ``openvino``.
         batch: images in one run of that measurement.
@@ -52,6 +54,7 @@ class ExportOptions:
     flags: bool = True
     fpr: float = 0.05
     data: Path | None = None
+    input_type: str = INPUT_TYPES[0]
     max_batch: int = 32
     provider: str = "cpu"
     batch: int = 1
@@ -62,6 +65,10 @@ class ExportOptions:
         if self.lowering not in (AUTO, *LOWERINGS):
             raise InvalidArgumentError(
                 f"no lowering {self.lowering!r}; there are {AUTO}, {', '.join(LOWERINGS)}"
+            )
+        if self.input_type not in INPUT_TYPES:
+            raise InvalidArgumentError(
+                f"no input type {self.input_type!r}; there are {', '.join(INPUT_TYPES)}"
             )
         if self.dense and self.class_name is not None:
             raise InvalidArgumentError(

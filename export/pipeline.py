@@ -20,11 +20,12 @@ from penstock.export.compiling import (
     compile_paths,
     serialize,
     versions,
+    with_byte_input,
 )
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.options import AUTO, LOWERINGS, ExportOptions
 from penstock.export.passes.simplify import tidy
-from penstock.export.sample import sample_of
+from penstock.export.sample import Sample, sample_of
 from penstock.export.source import load
 from penstock.files import sha256
 from penstock.manifest import Tuning
@@ -50,17 +51,26 @@ def export(
     if options.flagging and not checkpoint.detector:
         raise UnsupportedError(f"{options.source} holds no detector: export it with --no-flags")
     sample = sample_of(checkpoint, options.data, say)
+    compiled, tuning = _compile(checkpoint, sample, options, say)
+    if options.input_type == "uint8":
+        compiled = with_byte_input(compiled, sample)
+    return _write(checkpoint, compiled, origin, tuning, options, also)
+
+
+def _compile(
+    checkpoint: Checkpoint, sample: Sample, options: ExportOptions, say: Say
+) -> tuple[Compiled, Tuning | None]:
+    """What was asked for, and what was measured to choose it."""
     if options.dense:
         say("compiling the dense network")
-        return _write(checkpoint, compile_dense(checkpoint, sample), origin, None, options, also)
+        return compile_dense(checkpoint, sample), None
     say("capturing the network")
     captured = capture_paths(checkpoint, sample, options.fpr if options.flagging else None)
     if options.lowering != AUTO:
         say(f"compiling {options.lowering}")
         lowering = LOWERINGS[options.lowering](single=options.max_batch == 1)
-        return _write(checkpoint, compile_paths(captured, lowering), origin, None, options, also)
-    compiled, tuning = _fastest(captured, options, say)
-    return _write(checkpoint, compiled, origin, tuning, options, also)
+        return compile_paths(captured, lowering), None
+    return _fastest(captured, options, say)
 
 
 def _fastest(captured: CapturedNetwork, options: ExportOptions, say: Say) -> tuple[Compiled, Tuning]:
@@ -106,6 +116,7 @@ def _write(
             model_sha256=sha256(file),
             source=origin,
             input_shape=checkpoint.input_shape,
+            input_type=options.input_type,
             class_names=checkpoint.class_names,
             layout=checkpoint.network.layout,
             lowering=compiled.lowering,

@@ -29,6 +29,11 @@ class Graph:
     session: ort.InferenceSession
     single: bool
 
+    @property
+    def takes_bytes(self) -> bool:
+        """Whether it takes pixels as uint8 rather than float32 in 0..1."""
+        return str(self.session.get_inputs()[0].type) == "tensor(uint8)"
+
     def run_batch(self, feed: Mapping[str, npt.NDArray[Any]]) -> None:
         """Run one batch, image by image where the graph wants that, and drop the answer."""
         images = feed[INPUT]
@@ -54,8 +59,9 @@ class Graph:
         step = 1 if self.single else batch
         pieces = []
         for start in range(0, len(images), step):
-            floats = images[start : start + step].astype(np.float32) / np.float32(255)
-            pieces.append(self.session.run(list(OUTPUTS), {INPUT: floats, **(more or {})}))
+            pixels = images[start : start + step]
+            fed = pixels if self.takes_bytes else pixels.astype(np.float32) / np.float32(255)
+            pieces.append(self.session.run(list(OUTPUTS), {INPUT: fed, **(more or {})}))
         return {
             name: np.concatenate(parts)
             for name, parts in zip(OUTPUTS, zip(*pieces, strict=True), strict=True)

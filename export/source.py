@@ -28,7 +28,9 @@ def source_file(source: str, class_name: str | None) -> Path:
     path = Path(source)
     file = path / SUB_ARCHITECTURES_FILE if path.is_dir() else path
     if not file.is_file():
-        raise NotFoundError(f"no sub-architectures at {file}: name the folder of a `penstock disentangle` run")
+        raise NotFoundError(
+            f"no sub-architectures at {file}: name the folder of a `penstock disentangle` run"
+        )
     return file
 
 

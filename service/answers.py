@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from penstock import bundle
 
-Images = npt.NDArray[np.float32]
+Images = npt.NDArray[np.float32] | npt.NDArray[np.uint8]
+"""``[N, C, H, W]``: values in 0..1, or pixels in 0..255, as a bundle's ``input_type`` says."""
 
 DTYPES: Mapping[str, type[np.generic]] = {
     bundle.LOGITS: np.float32,
@@ -20,6 +21,8 @@ DTYPES: Mapping[str, type[np.generic]] = {
     bundle.SCORE: np.float32,
     bundle.FLAG: np.bool_,
 }
+
+INPUT_DTYPES: Mapping[str, type[np.float32 | np.uint8]] = {"fp32": np.float32, "uint8": np.uint8}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,11 +14,12 @@ from typing import Self
 
 import grpc
 import tritonclient.grpc
-from tritonclient.utils import InferenceServerException
+from tritonclient.grpc.model_config_pb2 import DataType
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from penstock import bundle
 from penstock.errors import UnsupportedError
-from penstock.service.answers import Answer, Images
+from penstock.service.answers import INPUT_DTYPES, Answer, Images
 from penstock.service.parameters import CLASS_NAMES_PARAMETER
 from penstock.service.profile import ClassProfile, Profile
 from penstock.service.statuses import error_of
@@ -31,11 +32,13 @@ class ModelInfo:
 
     Attributes:
         input_shape: ``(channels, height, width)`` of one image.
+        input_type: ``fp32`` for values in 0..1, ``uint8`` for pixels in 0..255.
         max_batch: largest batch of one request.
         class_names: one per logit; empty if the server does not tell.
     """
 
     input_shape: tuple[int, int, int]
+    input_type: str
     max_batch: int
     class_names: tuple[str, ...]
 
@@ -48,15 +51,20 @@ def model_info(url: str, model: str, *, timeout: float = 30.0) -> ModelInfo:
     """
     with _connected(url) as client:
         config = client.get_model_config(model, client_timeout=timeout).config
-    inputs = {tensor.name: list(tensor.dims) for tensor in config.input}
+    inputs = {
+        tensor.name: (list(tensor.dims), DataType.Name(tensor.data_type).removeprefix("TYPE_").lower())
+        for tensor in config.input
+    }
+    dims, kind = inputs.get(bundle.INPUT, ([], ""))
+    if len(dims) < 3 or kind not in INPUT_DTYPES:
+        takes = ", ".join(f"{name} {kind} {dims}" for name, (dims, kind) in inputs.items())
+        raise UnsupportedError(f"{url}: model {model!r} takes {takes}; expected images as 'images'")
     # A stock Triton announces a graph for single images with its batch dimension, the 1.
-    dims = inputs.get(bundle.INPUT, [])[-3:]
-    if len(dims) != 3:
-        raise UnsupportedError(f"{url}: model {model!r} takes {inputs}; expected images as 'images'")
-    channels, height, width = dims
+    channels, height, width = dims[-3:]
     names = config.parameters[CLASS_NAMES_PARAMETER].string_value
     return ModelInfo(
         input_shape=(channels, height, width),
+        input_type=kind,
         max_batch=max(1, config.max_batch_size),
         class_names=tuple(json.loads(names)) if names else (),
     )
@@ -68,14 +76,14 @@ def infer(url: str, model: str, images: Images, *, version: str = "", timeout: f
     Args:
         url: ``HOST:PORT`` of the server.
         model: model name.
-        images: ``[N, C, H, W]`` float32, values in 0..1.
+        images: ``[N, C, H, W]`` float32 with values in 0..1, or uint8, as the model takes them.
         version: version number; the latest by default.
         timeout: seconds until the request is given up.
 
     Raises:
         PenstockError: the server cannot be reached or refuses; the type says which.
     """
-    tensor = tritonclient.grpc.InferInput(bundle.INPUT, list(images.shape), "FP32")
+    tensor = tritonclient.grpc.InferInput(bundle.INPUT, list(images.shape), np_to_triton_dtype(images.dtype))
     tensor.set_data_from_numpy(images)
     with _connected(url) as client:
         result = client.infer(model, [tensor], model_version=version, client_timeout=timeout)

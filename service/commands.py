@@ -52,12 +52,16 @@ def infer(url: str, model: str, images: Sequence[Path], *, timeout: float = 30.0
     Raises:
         PenstockError: a file is no image, or the server refuses; the message says why.
     """
+    import numpy as np
+
     from penstock.service import client
-    from penstock.service.answers import Answer
+    from penstock.service.answers import Answer, Images
     from penstock.service.images import answers_table, print_table, read_images
 
     info = client.model_info(url, model, timeout=timeout)
-    batch = read_images(images, info.input_shape)
+    batch: Images = read_images(images, info.input_shape)
+    if info.input_type != "uint8":
+        batch = batch.astype(np.float32) / np.float32(255)
     parts = [
         client.infer(url, model, batch[begin : begin + info.max_batch], timeout=timeout)
         for begin in range(0, len(batch), info.max_batch)

@@ -13,7 +13,7 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 
 from penstock import __version__, bundle
 from penstock.errors import InvalidArgumentError
-from penstock.service.answers import DTYPES, Answer, Images
+from penstock.service.answers import DTYPES, INPUT_DTYPES, Answer, Images
 from penstock.service.parameters import (
     CLASS_NAMES_PARAMETER,
     FLAGS_PARAMETER,
@@ -28,7 +28,7 @@ from penstock.service.v1 import paths_pb2
 EXTENSIONS = ("model_configuration", "parameters")
 
 _DATATYPES = {np.float32: "FP32", np.uint8: "UINT8", np.bool_: "BOOL"}
-_LITTLE_ENDIAN_FP32 = np.dtype("<f4")
+_CONTENTS = {"FP32": "fp32_contents", "UINT8": "uint_contents"}  # field of the typed contents, by datatype
 
 
 def version_number(text: str) -> int | None:
@@ -60,7 +60,7 @@ def model_metadata(model: Model, versions: list[int]) -> service_pb2.ModelMetada
         name=model.name,
         versions=[str(version) for version in versions],
         platform="onnxruntime_onnx",
-        inputs=[metadata(name=bundle.INPUT, datatype="FP32", shape=[-1, *manifest.input_shape])],
+        inputs=[metadata(name=bundle.INPUT, datatype=_datatype(model), shape=[-1, *manifest.input_shape])],
         outputs=[
             metadata(name=name, datatype=_DATATYPES[DTYPES[name]], shape=[-1, width])
             for name, width in manifest.output_widths.items()
@@ -89,7 +89,7 @@ def request_images(request: service_pb2.ModelInferRequest, model: Model) -> Imag
     """The images of a request.
 
     Returns:
-        ``[N, C, H, W]`` float32, any values, NaN and infinities included.
+        ``[N, C, H, W]`` float32, any values, NaN and infinities included, or uint8, as the model takes them.
 
     Raises:
         InvalidArgumentError: the request cannot be for this model; says what was expected.
@@ -97,12 +97,14 @@ def request_images(request: service_pb2.ModelInferRequest, model: Model) -> Imag
     """
     check_request_parameters(request)
     tensor = _only_input(request)
-    if tensor.datatype != "FP32":
+    datatype = _datatype(model)
+    if tensor.datatype != datatype:
         raise InvalidArgumentError(
-            f"input {bundle.INPUT!r} has datatype {tensor.datatype[:50]!r}; expected 'FP32'"
+            f"input {bundle.INPUT!r} has datatype {tensor.datatype[:50]!r}; expected {datatype!r}"
         )
     shape = _checked_shape(tensor, model)
-    return _values(request, tensor, shape).reshape(shape)
+    values: Images = _values(request, tensor, shape).reshape(shape)
+    return values
 
 
 def requested_outputs(request: service_pb2.ModelInferRequest) -> tuple[str, ...]:
@@ -161,6 +163,11 @@ def path_profile(model: Model, profile: Profile) -> paths_pb2.PathProfile:
     )
 
 
+def _datatype(model: Model) -> str:
+    """The protocol's name of what a model takes."""
+    return model.manifest.input_type.upper()
+
+
 def _only_input(
     request: service_pb2.ModelInferRequest,
 ) -> service_pb2.ModelInferRequest.InferInputTensor:
@@ -196,6 +203,7 @@ def _values(
 ) -> Images:
     """The flat values, from raw bytes or from the typed field."""
     count = int(np.prod(shape))
+    dtype = np.dtype(INPUT_DTYPES[tensor.datatype.lower()])
     typed = [field.name for field, _ in tensor.contents.ListFields()]
     if request.raw_input_contents:
         if typed:
@@ -204,24 +212,28 @@ def _values(
                 "expected one of them"
             )
         raw = request.raw_input_contents[0]
-        if len(raw) != 4 * count:
+        if len(raw) != dtype.itemsize * count:
             raise InvalidArgumentError(
-                f"unexpected total byte size for input {bundle.INPUT!r}. Expected {4 * count} "
-                f"for shape {_shown(shape)} FP32, got {len(raw)}"
+                f"unexpected total byte size for input {bundle.INPUT!r}. Expected {dtype.itemsize * count} "
+                f"for shape {_shown(shape)} {tensor.datatype}, got {len(raw)}"
             )
-        return np.frombuffer(raw, _LITTLE_ENDIAN_FP32).astype(np.float32, copy=False)
-    if typed != ["fp32_contents"]:
+        return np.frombuffer(raw, dtype.newbyteorder("<")).astype(dtype, copy=False)
+    field = _CONTENTS[tensor.datatype]
+    if typed != [field]:
         raise InvalidArgumentError(
-            f"input {bundle.INPUT!r} has no FP32 data: expected raw_input_contents or "
-            f"contents.fp32_contents, got {typed or 'neither'}"
+            f"input {bundle.INPUT!r} has no {tensor.datatype} data: expected raw_input_contents or "
+            f"contents.{field}, got {typed or 'neither'}"
         )
-    values = np.asarray(tensor.contents.fp32_contents, dtype=np.float32)
+    values = np.asarray(getattr(tensor.contents, field))
     if len(values) != count:
         raise InvalidArgumentError(
             f"unexpected number of elements for input {bundle.INPUT!r}. Expected {count} "
             f"for shape {_shown(shape)}, got {len(values)}"
         )
-    return values
+    # The field for UINT8 holds 32 bits: what does not fit must not wrap around.
+    if dtype == np.uint8 and values.max() > np.iinfo(np.uint8).max:
+        raise InvalidArgumentError(f"input {bundle.INPUT!r} holds {values.max()}; a UINT8 ends at 255")
+    return values.astype(dtype)
 
 
 def _shown(shape: tuple[int, ...]) -> str:

@@ -30,7 +30,7 @@ class Engine:
 
         Args:
             model: one of the repository's.
-            images: ``[N, C, H, W]`` float32 in 0..1, ``N`` from 1 to the model's largest batch.
+            images: ``[N, C, H, W]`` as the model takes them, ``N`` from 1 to the model's largest batch.
 
         Raises:
             UnavailableError: too many requests are waiting.

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
 from penstock.errors import InvalidArgumentError, NotFoundError
-from penstock.service.answers import Answer, Images
+from penstock.service.answers import Answer
 
 _MODES = {1: "L", 3: "RGB"}
 _UNFOLDED = 100_000
@@ -21,7 +22,7 @@ _UNFOLDED = 100_000
 _SPOILT = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
-def read_images(files: Sequence[Path], shape: tuple[int, int, int]) -> Images:
+def read_images(files: Sequence[Path], shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
     """Read image files, converted to the model's channels and resized to its size.
 
     Args:
@@ -29,7 +30,7 @@ def read_images(files: Sequence[Path], shape: tuple[int, int, int]) -> Images:
         shape: ``(channels, height, width)``.
 
     Returns:
-        ``[N, C, H, W]`` float32 in 0..1.
+        ``[N, C, H, W]`` uint8.
 
     Raises:
         NotFoundError: a file is not there.
@@ -41,9 +42,8 @@ def read_images(files: Sequence[Path], shape: tuple[int, int, int]) -> Images:
     if not files:
         raise InvalidArgumentError("no image was named; pass at least one file")
     arrays = [_pixels(file, _MODES[channels], (width, height)) for file in files]
-    # [N, H, W, C] in 0..255 to [N, C, H, W] in 0..1
     stacked = np.stack(arrays).reshape(len(files), height, width, channels)
-    return np.ascontiguousarray(stacked.transpose(0, 3, 1, 2), dtype=np.float32) / np.float32(255)
+    return np.ascontiguousarray(stacked.transpose(0, 3, 1, 2))
 
 
 def answers_table(files: Sequence[Path], answer: Answer, class_names: Sequence[str]) -> Table:
@@ -74,7 +74,7 @@ def print_table(table: Table) -> None:
     console.print(table)
 
 
-def _pixels(file: Path, mode: str, size: tuple[int, int]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def _pixels(file: Path, mode: str, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
     try:
         with Image.open(file) as image:
             found = image.mode

@@ -8,7 +8,7 @@ import onnxruntime
 from penstock import bundle
 from penstock.bundle import Bundle, Manifest
 from penstock.errors import BundleError
-from penstock.service.answers import DTYPES, Answer, Images
+from penstock.service.answers import DTYPES, INPUT_DTYPES, Answer, Images
 from penstock.service.devices import CUDA, FATAL_ONLY, Device
 
 _ORT_TYPES = {np.float32: "tensor(float)", np.uint8: "tensor(uint8)", np.bool_: "tensor(bool)"}
@@ -56,7 +56,7 @@ class Session:
         """Run the graph once.
 
         Args:
-            images: ``[N, C, H, W]`` float32; ``N`` is 1 for a graph that takes single images.
+            images: ``[N, C, H, W]`` as the bundle takes them; ``N`` is 1 for a graph that takes single images.
         """
         outputs = self._session.run(list(bundle.OUTPUTS), {bundle.INPUT: images}, self._run_options)
         return Answer(**dict(zip(bundle.OUTPUTS, outputs, strict=True)))
@@ -68,10 +68,11 @@ def _check_contract(session: onnxruntime.InferenceSession, manifest: Manifest, f
     if list(inputs) != [bundle.INPUT]:
         raise BundleError(f"{file} has inputs {list(inputs)}; expected [{bundle.INPUT!r}]")
     kind, shape = inputs[bundle.INPUT]
-    if kind != "tensor(float)" or len(shape) != 4 or not _fits(shape[1:], manifest.input_shape):
+    wanted = _ORT_TYPES[INPUT_DTYPES[manifest.input_type]]
+    if kind != wanted or len(shape) != 4 or not _fits(shape[1:], manifest.input_shape):
         raise BundleError(
             f"{file} takes {kind} {shape}; "
-            f"{bundle.MANIFEST_FILE} promises float images {manifest.input_shape}"
+            f"{bundle.MANIFEST_FILE} promises {wanted} images {manifest.input_shape}"
         )
     if not manifest.single and shape[0] == 1:
         raise BundleError(f"{file} takes one image; {bundle.MANIFEST_FILE} promises {manifest.max_batch}")

@@ -126,6 +126,18 @@ def verify_flags(got: Outputs, calibration: Calibration | None) -> None:
         )
 
 
+def verify_same(want: Outputs, got: Outputs) -> None:
+    """Check that a graph answers as it did before it was given another input.
+
+    Raises:
+        VerificationError: an output differs by more than `TOLERANCE`; names it.
+    """
+    for name, values in want.items():
+        largest = _largest(values, got[name])
+        if not largest <= TOLERANCE:
+            raise VerificationError(f"{name} differs by {largest:.3g} from the graph with float32 input")
+
+
 def _first_differences(differs: npt.NDArray[np.bool_], layout: PathLayout) -> npt.NDArray[np.bool_]:
     """Of the bits ``[N, P]`` that differ, those of each image's first layer that does: the others follow from them."""
     first = differs.copy()

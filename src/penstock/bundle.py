@@ -173,7 +173,7 @@ def config_text(name: str, manifest: Manifest) -> str:
         'backend: "onnxruntime"',
         f"max_batch_size: {0 if manifest.single else manifest.max_batch}",
         "input [",
-        tensor(INPUT, "TYPE_FP32", [*batch, *manifest.input_shape]),
+        tensor(INPUT, f"TYPE_{manifest.input_type.upper()}", [*batch, *manifest.input_shape]),
         "]",
         "output [",
         ",\n".join(outputs),

@@ -9,10 +9,12 @@ from penstock.errors import BundleError, InvalidArgumentError
 from penstock.paths import PathLayout
 from penstock.records import read_record
 
-SCHEMA = 3  # 2: layers read several others, depthwise convolutions follow them; 3: what tuning measured
+# 2: layers read several others, depthwise convolutions follow them; 3: what tuning measured; 4: pixels may be bytes.
+SCHEMA = 4
 MANIFEST_FILE = "bundle.json"
 
 INPUT = "images"
+INPUT_TYPES = ("fp32", "uint8")  # values from 0 to 1, or bytes from 0 to 255
 LOGITS, PATH, ACTIVE_MACS, SCORE, FLAG = OUTPUTS = (
     "logits",
     "path",
@@ -80,6 +82,7 @@ class Manifest:
         model_sha256: hash of ``model.onnx``.
         source: name of what was exported and ``sha256`` of its checkpoint.
         input_shape: ``(channels, height, width)`` of one image.
+        input_type: ``fp32`` or ``uint8``, as in `INPUT_TYPES`.
         class_names: one name per logit.
         layout: what the path's bits mean.
         lowering: ``dense``, ``masked``, ``gathered`` or ``routed``.
@@ -96,6 +99,7 @@ class Manifest:
     model_sha256: str
     source: dict[str, str]
     input_shape: tuple[int, int, int]
+    input_type: str = INPUT_TYPES[0]
     class_names: tuple[str, ...]
     layout: PathLayout
     lowering: str
@@ -112,6 +116,10 @@ class Manifest:
     def __post_init__(self) -> None:
         if self.max_batch < 1:
             raise InvalidArgumentError(f"max_batch is {self.max_batch}; at least 1 is needed")
+        if self.input_type not in INPUT_TYPES:
+            raise InvalidArgumentError(
+                f"no input type {self.input_type!r}; there are {', '.join(INPUT_TYPES)}"
+            )
         if min(self.input_shape) < 1:
             raise InvalidArgumentError(f"input_shape is {self.input_shape}; every number must be 1 or more")
 

@@ -81,6 +81,28 @@ def test_the_file_alone_runs_in_a_stock_runtime(
     assert outputs[4].dtype == np.bool_
 
 
+@pytest.mark.parametrize("kind", ["gathered", "dense"])
+def test_a_model_that_takes_pixels_answers_as_the_one_that_takes_values(
+    kind: str, bundles: dict[str, Bundle], tiny_run: Path, tmp_path: Path
+) -> None:
+    options = {"dense": True} if kind == "dense" else {"lowering": kind}
+    bundle = export(
+        ExportOptions(source=str(tiny_run), repository=tmp_path, name="pixels", input_type="uint8", **options)
+    )
+    assert "TYPE_UINT8 dims" in (bundle.folder.parent / "config.pbtxt").read_text().split("output")[0]
+    model = onnx.load(bundle.model_file)
+    onnx.checker.check_model(model, full_check=True)
+    assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert bundle.manifest.input_type == "uint8"
+    images = load("digits").test.images[:50]
+    session = onnxruntime.InferenceSession(bundle.model_file, providers=["CPUExecutionProvider"])
+    wanted = run(bundles[kind], images)
+    for row in range(50):
+        got = dict(zip(OUTPUTS, session.run(list(OUTPUTS), {"images": images[row : row + 1]}), strict=True))
+        np.testing.assert_allclose(got["logits"][0], wanted["logits"][row], atol=1e-5)
+        np.testing.assert_array_equal(got["adversarial"][0], wanted["adversarial"][row])
+
+
 @pytest.mark.parametrize("kind", ALL)
 def test_the_file_is_plain_onnx_of_an_old_version(kind: str, bundles: dict[str, Bundle]) -> None:
     model = onnx.load(bundles[kind].model_file)
@@ -353,6 +375,7 @@ def test_a_checkpoint_without_detector_needs_no_flags_said(tiny: Checkpoint, tmp
     [
         ({"lowering": "fastest"}, "no lowering 'fastest'; there are auto, masked, gathered"),
         ({"name": "a/b"}, "model name 'a/b'"),
+        ({"input_type": "fp16"}, "no input type 'fp16'; there are fp32, uint8"),
         ({"fpr": 0.0}, "fpr is 0.0"),
         ({"fpr": 1.0}, "fpr is 1.0"),
         ({"max_batch": 0}, "max_batch is 0"),

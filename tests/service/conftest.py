@@ -17,12 +17,14 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx_ir as ir
 import pytest
 import tritonclient.grpc
 from onnx import TensorProto, helper, numpy_helper
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from penstock.bundle import INPUT, OUTPUTS, Manifest, write_bundle
+from penstock.export.passes.byte_input import take_bytes
 from penstock.files import sha256
 from penstock.paths import PathLayer, PathLayout
 
@@ -143,14 +145,20 @@ def _slow_nodes(constants: dict[str, npt.NDArray[Any]]) -> list[onnx.NodeProto]:
     ]
 
 
-def add_bundle(repository: Path, name: str, *, single: bool = False, work: str = "") -> Path:
+def add_bundle(
+    repository: Path, name: str, *, single: bool = False, work: str = "", input_type: str = "fp32"
+) -> Path:
     """Write a version of a tiny model; returns its folder."""
     file = repository.parent / f"{name}.onnx"
-    onnx.save(tiny_graph(single=single, work=work), file)
+    model = ir.from_proto(tiny_graph(single=single, work=work))
+    if input_type == "uint8":
+        take_bytes(model)
+    ir.save(model, file)
     manifest = Manifest(
         model_sha256=sha256(file),
         source={"name": "tiny", "sha256": "0" * 64},
         input_shape=SHAPE,
+        input_type=input_type,
         class_names=CLASSES,
         layout=LAYOUT,
         lowering="gathered" if single else "masked",
@@ -207,13 +215,14 @@ def run_server(repository: Path, folder: Path, **settings: object) -> Iterator[R
 
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models that answer: ``batched`` (versions 1 and 2), ``single``, ``slow``, ``brittle``."""
+    """Models that answer: ``batched`` (versions 1 and 2), ``single``, ``slow``, ``brittle``, ``pixels`` (of bytes)."""
     folder = tmp_path_factory.mktemp("served") / "models"
     add_bundle(folder, "batched")
     add_bundle(folder, "batched")
     add_bundle(folder, "single", single=True)
     add_bundle(folder, "slow", work="slow")
     add_bundle(folder, "brittle", work="brittle")
+    add_bundle(folder, "pixels", input_type="uint8")
     return folder
 
 

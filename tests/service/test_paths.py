@@ -117,14 +117,14 @@ def test_client_without_a_server() -> None:
 
 def test_model_that_takes_no_images(monkeypatch: pytest.MonkeyPatch) -> None:
     reply = service_pb2.ModelConfigResponse()
-    reply.config.input.add(name="tokens", dims=[-1])
+    reply.config.input.add(name="tokens", data_type="TYPE_INT64", dims=[-1])
 
     @contextmanager
     def other_server(url: str) -> Iterator[Any]:
         yield SimpleNamespace(get_model_config=lambda model, **_: reply)
 
     monkeypatch.setattr(client, "_connected", other_server)
-    with pytest.raises(UnsupportedError, match=r"model 'bert' takes {'tokens': \[-1\]}; expected images"):
+    with pytest.raises(UnsupportedError, match=r"model 'bert' takes tokens int64 \[-1\]; expected images"):
         client.model_info("127.0.0.1:1", "bert")
 
 
@@ -150,7 +150,7 @@ def files(tmp_path: Path) -> list[Path]:
     return found
 
 
-@pytest.mark.parametrize("model", ["batched", "single"])
+@pytest.mark.parametrize("model", ["batched", "single", "pixels"])
 def test_infer_command_prints_a_row_per_file(
     server: Any, files: list[Path], capsys: pytest.CaptureFixture[str], model: str
 ) -> None:
@@ -166,8 +166,8 @@ def test_images_are_converted_and_scaled(tmp_path: Path) -> None:
     Image.new("RGB", (4, 2), (255, 0, 51)).save(tmp_path / "colour.png")
     colour = read_images([tmp_path / "colour.png"], (3, 8, 6))
     assert colour.shape == (1, 3, 8, 6)
-    assert colour.dtype == np.float32
-    np.testing.assert_allclose(colour[0, :, 3, 3], [1, 0, 0.2], rtol=1e-6)
+    assert colour.dtype == np.uint8
+    assert colour[0, :, 3, 3].tolist() == [255, 0, 51]
     assert read_images([tmp_path / "colour.png"], (1, 8, 6)).shape == (1, 1, 8, 6)
 
 

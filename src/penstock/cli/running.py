@@ -59,6 +59,12 @@ def _add_export(commands: Commands) -> None:
     export.add_argument("--no-flags", dest="flags", action="store_false", help="leave the detector out")
     export.add_argument("--fpr", type=float, metavar="RATE", help="promised false-positive rate (0.05)")
     add_data(export)
+    export.add_argument(
+        "--input",
+        dest="input_type",
+        metavar="TYPE",
+        help="fp32 (default; values from 0 to 1) or uint8 (pixels from 0 to 255)",
+    )
     export.add_argument("--max-batch", type=int, metavar="N", help="largest batch of one request (32)")
     export.add_argument(
         "--provider", metavar="P", help="what auto measures on: cpu (default), cuda or openvino"

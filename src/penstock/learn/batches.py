@@ -158,7 +158,7 @@ def cut_out(images: Tensor, centres: Tensor, side: int) -> Tensor:
     """
     first = [(centres[axis] * images.shape[2 + axis]).long() - side // 2 for axis in (0, 1)]
     places = [torch.arange(images.shape[2 + axis]) - first[axis][:, None] for axis in (0, 1)]
-    rows, columns = ((0 <= place) & (place < side) for place in places)
+    rows, columns = ((place >= 0) & (place < side) for place in places)
     return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0)
 
 
