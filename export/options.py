@@ -36,6 +36,8 @@ class ExportOptions:
         dense: export the network as it was before it got gates, under the same contract.
         lowering: ``masked``, ``gathered``, ``routed``, or ``auto``: whichever is faster here.
         flags: compute anomaly scores and flags, where there are paths that depend on the input.
+        settle: take away the gates of filters that every calibration image opens, or none; only without flags, because
+            a detector looks at all gates.
         fpr: promised false-positive rate.
         data: folder of the data set; by default what ``PENSTOCK_DATA`` says.
         input_type: what the model takes: ``fp32`` values from 0 to 1, or ``uint8`` pixels from 0 to 255.
@@ -52,6 +54,7 @@ class ExportOptions:
     dense: bool = False
     lowering: str = AUTO
     flags: bool = True
+    settle: bool = False
     fpr: float = 0.05
     data: Path | None = None
     input_type: str = INPUT_TYPES[0]
@@ -74,6 +77,8 @@ class ExportOptions:
             raise InvalidArgumentError(
                 f"dense and class_name {self.class_name!r}: the dense network is that of all classes; take one of both"
             )
+        if self.settle and self.flags:
+            raise InvalidArgumentError("settle takes gates away that the detector looks at: add --no-flags")
         if not 0 < self.fpr < 1:
             raise InvalidArgumentError(f"fpr is {self.fpr}; a false-positive rate lies between 0 and 1")
         if self.provider not in PROVIDERS:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import onnx_ir as ir
 
 from penstock.bundle import Bundle, Manifest, write_bundle
-from penstock.errors import UnsupportedError
+from penstock.errors import InvalidArgumentError, UnsupportedError
 from penstock.export.autotune.tune import Target, tune
 from penstock.export.compiling import (
     CapturedNetwork,
@@ -30,6 +30,8 @@ from penstock.export.source import load
 from penstock.files import sha256
 from penstock.manifest import Tuning
 from penstock.nn.checkpoint import Checkpoint
+from penstock.nn.inference import answer
+from penstock.nn.settling import settle
 
 Say = Callable[[str], None]
 
@@ -51,10 +53,23 @@ def export(
     if options.flagging and not checkpoint.detector:
         raise UnsupportedError(f"{options.source} holds no detector: export it with --no-flags")
     sample = sample_of(checkpoint, options.data, say)
+    if options.settle:
+        checkpoint = _settled(checkpoint, sample, options, say)
     compiled, tuning = _compile(checkpoint, sample, options, say)
     if options.input_type == "uint8":
         compiled = with_byte_input(compiled, sample)
     return _write(checkpoint, compiled, origin, tuning, options, also)
+
+
+def _settled(checkpoint: Checkpoint, sample: Sample, options: ExportOptions, say: Say) -> Checkpoint:
+    """The same network without the gates that no calibration image moves."""
+    if not sample.real:
+        raise InvalidArgumentError(
+            f"settling {options.source} needs images of its data set: name their folder (--data)"
+        )
+    found = settle(checkpoint.network, answer(checkpoint.network, sample.images).bits)
+    say(f"settled {found.opened} filters open and {found.closed} closed; gates decide on {found.asked}")
+    return replace(checkpoint, network=found.network)
 
 
 def _compile(

@@ -35,6 +35,11 @@ class GatedConvNode:
         """Number of filters."""
         return len(self.weight)
 
+    @property
+    def fixed(self) -> npt.NDArray[np.bool_]:
+        """``[filters]``, whether each one's bit is the same for all images: its gate's last weights are zero."""
+        return np.asarray(~self.expand_weight.any(axis=1))
+
 
 def read_gated_conv(node: ir.Node) -> GatedConvNode | None:
     """The gated convolution at ``node``, or ``None`` if it is another operator."""

@@ -28,6 +28,7 @@ from penstock.nn.routing import StageRouter
 from penstock.nn.surgery import GatedNetwork
 
 CHOICE = "choice"
+TINY = np.float32(1e-30)
 
 
 def verify_extremes(
@@ -57,8 +58,9 @@ def _verify_gates(
         forced = copy.deepcopy(served)
         for module in forced.modules():
             if isinstance(module, Gate):
-                nn.init.zeros_(module.expand.weight)
-                nn.init.constant_(module.expand.bias, logit)
+                asked = module.expand.weight.any(dim=1)
+                module.expand.weight.data.zero_()
+                module.expand.bias.data[asked] = logit
         graph = captured.clone()
         for node in graph.graph:
             _force_gate(graph.graph, node, logit)
@@ -149,13 +151,15 @@ def _choices(graph: ir.Graph) -> list[tuple[ir.Value, int, int]]:
 
 
 def _force_gate(graph: ir.Graph, node: ir.Node, logit: float) -> None:
-    """Let a gated convolution's gate answer ``logit`` whatever it sees."""
+    """Let a gated convolution's gate answer ``logit`` whatever it sees, but for filters that are settled."""
     conv = read_gated_conv(node)
     if conv is None:
         return
     build = Builder(graph, conv.layer)
     # New initializers: the old ones may have other readers, because the exporter merges equal tensors.
-    weight = build.constant(np.zeros_like(conv.expand_weight), "forced.weight")
-    bias = build.constant(np.full_like(conv.expand_bias, logit), "forced.bias")
+    # Not zeros: the filters would count as settled, and be lowered in another way.
+    tiny = np.full_like(conv.expand_weight, TINY)
+    weight = build.constant(np.where(conv.fixed[:, None], 0, tiny), "forced.weight")
+    bias = build.constant(np.where(conv.fixed, conv.expand_bias, np.float32(logit)), "forced.bias")
     node.replace_input_with(len(node.inputs) - 2, weight)
     node.replace_input_with(len(node.inputs) - 1, bias)

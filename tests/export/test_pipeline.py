@@ -376,6 +376,7 @@ def test_a_checkpoint_without_detector_needs_no_flags_said(tiny: Checkpoint, tmp
         ({"lowering": "fastest"}, "no lowering 'fastest'; there are auto, masked, gathered"),
         ({"name": "a/b"}, "model name 'a/b'"),
         ({"input_type": "fp16"}, "no input type 'fp16'; there are fp32, uint8"),
+        ({"settle": True}, "settle takes gates away that the detector looks at: add --no-flags"),
         ({"fpr": 0.0}, "fpr is 0.0"),
         ({"fpr": 1.0}, "fpr is 1.0"),
         ({"max_batch": 0}, "max_batch is 0"),

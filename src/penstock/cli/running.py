@@ -57,6 +57,11 @@ def _add_export(commands: Commands) -> None:
         "--lowering", help="auto (default: whatever is fastest here), masked, gathered or routed"
     )
     export.add_argument("--no-flags", dest="flags", action="store_false", help="leave the detector out")
+    export.add_argument(
+        "--settle",
+        action="store_true",
+        help="take away gates that all calibration images, or none, open (with --no-flags)",
+    )
     export.add_argument("--fpr", type=float, metavar="RATE", help="promised false-positive rate (0.05)")
     add_data(export)
     export.add_argument(
