@@ -48,7 +48,8 @@ class DetectorHead(nn.Module):
         along = x @ self.directions
         beyond = x - along @ self.directions.T
         distance = torch.sqrt(
-            (along * along) @ self.direction_weight[:, None]
+            1
+            + (along * along) @ self.direction_weight[:, None]
             + (beyond * beyond).sum(dim=1, keepdim=True) * self.residual_weight
         )
         raw = torch.cat([surprise, distance], dim=1)

@@ -28,7 +28,7 @@ def formula(state: State, given: PathFeatures) -> npt.NDArray[np.float32]:
     p = x @ state["directions"]
     e = x - p @ state["directions"].T
     squares = (p**2 * state["direction_weight"]).sum(axis=1) + (e**2 * state["residual_weight"]).sum(axis=1)
-    d = np.sqrt(squares)
+    d = np.sqrt(1 + squares)
     both = (np.stack([a, d], axis=1) - state["location"][c]) / state["spread"][c]
     score: npt.NDArray[np.float32] = both.sum(axis=1) / np.float32(2)
     assert score.dtype == np.float32

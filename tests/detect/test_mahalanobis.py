@@ -19,7 +19,7 @@ def test_full_rank_equals_the_textbook_distance_under_the_shrunk_covariance(feat
     x = (train.gate_logits - fitted.mean[train.predicted]) / fitted.scale
     precision = covariance.LedoitWolf(assume_centered=True).fit(x.astype(np.float64)).precision_
     new = (test.gate_logits - fitted.mean[test.predicted]) / fitted.scale
-    expected = np.sqrt(np.einsum("ni,ij,nj->n", new, precision, new))
+    expected = np.sqrt(1 + np.einsum("ni,ij,nj->n", new, precision, new))
     assert fitted.score(test) == pytest.approx(expected, rel=1e-3)
 
 

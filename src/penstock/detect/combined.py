@@ -8,7 +8,7 @@ gate logits, the tables as `CombinedScore.arrays` gives them, and C classes, P f
     x = (y - mean[c]) / scale                                                           [N, P]
     p = x @ directions                                                                  [N, r]
     e = x - p @ directions^T                                                            [N, P]
-    d = sqrt(sum_r p^2 * direction_weight + sum_j e^2 * residual_weight)                [N]
+    d = sqrt(1 + sum_r p^2 * direction_weight + sum_j e^2 * residual_weight)            [N]
     score = ((a - location[c, 0]) / spread[c, 0] + (d - location[c, 1]) / spread[c, 1]) / 2
 
 Honest inputs score around 0, give or take 1. Single precision agrees with double precision to 1e-4 of
@@ -48,7 +48,7 @@ DIVISORS = ("scale", "spread")
 
 BATCH = 1024  # inputs scored at once: bounds the memory of the tables that are gathered per input
 PRIOR = 10  # inputs of an average class mixed into a class's variance: a few inputs say little about it
-SMALLEST_SPREAD = 0.01  # as a share of the location: what single precision can resolve to 1e-4
+SMALLEST_SPREAD = 0.05  # as a share of the location: what single precision can resolve to 1e-4
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,10 @@ estimator for large-dimensional covariance matrices*, 2004): ``(1 - d) S + d mu 
 so the r largest, columns of U, are kept with their eigenvalues l, and the rest is given its mean eigenvalue
 l_rest:
 
-    p = x U,   e = x - p U^T,   distance = sqrt(sum_r p_r^2 / l_r + |e|^2 / l_rest)
+    p = x U,   e = x - p U^T,   distance = sqrt(1 + sum_r p_r^2 / l_r + |e|^2 / l_rest)
+
+The 1 changes no order. Without it the root would blow up rounding errors where the rest is next to nothing, as for
+networks with prototypes, whose routers are as good as sure of most images.
 
 That is two thin products instead of one with ``P x P``. ``|e|^2`` equals ``|x|^2 - |p|^2``, but that
 difference of two large numbers would cost single precision three digits where U explains most of x; e itself
@@ -31,9 +34,9 @@ from penstock.errors import UnsupportedError
 
 # A filter whose logit hardly moves, or a direction without variance, would turn rounding errors into
 # distance.
-SMALLEST_SCALE = 0.01  # as a share of the root mean square of all scales
+SMALLEST_SCALE = 0.01  # as a share of the root mean square of all scales, and of the filter's own logit
 NO_SCALE = 1e-6  # typical scale of logits that are the same for all inputs: they are left unscaled
-SMALLEST_EIGENVALUE = 0.001  # where 1 is the variance of an ordinary filter
+SMALLEST_EIGENVALUE = 0.01  # where 1 is the variance of an ordinary filter
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +76,9 @@ class GateMahalanobis:
         x = features.gate_logits - mean[features.predicted]
         scale = np.sqrt((x**2).mean(axis=0))
         typical = np.sqrt((scale**2).mean())
-        scale = np.maximum(scale, SMALLEST_SCALE * typical) if typical > NO_SCALE else np.ones(len(scale))
+        size = np.sqrt((features.gate_logits.astype(np.float64) ** 2).mean(axis=0))
+        smallest = SMALLEST_SCALE * np.maximum(typical, size)
+        scale = np.maximum(scale, smallest) if typical > NO_SCALE else np.ones(len(scale))
         x /= scale
         directions, variances, rest = _shrunk_covariance(x, min(rank, features.filters, len(features) - 1))
         return cls(
@@ -85,13 +90,13 @@ class GateMahalanobis:
         )
 
     def score(self, features: PathFeatures) -> Floats:
-        """``[N]``, 0 or more, larger is stranger; computed in double precision."""
+        """``[N]``, 1 or more, larger is stranger; computed in double precision."""
         directions = self.directions.astype(np.float64)
         x = (features.gate_logits.astype(np.float64) - self.mean[features.predicted]) / self.scale
         along = x @ directions  # [N, r]
         beyond = x - along @ directions.T  # [N, P]
         squares = along**2 @ self.direction_weight + (beyond**2).sum(axis=1) * self.residual_weight
-        distance: Floats = np.sqrt(squares)
+        distance: Floats = np.sqrt(1 + squares)
         return distance
 
 
