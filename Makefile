@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test lint check stress proto bench clean
+.PHONY: setup demo test lint check stress proto bench speed clean
 
 setup: $(STAMP)
 
@@ -36,6 +36,10 @@ stress: setup
 proto: setup
 	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=src --pyi_out=src --grpc_python_out=src \
 	  proto/penstock/service/v1/paths.proto
+
+speed: setup
+	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/tables.py
 
 bench: setup
 	$(BIN)/python benchmarks/main_job.py

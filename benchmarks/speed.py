@@ -4,7 +4,9 @@
     python benchmarks/speed.py --only 'ResNet-18'       # one network
     python benchmarks/speed.py --batch 1 --threads 1    # some of the settings (each may be given several times)
 
-All forms of a network are measured in turn, in one run, medians. *Speed-up* is over the dense network in the same
+All forms of a network are measured in turn, in one run: the median over the runs of each image, the mean over images,
+which are test images where the network has a data set. *Accuracy* is that of the exported file on the images that
+neither training nor the choice of the epoch nor calibration has seen. *Speed-up* is over the dense network in the same
 engine, precision, batch and number of threads; *efficiency* is that speed-up as a share of what the saved work would
 allow: speed-up / (dense MACs / executed MACs), everything that a form adds counted in both. Every export runs in a
 process of its own, whose time and peak memory are kept too. Rows of networks that were not asked for stay.
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import hashlib
 import json
 import os
 import shlex
@@ -24,20 +27,27 @@ import time
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from machine import RESULTS, about
+import numpy as np
+import numpy.typing as npt
+from machine import RESULTS, about, cores
 
-from penstock.bundle import Bundle, read_bundle
+from penstock import data
+from penstock.bundle import LOGITS, Bundle, read_bundle
 from penstock.export.autotune.engines import Loaded, load
 from penstock.export.autotune.measure import measure
+from penstock.export.runtime import open_bundle
 from penstock.export.sample import synthetic_images
 from penstock.files import write_atomic
 
 SUBJECTS = Path(__file__).with_name("speed.toml")
 FILE = "speed.json"
 ORT = "onnxruntime"
+AUTO = "auto"
+LEAST_IMAGES = 64  # of a data set: how long a path takes depends on the image
 SECONDS_EACH = 1.5  # of measuring, for each form
 
 
@@ -83,28 +93,58 @@ def main() -> int:
     for network in tomllib.loads(SUBJECTS.read_text(encoding="utf-8"))["network"]:
         if not any(fnmatch.fnmatch(network["name"], pattern) for pattern in parsed.only or ["*"]):
             continue
-        rows = [row for row in rows if row["network"] != network["name"]]
         for batch in parsed.batch or [1, 8]:
-            rows += timed(network, batch, parsed.threads or [1, 2])
-        write_atomic(file, json.dumps({"rows": rows}, indent=2) + "\n")
+            new = timed(network, batch, parsed.threads or [1, 2])
+            measured = {_setting(row) for row in new}
+            rows = [row for row in rows if _setting(row) not in measured] + new
+            write_atomic(file, json.dumps({"rows": rows}, indent=2) + "\n")
     return 0
 
 
 def timed(network: dict[str, Any], batch: int, threads: list[int]) -> list[dict[str, Any]]:
     """Rows of one network at one batch size."""
     rows = []
+    accuracies: dict[
+        str, float | None
+    ] = {}  # by the hash of the file: most are the same for all thread counts
     with tempfile.TemporaryDirectory() as folder:
-        made = [exported(form, Path(folder), str(place), batch) for place, form in enumerate(forms(network))]
-        images = synthetic_images(8 * batch, made[0].bundle.manifest.input_shape)
-        runs = [(each, engine) for each in made for engine in each.form.engines]
         for count in threads:
+            made = [exported(form, Path(folder), batch, count) for form in forms(network)]
+            images = shown(network, 8 * batch, made[0].bundle.manifest.input_shape)
+            for each in made:
+                if each.bundle.manifest.model_sha256 not in accuracies:
+                    accuracies[each.bundle.manifest.model_sha256] = accuracy(each, network)
+            runs = [(each, engine) for each in made for engine in each.form.engines]
             graphs = {name(each, engine): loaded(each.bundle, engine, count) for each, engine in runs}
             times = measure(graphs, images, batch=batch, seconds=SECONDS_EACH * len(graphs))
             for each, engine in runs:
                 dense = times[name(made[0], engine, each.form.precision)]
-                rows.append(row(network, each, engine, batch, count, times[name(each, engine)], dense))
+                line = row(network, each, engine, batch, count, times[name(each, engine)], dense)
+                rows.append(line | {"accuracy": accuracies[each.bundle.manifest.model_sha256]})
                 print(json.dumps(rows[-1]), file=sys.stderr)
     return rows
+
+
+def _setting(row: dict[str, Any]) -> tuple[str, int, int]:
+    """What is measured in one go."""
+    return row["network"], row["batch"], row["threads"]
+
+
+def shown(network: dict[str, Any], count: int, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
+    """Images to time with, ``[N, C, H, W]``."""
+    if "data" not in network:
+        return synthetic_images(count, shape)
+    test = data.load(network["data"]).test
+    return test.images[np.random.default_rng(0).permutation(len(test))[: max(count, LEAST_IMAGES)]]
+
+
+def accuracy(made: Made, network: dict[str, Any]) -> float | None:
+    """Share of the test images that a bundle's file gets right; nothing where the weights are random."""
+    if "data" not in network:
+        return None
+    test = data.load(network["data"]).test
+    got = open_bundle(made.bundle, threads=cores()).run(test.images)[LOGITS]
+    return float((got.argmax(1) == test.labels).mean())
 
 
 def name(made: Made, engine: str, precision: str | None = None) -> str:
@@ -145,11 +185,16 @@ def forms(network: dict[str, Any]) -> Iterator[Form]:
             yield Form(form["label"], precision, tuple(shlex.split(form["export"])), engines)
 
 
-def exported(form: Form, repository: Path, model: str, batch: int) -> Made:
-    """Export in a process of its own."""
+@cache
+def exported(form: Form, repository: Path, batch: int, threads: int) -> Made:
+    """Export in a process of its own; what is not measured to choose a lowering serves all thread counts."""
+    if AUTO not in form.export and threads > 1:
+        return exported(form, repository, batch, 1)
+    model = hashlib.sha256(f"{form} {threads}".encode()).hexdigest()[:16]
     command = [sys.executable, "-m", "penstock.cli", "export", *form.export]
     command += [] if form.precision == "fp32" else ["--precision", form.precision]
     command += ["--repository", str(repository), "--name", model, "--max-batch", str(batch)]
+    command += ["--batch", str(batch), "--threads", str(threads)]
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)

@@ -19,6 +19,7 @@ from typing import Any
 import table_disentangle
 import table_learning
 import table_main_job
+import table_speed
 from machine import RESULTS
 
 ROOT = RESULTS.parent.parent
@@ -58,12 +59,21 @@ def _disentangle(lines: Callable[[dict[str, Any]], list[str]]) -> Table:
     return Table("disentangle.json", "disentangle.py", lines)
 
 
+def _speed(lines: Callable[[dict[str, Any]], list[str]]) -> Table:
+    return Table("speed.json", "speed.py", lines)
+
+
 BEST = _learning(table_learning.best_settings)
 PAGES: Mapping[str, Mapping[str, Table]] = {
     "README.md": {
         "main-job": _main_job(table_main_job.main_job),
         "lowerings": _main_job(table_main_job.lowerings),
+        "speed": _speed(table_speed.summary),
         "best-settings": BEST,
+    },
+    "docs/speed-results.md": {
+        "speed-everything": _speed(table_speed.everything),
+        "speed-exports": _speed(table_speed.exports),
     },
     "docs/learning-results.md": {
         "best-settings": BEST,

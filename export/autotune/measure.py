@@ -1,4 +1,8 @@
-"""Time graphs against each other: warm, interleaved, medians, so that a drifting machine hurts all alike."""
+"""Time graphs against each other: warm, interleaved, medians, so that a drifting machine hurts all alike.
+
+Paths differ from image to image, and so does their time: of a cascade the median image costs what the small member
+costs, whatever the large one does. So the median is taken over the runs of each batch, and the mean over the batches.
+"""
 
 from __future__ import annotations
 
@@ -24,30 +28,33 @@ def measure(
     rounds: int = ROUNDS,
     seconds: float = SECONDS,
 ) -> dict[str, float]:
-    """Median milliseconds for one batch.
+    """Milliseconds for one batch: median over its runs, mean over the batches.
 
     Args:
         graphs: candidates by name.
-        images: ``[N, C, H, W]`` uint8, taken in turn: paths differ, and so does their time.
+        images: ``[N, C, H, W]`` uint8, taken in turn, each at least once.
         batch: images in each; a graph that takes one at a time runs as often.
         rounds: measurements of each candidate, after a tenth as many that are not counted.
         seconds: stop earlier than that many rounds when so much time has gone, all candidates together.
     """
     batches = _batches(images, batch)
-    times: dict[str, list[float]] = {name: [] for name in graphs}
+    times: dict[str, list[list[float]]] = {name: [[] for _ in batches] for name in graphs}
     for graph in graphs.values():
         for feed in batches[: max(1, rounds // 10)]:
             graph.run_batch(feed)
     start = time.perf_counter()
     for turn in range(rounds):
-        feed = batches[turn % len(batches)]
+        place = turn % len(batches)
         for name, graph in graphs.items():
             begin = time.perf_counter()
-            graph.run_batch(feed)
-            times[name].append(time.perf_counter() - begin)
-        if turn + 1 >= LEAST and time.perf_counter() - start > seconds:
+            graph.run_batch(batches[place])
+            times[name][place].append(time.perf_counter() - begin)
+        if turn + 1 >= max(LEAST, len(batches)) and time.perf_counter() - start > seconds:
             break
-    return {name: float(np.median(values)) * 1000 for name, values in times.items()}
+    return {
+        name: float(np.mean([np.median(each) for each in of_batches if each])) * 1000
+        for name, of_batches in times.items()
+    }
 
 
 def _batches(images: npt.NDArray[np.uint8], batch: int) -> list[dict[str, npt.NDArray[np.float32]]]:

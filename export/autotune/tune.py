@@ -19,7 +19,7 @@ from penstock.manifest import Tuning
 
 DENSE = "dense"
 CHOSEN = "chosen"
-IMAGES = 8  # paths differ, and so does their time
+IMAGES = 32  # paths differ, and so does their time
 
 Finish = Callable[[ir.Model, Lowering], bytes]
 """Makes a file of a lowered graph, at the precision that is wanted."""

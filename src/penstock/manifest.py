@@ -52,7 +52,7 @@ class Tuning:
         provider: what ran the graphs.
         batch: images in one run.
         threads: of one run on the CPU.
-        tried_ms: median milliseconds of each option, the same in all stages.
+        tried_ms: milliseconds of each option, the same in all stages: median over runs, mean over images.
         dense_ms: of the dense network, at the same precision, measured beside the choice.
         chosen_ms: of the choice.
         layers: the option that each gated layer got.

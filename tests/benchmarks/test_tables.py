@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import table_disentangle
 import table_learning
+import table_speed
+from study_runs import read_study
 from table_main_job import FIGURES
 from tables import PAGES, MarksError, fill, main
 
@@ -67,8 +69,11 @@ def test_seeds_of_one_network_share_a_line_with_mean_and_range() -> None:
         "seeds": "0, 1, 2",
     }
     assert empty == ""
+    best = [run.name for run in read_study().values() if run.row is not None and run.row.best]
+    missing = [name for name in best if name not in ("resnet20-seed0", "resnet20-seed1", "resnet20-seed2")]
+    assert len(missing) >= 3
     assert notes == [
-        "Not measured yet: `resnet56`, `vgg16`, `squeezenet`.",
+        f"Not measured yet: {', '.join(f'`{name}`' for name in missing)}.",
         "",
         "Measured 2026-01-02 at abc on Some CPU, 2 cores; Python 3.12.0, torch 2.9.",
     ]
@@ -193,14 +198,17 @@ def test_pages_are_written_and_compared_and_what_is_missing_is_said(
 ) -> None:
     check = (["--check"], pages, pages / "results")
     assert main(*check) == 1
-    assert "README.md, docs/learning-results.md: not what benchmarks/results says" in capsys.readouterr().err
+    assert (
+        "README.md, docs/speed-results.md, docs/learning-results.md: not what benchmarks/results says"
+        in capsys.readouterr().err
+    )
     assert "old" in (pages / "README.md").read_text()
     assert main([], *check[1:]) == 0
     assert main(*check) == 0
     readme, learning = ((pages / page).read_text() for page in ("README.md", "docs/learning-results.md"))
     assert "| honest test images | 1,000 |" in readme
     assert "| of these, flagged | none |" in readme
-    assert readme.count("Not measured yet") == 1
+    assert readme.count("Not measured yet") == 2
     assert learning.count("Not measured yet: `benchmarks/study.py` writes") == 3
     assert learning.count("Not measured yet: `benchmarks/disentangle.py` writes") == 3
     assert "old" not in readme + learning
@@ -218,3 +226,48 @@ def test_a_page_has_one_place_for_each_table(pages: Path, capsys: pytest.Capture
     (pages / "README.md").write_text("nothing")
     assert main([], pages, pages / "results") == 1
     assert "README.md needs one place for main-job" in capsys.readouterr().err
+
+
+def speed(form: str, batch: int, ms: float, **more: Any) -> dict[str, Any]:
+    """As `speed.py` writes it."""
+    return {
+        "network": "VGG-16-BN",
+        "size": 32,
+        "form": form,
+        "precision": "fp32",
+        "engine": "onnxruntime",
+        "batch": batch,
+        "threads": 1,
+        "accuracy": 0.93,
+        "macs": 0.35,
+        "ms": ms,
+        "speed_up": 10 / ms,
+        "efficiency": 10 / ms * 0.35,
+        "export_seconds": 30.4,
+        "export_peak_mb": 1234.5,
+        "file_mb": 60.04,
+        "machine": MACHINE,
+    } | more
+
+
+def test_speed_is_told_shortly_and_in_full() -> None:
+    rows = [
+        speed("dense", 1, 10.0, macs=1.0),
+        speed("cascade", 1, 4.0),
+        speed("dense", 1, 5.0, engine="openvino"),
+        speed("cascade", 8, 30.0, accuracy=None),
+    ]
+    head, _, dense, cascade, *_ = table_speed.summary({"rows": rows})
+    assert cells(head) == ["network", "form", "accuracy", "MACs", "ms", "speed-up", "efficiency"]
+    assert cells(dense)[1] == "dense"
+    assert cells(cascade) == ["VGG-16-BN, 32x32", "cascade", "93.00%", "35.0%", "4.000", "2.50", "0.88"]
+    lines = table_speed.everything({"rows": rows})
+    assert [line for line in lines if line.startswith("###")] == [
+        "### Batch 1, 1 thread",
+        "### Batch 8, 1 thread",
+    ]
+    assert sum("openvino" in line for line in lines) == 1
+    assert sum("timing only" in line for line in lines) == 1
+    _, _, *exported = table_speed.exports({"rows": rows})
+    assert [cells(line)[3:] for line in exported[:2]] == [["30", "1,234", "60.0"]] * 2
+    assert table_speed.summary({"rows": []}) == []

@@ -1,0 +1,62 @@
+"""The tables of ``results/speed.json``: compiled networks against their dense forms, engine by engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from table_text import markdown, measured
+
+HEAD = ("network", "form", "precision", "engine", "accuracy", "MACs", "ms", "speed-up", "efficiency")
+
+
+def summary(results: dict[str, Any]) -> list[str]:
+    """One image, one thread, ONNX Runtime, single precision: a row a form."""
+    wanted = {"batch": 1, "threads": 1, "engine": "onnxruntime", "precision": "fp32"}
+    rows = [row for row in results["rows"] if all(row[key] == value for key, value in wanted.items())]
+    place = [index for index, title in enumerate(HEAD) if title not in ("precision", "engine")]
+    lines = [[line[index] for index in place] for line in _lines(rows)]
+    return _table([HEAD[index] for index in place], lines, rows, words=2)
+
+
+def everything(results: dict[str, Any]) -> list[str]:
+    """A table for each batch and number of threads."""
+    found: list[str] = []
+    for batch, threads in sorted({(row["batch"], row["threads"]) for row in results["rows"]}):
+        rows = [row for row in results["rows"] if (row["batch"], row["threads"]) == (batch, threads)]
+        found += [f"### Batch {batch}, {threads} thread{'s' * (threads > 1)}", ""]
+        found += [*_table(list(HEAD), _lines(rows), rows, words=4), ""]
+    return found[:-1]
+
+
+def exports(results: dict[str, Any]) -> list[str]:
+    """What each export took, as a process of its own."""
+    rows = [row for row in results["rows"] if row["batch"] == 1 and row["threads"] == 1]
+    unique = {(row["network"], row["form"], row["precision"]): row for row in rows}
+    head = ["network", "form", "precision", "export, s", "peak memory, MB", "file, MB"]
+    lines = [
+        [*key, f"{row['export_seconds']:.0f}", f"{row['export_peak_mb']:,.0f}", f"{row['file_mb']:.1f}"]
+        for key, row in unique.items()
+    ]
+    return _table(head, lines, rows, words=3)
+
+
+def _lines(rows: Iterable[dict[str, Any]]) -> list[list[str]]:
+    return [
+        [
+            f"{row['network']}, {row['size']}x{row['size']}",
+            row["form"],
+            row["precision"],
+            row["engine"],
+            "timing only" if row["accuracy"] is None else f"{row['accuracy']:.2%}",
+            f"{row['macs']:.1%}",
+            f"{row['ms']:.3f}",
+            f"{row['speed_up']:.2f}",
+            f"{row['efficiency']:.2f}",
+        ]
+        for row in rows
+    ]
+
+
+def _table(head: list[str], lines: list[list[str]], rows: list[dict[str, Any]], *, words: int) -> list[str]:
+    return [*markdown(head, lines, words=words), "", measured(row["machine"] for row in rows)] if rows else []
