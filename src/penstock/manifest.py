@@ -9,9 +9,12 @@ from penstock.errors import BundleError, InvalidArgumentError
 from penstock.paths import PathLayout
 from penstock.records import read_record
 
-# 2: layers read several others, depthwise convolutions follow them; 3: what tuning measured; 4: pixels may be bytes.
+# 2: layers read several others, depthwise convolutions follow them; 3: what tuning measured; 4: pixels may be bytes,
+# and precision less.
 SCHEMA = 4
 MANIFEST_FILE = "bundle.json"
+
+FP32, INT8, FP16 = PRECISIONS = ("fp32", "int8", "fp16")
 
 INPUT = "images"
 INPUT_TYPES = ("fp32", "uint8")  # values from 0 to 1, or bytes from 0 to 255
@@ -75,6 +78,27 @@ class Tuning:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How well a graph of reduced precision agrees with the float32 graph that it was made from.
+
+    Attributes:
+        images: number of images compared.
+        logit_error: median over the images of the norm of the logits' difference, relative to the norm of the
+            float32 graph's logits.
+        top1_agreement: share of the images with the same most likely class; ``None`` where the images are synthetic
+            or the weights random, so that classes mean nothing.
+        same_path: share of the images with the same path: routers and gates look at activations of that precision.
+        same_bits: share of equal path bits.
+    """
+
+    images: int
+    logit_error: float
+    top1_agreement: float | None
+    same_path: float
+    same_bits: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """Everything about a bundle that is not in its graph, or that should be known before loading it.
 
@@ -88,10 +112,11 @@ class Manifest:
         lowering: ``dense``, ``masked``, ``gathered`` or ``routed``.
         tuning: what was measured where ``auto`` chose.
         executed_macs: mean share of the dense MACs that the graph really executes, whatever its paths ask for.
-        precision: ``fp32``.
+        precision: of convolutions and classifier: ``fp32``, ``int8`` or ``fp16``.
         max_batch: largest batch that one request may carry.
         single: whether the graph takes exactly one image, so that a batch is spread over several runs.
-        parity: figures of the verification against PyTorch.
+        parity: figures of the verification against PyTorch, in float32.
+        agreement: how well the graph agrees with its float32 form, where its precision is reduced.
         calibration: how the flag's threshold was found; ``None`` for a graph that never flags.
         versions: versions of the software that took part.
     """
@@ -105,10 +130,11 @@ class Manifest:
     lowering: str
     tuning: Tuning | None = None
     executed_macs: float = 1.0
-    precision: str = "fp32"
+    precision: str = FP32
     max_batch: int
     single: bool
     parity: dict[str, float]
+    agreement: Agreement | None = None
     calibration: Calibration | None = None
     versions: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
@@ -120,6 +146,8 @@ class Manifest:
             raise InvalidArgumentError(
                 f"no input type {self.input_type!r}; there are {', '.join(INPUT_TYPES)}"
             )
+        if self.precision not in PRECISIONS:
+            raise InvalidArgumentError(f"no precision {self.precision!r}; there are {', '.join(PRECISIONS)}")
         if min(self.input_shape) < 1:
             raise InvalidArgumentError(f"input_shape is {self.input_shape}; every number must be 1 or more")
 

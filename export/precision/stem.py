@@ -1,0 +1,86 @@
+"""Rewrite the convolution that reads the images so that ONNX Runtime's int8 kernels run it well.
+
+They want input channels in fours, and images have three. A convolution of stride 2 becomes one of stride 1 on blocks of
+2x2 pixels, which have four times as many channels. Its kernel, filled up with zeros, is cut alike; p pixels of padding
+become q = ceil(p / 2) blocks, of which the kernel skips 2 q - p pixels:
+
+    y[o] = sum_i w[i] x[2 o + i - p] = sum_(j, b) w[2 j + b - (2 q - p)] x[2 (o + j - q) + b]
+
+The sum is the same. A normalisation's division of each channel moves into the kernel on the way.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from penstock.export.building import Builder, constant_array, dimension, is_constant
+
+BLOCK = 2
+CHANNELS = 4  # with as many or more, the kernels cope
+
+
+def block_stem(graph: ir.Graph) -> None:
+    """Rewrite convolutions of stride 2 that read images, in place."""
+    for node in list(graph):
+        if node.op_type == "Conv" and _reads_images(node) and min(_pads(node)) >= 0:
+            _rewrite(graph, node)
+
+
+def _reads_images(node: ir.Node) -> bool:
+    x, y = node.inputs[0], node.outputs[0]
+    if x is None or x.shape is None or y.shape is None or not is_constant(node.inputs[1]):
+        return False
+    sizes = (*x.shape[1:], *y.shape[1:])
+    return (
+        all(isinstance(size, int) for size in sizes)
+        and dimension(x, 1) < CHANNELS
+        and all(dimension(x, axis) % BLOCK == 0 for axis in (2, 3))
+        and node.attributes.get_int("group", 1) == 1
+        and node.attributes.get_string("auto_pad", "NOTSET") == "NOTSET"
+        and list(node.attributes.get_ints("strides", [1, 1])) == [BLOCK, BLOCK]
+        and list(node.attributes.get_ints("dilations", [1, 1])) == [1, 1]
+    )
+
+
+def _pads(node: ir.Node) -> list[int]:
+    """Padding in blocks: before both axes, then behind both."""
+    x, y = node.inputs[0], node.outputs[0]
+    assert x is not None
+    before = [-(-pad // BLOCK) for pad in _before(node)]
+    behind = [
+        dimension(y, axis) + side - 1 - blocks - dimension(x, axis) // BLOCK
+        for axis, side, blocks in zip((2, 3), _cut(node).shape[2:], before, strict=True)
+    ]
+    return before + behind
+
+
+def _before(node: ir.Node) -> list[int]:
+    return list(node.attributes.get_ints("pads", [0, 0, 0, 0]))[:2]
+
+
+def _rewrite(graph: ir.Graph, node: ir.Node) -> None:
+    x, weight, pads = node.inputs[0], _cut(node), _pads(node)
+    assert x is not None
+    division = x.producer()
+    if division is not None and division.op_type == "Div" and is_constant(division.inputs[1]):
+        deviation = constant_array(division.inputs[1])
+        if deviation.shape == (1, dimension(x, 1), 1, 1):
+            x = division.inputs[0]
+            weight = weight / np.tile(deviation, (1, BLOCK * BLOCK, 1, 1))
+    build = Builder(graph, f"{node.name}.blocks")
+    blocks = build.op("SpaceToDepth", x, blocksize=BLOCK)
+    kernel = build.constant(weight.astype(np.float32), "weight")
+    build.replace(node, (build.op("Conv", blocks, kernel, *node.inputs[2:], pads=pads),))
+
+
+def _cut(node: ir.Node) -> npt.NDArray[np.float32]:
+    """The kernel ``[C, C_in, kh, kw]`` as ``[C, 4 C_in, kh', kw']``, channels in the order of ``SpaceToDepth``."""
+    weight = constant_array(node.inputs[1])
+    skipped = [pad % BLOCK for pad in _before(node)]
+    fill = [(skip, (side + skip) % BLOCK) for side, skip in zip(weight.shape[2:], skipped, strict=True)]
+    filled = np.pad(weight, [(0, 0), (0, 0), *fill])
+    filters, channels, height, width = filled.shape
+    cut = filled.reshape(filters, channels, height // BLOCK, BLOCK, width // BLOCK, BLOCK)
+    return cut.transpose(0, 3, 5, 1, 2, 4).reshape(filters, -1, height // BLOCK, width // BLOCK)
