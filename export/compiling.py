@@ -1,4 +1,4 @@
-"""Compile one candidate: from a checkpoint and a lowering to a finished, verified, calibrated graph."""
+"""Compile one candidate: from a checkpoint, a lowering and a precision to a finished, verified, calibrated graph."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from penstock.export.capture.head import DetectorHead
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.passes.byte_input import take_bytes
 from penstock.export.passes.simplify import tidy
+from penstock.export.precision.agreement import compare, verify_agreement
+from penstock.export.precision.narrowing import narrow
 from penstock.export.runtime import Outputs, open_graph
 from penstock.export.sample import Sample
 from penstock.export.verify.extremes import verify_extremes
@@ -31,6 +33,7 @@ from penstock.export.verify.parity import (
     verify_flags,
     verify_same,
 )
+from penstock.manifest import FP32, Agreement
 from penstock.nn.checkpoint import Checkpoint
 
 DENSE = "dense"
@@ -46,7 +49,9 @@ class Compiled:
         lowering: its name.
         single: whether it takes exactly one image at a time.
         content: the serialised graph.
-        parity: how well it agrees.
+        precision: of its convolutions and its classifier.
+        parity: how well it agrees, in float32.
+        agreement: how well the graph of reduced precision agrees with the float32 one.
         executed_macs: mean share of the dense MACs that it really executed on the sample, real or synthetic.
         calibration: how its threshold was set, if it flags.
     """
@@ -54,26 +59,31 @@ class Compiled:
     lowering: str
     single: bool
     content: bytes
+    precision: str
     parity: Parity
+    agreement: Agreement | None
     executed_macs: float
     calibration: Calibration | None
 
 
-def compile_dense(checkpoint: Checkpoint, sample: Sample) -> Compiled:
+def compile_dense(checkpoint: Checkpoint, sample: Sample, precision: str = FP32) -> Compiled:
     """The network as it was before it got gates, under the same contract.
 
     Raises:
-        VerificationError: the graph does not answer as PyTorch does.
+        VerificationError: the graph does not answer as PyTorch does, or its precision costs too much.
     """
     served = DenseModel(checkpoint.dense, checkpoint.network.layout).eval()
     model = tidy(capture(served, checkpoint.input_shape))
     got = open_graph(serialize(model), single=False).run(sample.images)
     parity = verify(reference(served, sample.images), got, checkpoint.network.layout)
+    model, _, agreement = _narrowed(model, precision, sample, got, single=False)
     return Compiled(
         lowering=DENSE,
         single=False,
-        content=_finished(model, checkpoint, DENSE, None),
+        content=_finished(model, checkpoint, DENSE, precision, None),
+        precision=precision,
         parity=parity,
+        agreement=agreement,
         executed_macs=1.0,
         calibration=None,
     )
@@ -120,11 +130,12 @@ def capture_paths(checkpoint: Checkpoint, sample: Sample, fpr: float | None) -> 
     )
 
 
-def compile_paths(captured: CapturedNetwork, lowering: Lowering) -> Compiled:
+def compile_paths(captured: CapturedNetwork, lowering: Lowering, precision: str = FP32) -> Compiled:
     """One lowering of a captured network, which itself stays as it was.
 
     Raises:
-        VerificationError: the graph does not answer as PyTorch does.
+        VerificationError: the graph does not answer as PyTorch does, or its precision costs too much.
+        UnsupportedError: the lowering cannot have this precision.
         InvalidArgumentError: too few calibration images for this rate.
     """
     checkpoint, sample, fpr = captured.checkpoint, captured.sample, captured.fpr
@@ -135,17 +146,20 @@ def compile_paths(captured: CapturedNetwork, lowering: Lowering) -> Compiled:
     tidy(model)
     got = open_graph(serialize(model), single=lowering.single).run(sample.images)
     parity = verify(captured.expected, got, layout)
+    model, got, agreement = _narrowed(model, precision, sample, got, single=lowering.single)
     calibration = None
     if fpr is not None:
         calibration = _calibrate(checkpoint, sample, got, fpr)
         set_threshold(model, calibration.threshold)
-    content = _finished(model, checkpoint, lowering.name, calibration)
+    content = _finished(model, checkpoint, lowering.name, precision, calibration)
     verify_flags(open_graph(content, single=lowering.single).run(sample.images[:FLAG_IMAGES]), calibration)
     return Compiled(
         lowering=lowering.name,
         single=lowering.single,
         content=content,
+        precision=precision,
         parity=parity,
+        agreement=agreement,
         executed_macs=float(executed(layout, got[PATH]).mean()),
         calibration=calibration,
     )
@@ -178,6 +192,19 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in packages} | {"onnxruntime": onnxruntime.__version__}
 
 
+def _narrowed(
+    model: ir.Model, precision: str, sample: Sample, expected: Outputs, *, single: bool
+) -> tuple[ir.Model, Outputs, Agreement | None]:
+    """A float32 graph at the precision that is wanted, what it then answers, and how well that agrees."""
+    if precision == FP32:
+        return model, expected, None
+    narrowed = narrow(model, precision, sample.images)
+    got = open_graph(serialize(narrowed), single=single).run(sample.images)
+    agreement = compare(expected, got, real=sample.real)
+    verify_agreement(agreement, precision)
+    return narrowed, got, agreement
+
+
 def _calibrate(checkpoint: Checkpoint, sample: Sample, got: Outputs, fpr: float) -> Calibration:
     if sample.real:
         return calibration_of(got[SCORE][:, 0], fpr, "graph")
@@ -185,13 +212,18 @@ def _calibrate(checkpoint: Checkpoint, sample: Sample, got: Outputs, fpr: float)
 
 
 def _finished(
-    model: ir.Model, checkpoint: Checkpoint, lowering: str, calibration: Calibration | None
+    model: ir.Model,
+    checkpoint: Checkpoint,
+    lowering: str,
+    precision: str,
+    calibration: Calibration | None,
 ) -> bytes:
     """The graph's file, which speaks for itself where no manifest travels with it, and passes ONNX's checker."""
     about: Mapping[str, Any] = {
         "layout": checkpoint.network.layout.to_json(),
         "class_names": checkpoint.class_names,
         "lowering": lowering,
+        "precision": precision,
         "calibration": None if calibration is None else asdict(calibration),
         "versions": versions(),
     }

@@ -13,7 +13,7 @@ from penstock.export.lowerings.gathered import Gathered
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.masked import Masked
 from penstock.export.lowerings.routed import Routed
-from penstock.manifest import INPUT_TYPES
+from penstock.manifest import FP32, INPUT_TYPES, INT8, PRECISIONS
 
 # What makes a lowering, told whether the model takes one image at most.
 LOWERINGS: dict[str, Callable[..., Lowering]] = {
@@ -35,6 +35,7 @@ class ExportOptions:
         class_name: export the sub-architecture of this class, a small static network without flags.
         dense: export the network as it was before it got gates, under the same contract.
         lowering: ``masked``, ``gathered``, ``routed``, or ``auto``: whichever is faster here.
+        precision: of convolutions and classifier: ``fp32``, ``int8`` for processors, or ``fp16`` for GPUs.
         flags: compute anomaly scores and flags, where there are paths that depend on the input.
         settle: take away the gates of filters that every calibration image opens, or none; only without flags, because
             a detector looks at all gates.
@@ -53,6 +54,7 @@ class ExportOptions:
     class_name: str | None = None
     dense: bool = False
     lowering: str = AUTO
+    precision: str = FP32
     flags: bool = True
     settle: bool = False
     fpr: float = 0.05
@@ -65,13 +67,18 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         check_name(self.name)
-        if self.lowering not in (AUTO, *LOWERINGS):
+        for what, value, known in (
+            ("lowering", self.lowering, (AUTO, *LOWERINGS)),
+            ("precision", self.precision, PRECISIONS),
+            ("input type", self.input_type, INPUT_TYPES),
+            ("provider", self.provider, PROVIDERS),
+        ):
+            if value not in known:
+                raise InvalidArgumentError(f"no {what} {value!r}; there are {', '.join(known)}")
+        if self.precision == INT8 and self.lowering == Gathered.name and not self.dense:
             raise InvalidArgumentError(
-                f"no lowering {self.lowering!r}; there are {AUTO}, {', '.join(LOWERINGS)}"
-            )
-        if self.input_type not in INPUT_TYPES:
-            raise InvalidArgumentError(
-                f"no input type {self.input_type!r}; there are {', '.join(INPUT_TYPES)}"
+                "precision int8 and lowering gathered: it gathers other weights for each image, which have no fixed "
+                "scales; take lowering masked or routed, or precision fp32"
             )
         if self.dense and self.class_name is not None:
             raise InvalidArgumentError(
@@ -81,8 +88,6 @@ class ExportOptions:
             raise InvalidArgumentError("settle takes gates away that the detector looks at: add --no-flags")
         if not 0 < self.fpr < 1:
             raise InvalidArgumentError(f"fpr is {self.fpr}; a false-positive rate lies between 0 and 1")
-        if self.provider not in PROVIDERS:
-            raise InvalidArgumentError(f"no provider {self.provider!r}; there are {', '.join(PROVIDERS)}")
         for name in ("max_batch", "batch", "threads"):
             if getattr(self, name) < 1:
                 raise InvalidArgumentError(f"{name} is {getattr(self, name)}; at least 1")

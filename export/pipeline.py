@@ -25,13 +25,16 @@ from penstock.export.compiling import (
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.options import AUTO, LOWERINGS, ExportOptions
 from penstock.export.passes.simplify import tidy
+from penstock.export.precision.narrowing import narrow
 from penstock.export.sample import Sample, sample_of
 from penstock.export.source import load
 from penstock.files import sha256
-from penstock.manifest import Tuning
+from penstock.manifest import FP32, Tuning
 from penstock.nn.checkpoint import Checkpoint
 from penstock.nn.inference import answer
 from penstock.nn.settling import settle
+
+SCALING_IMAGES = 8  # to calibrate int8 candidates with, which are only timed
 
 Say = Callable[[str], None]
 
@@ -53,6 +56,7 @@ def export(
     if options.flagging and not checkpoint.detector:
         raise UnsupportedError(f"{options.source} holds no detector: export it with --no-flags")
     sample = sample_of(checkpoint, options.data, say)
+    _refuse_made_up_images(checkpoint, sample, options.precision)
     if options.settle:
         checkpoint = _settled(checkpoint, sample, options, say)
     compiled, tuning = _compile(checkpoint, sample, options, say)
@@ -78,26 +82,39 @@ def _compile(
     """What was asked for, and what was measured to choose it."""
     if options.dense:
         say("compiling the dense network")
-        return compile_dense(checkpoint, sample), None
+        return compile_dense(checkpoint, sample, options.precision), None
     say("capturing the network")
     captured = capture_paths(checkpoint, sample, options.fpr if options.flagging else None)
     if options.lowering != AUTO:
         say(f"compiling {options.lowering}")
         lowering = LOWERINGS[options.lowering](single=options.max_batch == 1)
-        return compile_paths(captured, lowering), None
+        return compile_paths(captured, lowering, options.precision), None
     return _fastest(captured, options, say)
+
+
+def _refuse_made_up_images(checkpoint: Checkpoint, sample: Sample, precision: str) -> None:
+    """Of a network that answers something, reduced precision is calibrated and checked on real images only."""
+    if precision != FP32 and not sample.real and "timing" not in checkpoint.config:
+        raise UnsupportedError(
+            f"{precision} is calibrated and checked on the data set's images, which are not at hand: name their "
+            "folder with --data or PENSTOCK_DATA, or keep --precision fp32"
+        )
 
 
 def _fastest(captured: CapturedNetwork, options: ExportOptions, say: Say) -> tuple[Compiled, Tuning]:
     """The fastest form of a network here; without flags that may be the dense one."""
     target = Target(provider=options.provider, batch=options.batch, threads=options.threads)
-    dense = compile_dense(captured.checkpoint, captured.sample)
+    dense = compile_dense(captured.checkpoint, captured.sample, options.precision)
+
+    def finish(model: ir.Model, _: Lowering) -> bytes:
+        return serialize(narrow(tidy(model), options.precision, captured.sample.images[:SCALING_IMAGES]))
+
     say(f"measuring on {target.provider}, batch {target.batch}, threads {target.threads}")
     lowering, tuning = tune(
         captured.model,
         captured.sample.images,
         target,
-        _finish,
+        finish,
         dense.content,
         single=options.max_batch == 1,
     )
@@ -109,11 +126,7 @@ def _fastest(captured: CapturedNetwork, options: ExportOptions, say: Say) -> tup
         say("taking the dense network")
         return dense, tuning
     say(f"taking {lowering.name}")
-    return compile_paths(captured, lowering), tuning
-
-
-def _finish(model: ir.Model, _: Lowering) -> bytes:
-    return serialize(tidy(model))
+    return compile_paths(captured, lowering, options.precision), tuning
 
 
 def _write(
@@ -137,9 +150,11 @@ def _write(
             lowering=compiled.lowering,
             tuning=tuning,
             executed_macs=compiled.executed_macs,
+            precision=compiled.precision,
             max_batch=options.max_batch,
             single=compiled.single,
             parity=asdict(compiled.parity),
+            agreement=compiled.agreement,
             calibration=compiled.calibration,
             versions=versions(),
         )

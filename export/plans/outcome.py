@@ -20,6 +20,7 @@ class Outcome:
         seconds: that it took.
         version: the version folder, unless it failed.
         lowering: of the graph, as ``bundle.json`` has it.
+        precision: the same.
         milliseconds: median time of one run, where ``auto`` measured.
         ratio: how many times faster than the dense network that is.
         macs: mean share of the dense MACs that the graph really executes.
@@ -33,6 +34,7 @@ class Outcome:
     seconds: float
     version: str | None = None
     lowering: str | None = None
+    precision: str | None = None
     milliseconds: float | None = None
     ratio: float | None = None
     macs: float | None = None
@@ -55,6 +57,7 @@ def of_bundle(bundle: Bundle, *, name: str, source: str, result: str, seconds: f
         seconds=seconds,
         version=str(bundle.folder),
         lowering=manifest.lowering,
+        precision=manifest.precision,
         milliseconds=None if manifest.tuning is None else manifest.tuning.chosen_ms,
         ratio=None if manifest.tuning is None else manifest.tuning.ratio,
         macs=manifest.executed_macs,

@@ -21,6 +21,7 @@ def outcome_table(outcomes: Sequence[Outcome], title: str) -> Table:
     table.add_column("name", overflow="fold")
     table.add_column("result", no_wrap=True)
     table.add_column("lowering", no_wrap=True)
+    table.add_column("precision", no_wrap=True)
     for heading in ("speed", "MACs", "size", "took"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("version, or what went wrong", overflow="fold")
@@ -29,6 +30,7 @@ def outcome_table(outcomes: Sequence[Outcome], title: str) -> Table:
             outcome.name,
             outcome.result,
             outcome.lowering,
+            outcome.precision,
             outcome.speed,
             "" if outcome.macs is None else f"{outcome.macs:.1%}",
             "" if outcome.size is None else _size(outcome.size),

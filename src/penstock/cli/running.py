@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from penstock import __version__
 from penstock.cli.options import SOURCE, Commands, add_data, say
+
+if TYPE_CHECKING:
+    from penstock.manifest import Manifest
 
 
 def add(commands: Commands) -> None:
@@ -56,6 +60,7 @@ def _add_export(commands: Commands) -> None:
     export.add_argument(
         "--lowering", help="auto (default: whatever is fastest here), masked, gathered or routed"
     )
+    export.add_argument("--precision", metavar="P", help="fp32 (default), int8 or, for GPUs, fp16")
     export.add_argument("--no-flags", dest="flags", action="store_false", help="leave the detector out")
     export.add_argument(
         "--settle",
@@ -133,11 +138,21 @@ def _export(command: argparse.ArgumentParser, parsed: argparse.Namespace) -> int
     manifest = bundle.manifest
     tuning = manifest.tuning
     faster = "" if tuning is None else f"{tuning.ratio:.2f} times as fast as dense here, "
-    print(
-        f"{bundle.folder}: {manifest.lowering}, {faster}"
-        f"largest difference to PyTorch {manifest.parity['max_abs']:.1e}"
-    )
+    print(f"{bundle.folder}: {manifest.lowering}, {faster}{_closeness(manifest)}")
     return 0
+
+
+def _closeness(manifest: Manifest) -> str:
+    """How well a bundle agrees with what it was made from."""
+    found = manifest.agreement
+    if found is None:
+        return f"largest difference to PyTorch {manifest.parity['max_abs']:.1e}"
+    same = (
+        ""
+        if found.top1_agreement is None
+        else f"the same class for {found.top1_agreement:.2%} of the images, "
+    )
+    return f"{manifest.precision}: beside float32 {same}logits off by {found.logit_error:.2%}"
 
 
 def _export_plan(
