@@ -22,6 +22,7 @@ class CapturedCascade(nn.Module):
     """
 
     threshold: Tensor
+    blend: Tensor
 
     def __init__(self, cascade: Cascade, first: nn.Module, second: nn.Module) -> None:
         super().__init__()
@@ -29,6 +30,7 @@ class CapturedCascade(nn.Module):
         self.second = second
         self.active_macs = cascade.active_macs
         self.register_buffer("threshold", cascade.threshold)
+        self.register_buffer("blend", cascade.blend)
 
     def forward(self, x: Tensor) -> GatedOutput:
         """The results of `Cascade.forward`, the codes and opinions of the second member joined."""
@@ -43,8 +45,9 @@ class CapturedCascade(nn.Module):
         )  # must not depend on the second member, which may not run
         path = (*first.codes, ran, _node(RESOLVE, closed, codes, unsure, like=codes))
         opinions = _node(RESOLVE, closed - 0.5, opinions, unsure, like=codes)
+        logits = _node(RESOLVE, first.logits, second.logits, unsure, like=first.logits)
         return GatedOutput(
-            logits=_node(RESOLVE, first.logits, second.logits, unsure, like=first.logits),
+            logits=logits + self.blend * ran * first.logits,
             codes=path,
             gate_logits=(*first.gate_logits, ran - 0.5, opinions),
             responses=path,

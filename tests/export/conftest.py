@@ -252,7 +252,7 @@ def consolidated(name: str, count: int, *, own_norms: bool = True) -> Consolidat
 def half_sure(first: PathNetwork, second: PathNetwork) -> Cascade:
     """A cascade whose first member is sure of about half of the images."""
     examples = torch.from_numpy(draw_images(64, seed=9)).float() / 255
-    return Cascade(first, second, confidence(first(examples).logits).median().item())
+    return Cascade(first, second, confidence(first(examples).logits).median().item(), blend=0.3)
 
 
 def _as_trained(network: nn.Module) -> nn.Module:

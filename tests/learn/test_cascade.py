@@ -15,7 +15,7 @@ from penstock.data import load
 from penstock.errors import ConfigurationError, PenstockError, UnsupportedError
 from penstock.export.pipeline import ExportOptions, export
 from penstock.files import sha256
-from penstock.learn.cascade import cascade
+from penstock.learn.cascade import BLEND, cascade
 from penstock.learn.runs import CONFIG_FILE, FIGURES_FILE
 from penstock.nn.cascade import RAN, Cascade, confidence
 from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint
@@ -53,10 +53,9 @@ def test_without_a_second_the_dense_network_answers_what_the_first_is_unsure_of(
     assert 0 < ran.mean() < 1
     with torch.no_grad():
         dense = checkpoint.dense(torch.from_numpy(images[ran]).float() / 255).numpy()
-    np.testing.assert_allclose(both.logits[ran], dense, atol=1e-4)
-    small = load_checkpoint(consolidations[1] / CHECKPOINT_FILE).network
-    cheap = answer(small, images).active_macs
-    np.testing.assert_allclose(both.active_macs, cheap + ran, rtol=1e-5)
+    small = answer(load_checkpoint(consolidations[1] / CHECKPOINT_FILE).network, images)
+    np.testing.assert_allclose(both.logits[ran], dense + BLEND * small.logits[ran], atol=1e-4)
+    np.testing.assert_allclose(both.active_macs, small.active_macs + ran, rtol=1e-5)
     again = load_checkpoint(tmp_path / CHECKPOINT_FILE)
     np.testing.assert_array_equal(answer(again.network, images).bits, both.bits)
 
@@ -74,7 +73,7 @@ def test_its_answers_are_those_of_its_members(
     both = answer(network, images)
     unsure = (confidence(torch.from_numpy(small.logits)) < network.threshold).numpy()
     assert 0 < unsure.mean() < 1
-    wanted = np.where(unsure[:, None], large.logits, small.logits)
+    wanted = np.where(unsure[:, None], large.logits + BLEND * small.logits, small.logits)
     np.testing.assert_allclose(both.logits, wanted, atol=1e-4)
     ran = network.layout.slices[network.layout.names.index(RAN)]
     np.testing.assert_array_equal(both.bits[:, ran][:, 0], unsure)
@@ -95,6 +94,7 @@ def test_figures_checkpoint_and_configuration_belong_together(
         "first": {"name": "prototypes-1", "sha256": sha256(consolidations[1] / CHECKPOINT_FILE)},
         "second": {"name": "tiny", "sha256": sha256(tiny_run / CHECKPOINT_FILE)},
         "budget": BUDGET,
+        "blend": BLEND,
         "fpr": 0.05,
         "data": "digits",
     }

@@ -49,12 +49,12 @@ def test_each_image_is_answered_by_the_first_if_it_is_sure_and_else_by_the_secon
     members: tuple[PathNetwork, PathNetwork],
 ) -> None:
     images = torch.rand(9, 3, 16, 16)
-    cascade = Cascade(*members, median(members, images)).eval()
+    cascade = Cascade(*members, median(members, images), blend=0.25).eval()
     with torch.no_grad():
         output, first, second = cascade(images), members[0](images), members[1](images)
     sure = confidence(first.logits) >= cascade.threshold
     assert 0 < sure.sum() < 9
-    wanted = torch.where(sure[:, None], first.logits, second.logits)
+    wanted = torch.where(sure[:, None], first.logits, second.logits + 0.25 * first.logits)
     torch.testing.assert_close(output.logits, wanted, rtol=1e-5, atol=1e-6)
     ran = cascade.layout.names.index(RAN)
     assert torch.equal(output.codes[ran][:, 0], (~sure).float())

@@ -58,6 +58,9 @@ def _add_cascade(commands: Commands) -> None:
         help="the same, of the same dense network (default: the dense network itself)",
     )
     cascade.add_argument("--budget", type=float, required=True, metavar="SHARE", help="of the dense MACs")
+    cascade.add_argument(
+        "--blend", type=float, metavar="WEIGHT", help="of SMALL's logits beside those of LARGE (0.1)"
+    )
     add_rate(cascade)
     add_run(cascade, devices=False)
     cascade.set_defaults(run=_cascade)
@@ -97,13 +100,14 @@ def _consolidate(parsed: argparse.Namespace) -> int:
 
 
 def _cascade(parsed: argparse.Namespace) -> int:
-    from penstock.learn.cascade import cascade
+    from penstock.learn.cascade import BLEND, cascade
 
     checkpoint = cascade(
         parsed.first,
         parsed.second,
         parsed.out,
         budget=parsed.budget,
+        blend=BLEND if parsed.blend is None else parsed.blend,
         fpr=parsed.fpr,
         data=parsed.data,
         say=say,

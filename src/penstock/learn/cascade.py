@@ -6,6 +6,7 @@ by: on images that were learnt from a network is surer than it will be.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from penstock.nn.inference import answer
 from penstock.nn.prototypes import PrototypeConfig, attach_prototypes, stages_by_size
 from penstock.nn.surgery import attach_gates
 
+BLEND = 0.1  # found on one ResNet-20, and kept for all networks
+
 
 def cascade(
     first: str,
@@ -32,6 +35,7 @@ def cascade(
     out: Path,
     *,
     budget: float,
+    blend: float = BLEND,
     fpr: float = 0.05,
     data: Path | None = None,
     say: Say = lambda _: None,
@@ -44,18 +48,21 @@ def cascade(
             made from.
         out: run folder; made if it is not there.
         budget: share of the dense MACs that the images may cost on average.
+        blend: weight of the first network's logits beside those of the second.
         fpr: false-positive rate that the detector is calibrated for.
         data: folder of the data set; by default what ``PENSTOCK_DATA`` says.
         say: told what is going on, in short lines.
 
     Raises:
-        ConfigurationError: the folder holds another run, the two networks do not belong together, or the budget is
-            no share of the dense MACs.
+        ConfigurationError: the folder holds another run, the two networks do not belong together, the budget is no
+            share of the dense MACs, or the blend no weight.
         InvalidArgumentError: the first network alone costs more than the budget, or the calibration images are too
             few for the rate.
         NotFoundError: a source or the data set is not there.
     """
     check_budget(budget)
+    if not 0 <= blend < math.inf:
+        raise ConfigurationError(f"blend is {blend}; a weight is 0 or more")
     small, small_origin = load_source(first)
     large, large_origin = (_whole(small), None) if second is None else load_source(second)
     data_name = runs.trained_on(small, first)
@@ -63,6 +70,7 @@ def cascade(
         "first": small_origin,
         "second": large_origin,
         "budget": budget,
+        "blend": blend,
         "fpr": fpr,
         "data": data_name,
     }
@@ -81,7 +89,7 @@ def cascade(
         torch.from_numpy(other.active_macs),
         budget,
     )
-    network = Cascade(small.network, large.network, threshold)
+    network = Cascade(small.network, large.network, threshold, blend)
     runs.claim(out, about)
     say("fitting the detector")
     return runs.finish(

@@ -1,9 +1,9 @@
 """Cascades: a small network answers what it is sure of, a large one the rest.
 
-Most inputs are easy. With ``p1`` the first network's class probabilities, ``t`` the threshold and ``c1, c2`` what the
-two networks cost,
+Most inputs are easy. With ``p1`` the first network's class probabilities, ``t`` the threshold, ``b`` the blend and
+``c1, c2`` what the two networks cost,
 
-    answer(x) = f1(x) if max p1(x) >= t, else f2(x)
+    answer(x) = f1(x) if max p1(x) >= t, else f2(x) + b f1(x)
     cost(x)   = c1 + c2 1[max p1(x) < t]
 
 so the choice of t sets the mean cost (confidence as in Teerapittayanon et al., *BranchyNet*, 2016,
@@ -37,18 +37,23 @@ class Cascade(PathNetwork):
         first: answers every input.
         second: answers those of which the first is not sure.
         threshold: least confidence of an answer of the first.
+        blend: weight of the first one's logits, which are there anyway, beside those of the second.
 
     Raises:
         InvalidArgumentError: the two were not made from the same dense network.
     """
 
     threshold: Tensor
+    blend: Tensor
 
-    def __init__(self, first: PathNetwork, second: PathNetwork, threshold: float = 1.0) -> None:
+    def __init__(
+        self, first: PathNetwork, second: PathNetwork, threshold: float = 1.0, blend: float = 0.0
+    ) -> None:
         super().__init__(joined(first.layout, second.layout))
         self.first = first
         self.second = second
         self.register_buffer("threshold", torch.tensor(threshold))
+        self.register_buffer("blend", torch.tensor(blend))
 
     def forward(self, x: Tensor) -> GatedOutput:
         """Run on images ``[N, C, H, W]``, the second member only on those that need it.
@@ -69,7 +74,7 @@ class Cascade(PathNetwork):
         logits, codes, opinions, responses = first.logits, closed, [code - 0.5 for code in closed], closed
         if unsure.any():  # not every network takes an empty batch
             second = self.second(x[unsure])
-            (logits,) = _placed([second.logits], unsure, [logits])
+            (logits,) = _placed([second.logits + self.blend * logits[unsure]], unsure, [logits])
             codes = _placed(second.codes, unsure, codes)
             opinions = _placed(second.gate_logits, unsure, opinions)
             responses = _placed(second.responses, unsure, responses)
