@@ -12,8 +12,10 @@ from penstock.export.lowerings.regions import inner_graphs
 
 # They keep the scale of what they read, so that int8 passes through.
 PASSING = frozenset({"Relu", "Clip", "MaxPool", "AveragePool", "Pad", "Slice"})
-# The logits pass through them from the classifier's layers on, from branch to branch.
-ANSWERING = frozenset({"Gemm", "Relu", "Concat", "Gather", "Where", "ScatterND", "Identity", "If"})
+# The logits pass through them from the classifier's layers on, from branch to branch, and a cascade blends them.
+ANSWERING = frozenset(
+    {"Gemm", "Relu", "Concat", "Gather", "Where", "ScatterND", "Identity", "If", "Add", "Mul"}
+)
 Shapes = Mapping[str, tuple[object, ...]]
 
 
