@@ -42,6 +42,8 @@ def sample_of(checkpoint: Checkpoint, folder: Path | None, say: Callable[[str], 
     """
     name = str(checkpoint.config.get("data", ""))
     try:
+        if not name and folder is None:
+            raise NotFoundError("none belongs to this source")
         return Sample(data.load(name, folder=folder).calibration.images, real=True)
     except (NotFoundError, UnsupportedError, InvalidArgumentError) as error:
         if folder is not None:
