@@ -1,15 +1,18 @@
 """Results in one safetensors file: tensors by name, and in the file's metadata, as JSON, what they belong to.
 
-No pickle is involved, so a file from a stranger is data, not code.
+No pickle is involved, so a file from a stranger is data, not code. A tensor that is the same as another one, bit by
+bit, as those of a dense network that is also the second member of a cascade, is not written twice.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -19,12 +22,17 @@ from penstock.files import write_atomic
 
 T = TypeVar("T")
 KEY = "penstock"  # of the metadata
+SAME = "same"  # in it: which tensor stands for which
+WORTH = 1024  # bytes; the name of a smaller tensor takes as much
 
 
 def write_tensors(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Write the file in one step; ``about`` has a key ``schema``."""
     content = {name: value.detach().contiguous() for name, value in tensors.items()}
-    write_atomic(path, save(content, metadata={KEY: json.dumps(about)}))
+    same = _repeated(content)
+    kept = {name: value for name, value in content.items() if name not in same}
+    # One key: safetensors writes several in any order, and equal results are to be equal files.
+    write_atomic(path, save(kept, metadata={KEY: json.dumps({**about, SAME: same})}))
 
 
 def read_tensors(
@@ -51,11 +59,26 @@ def read_tensors(
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})[KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            for name, source in about.pop(SAME, {}).items():
+                tensors[name] = tensors[source].clone()
         if about["schema"] != schema:
             raise BundleError(f"{path} has schema {about['schema']}; this version reads {schema}: {remedy}")
         return restore(about, tensors)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise BundleError(f"{path} is not {what}: {error}") from error
+
+
+def _repeated(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Of tensors that are the same as an earlier one, the name of that one."""
+    seen: dict[tuple[Any, ...], str] = {}
+    same: dict[str, str] = {}
+    for name, value in tensors.items():
+        if value.nbytes >= WORTH:
+            content = hashlib.sha256(value.cpu().view(torch.uint8).numpy()).digest()
+            first = seen.setdefault((value.dtype, value.shape, content), name)
+            if first != name:
+                same[name] = first
+    return same
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
