@@ -74,7 +74,7 @@ def _repeated(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     same: dict[str, str] = {}
     for name, value in tensors.items():
         if value.nbytes >= WORTH:
-            content = hashlib.sha256(value.cpu().view(torch.uint8).numpy()).digest()
+            content = hashlib.sha256(value.cpu().view(torch.uint8).numpy().tobytes()).digest()
             first = seen.setdefault((value.dtype, value.shape, content), name)
             if first != name:
                 same[name] = first
