@@ -9,6 +9,16 @@ Layers, each of which knows only the next:
     repository, scheduler     which models there are; how many runs at once, how many may wait
     session                   one ONNX Runtime session
 
+Beside them, what flagged images lead to:
+
+    policy, flags             what becomes of the request; who hears of it
+    sink, stores              a thread that keeps records; the files that it writes
+    watchers                  readers of flagged images as they come
+    explainer, observing      scores cut up; a look inside a graph
+    path_servicer             the remote calls for all this, with path_messages as its converters
+
+`access`, `listening`, `logs` and `tracing` are for those who operate a server.
+
 `handlers` and `statuses` stand around every remote call: they parse requests, translate errors to gRPC
 statuses by one table, log and count.
 """

@@ -20,9 +20,8 @@ from penstock.service.parameters import (
     SCORES_PARAMETER,
     check_request_parameters,
 )
-from penstock.service.profile import Profile
+from penstock.service.policy import FlagPolicy
 from penstock.service.repository import Model
-from penstock.service.v1 import paths_pb2
 
 # Clients switch their habits on this list: it names only what is there.
 EXTENSIONS = ("model_configuration", "parameters")
@@ -64,6 +63,7 @@ def model_metadata(model: Model, versions: list[int]) -> service_pb2.ModelMetada
         outputs=[
             metadata(name=name, datatype=_DATATYPES[DTYPES[name]], shape=[-1, width])
             for name, width in manifest.output_widths.items()
+            if name not in model.policy.hidden_outputs
         ],
     )
 
@@ -77,8 +77,11 @@ def model_config(model: Model) -> service_pb2.ModelConfigResponse:
     config = model_config_pb2.ModelConfig()
     config.CopyFrom(model.config)
     config.name = model.name
+    config.max_batch_size = model.max_batch
+    hidden = [tensor for tensor in config.output if tensor.name in model.policy.hidden_outputs]
+    for tensor in hidden:
+        config.output.remove(tensor)
     if model.manifest.single:
-        config.max_batch_size = model.max_batch
         for tensor in (*config.input, *config.output):
             del tensor.dims[0]
     config.parameters[CLASS_NAMES_PARAMETER].string_value = json.dumps(model.manifest.class_names)
@@ -107,19 +110,20 @@ def request_images(request: service_pb2.ModelInferRequest, model: Model) -> Imag
     return values
 
 
-def requested_outputs(request: service_pb2.ModelInferRequest) -> tuple[str, ...]:
+def requested_outputs(request: service_pb2.ModelInferRequest, model: Model) -> tuple[str, ...]:
     """Names of the outputs to answer with: those asked for, each once, or all if none was.
 
     Raises:
-        InvalidArgumentError: an output that models here do not have.
+        InvalidArgumentError: an output that the model does not have, or that its policy hides.
     """
+    shown = tuple(name for name in bundle.OUTPUTS if name not in model.policy.hidden_outputs)
     names = tuple(dict.fromkeys(output.name for output in request.outputs))
     for name in names:
-        if name not in bundle.OUTPUTS:
+        if name not in shown:
             raise InvalidArgumentError(
-                f"unexpected inference output {name[:100]!r}; expected some of {', '.join(bundle.OUTPUTS)}"
+                f"unexpected inference output {name[:100]!r}; expected some of {', '.join(shown)}"
             )
-    return names or bundle.OUTPUTS
+    return names or shown
 
 
 def infer_response(
@@ -136,31 +140,14 @@ def infer_response(
         response.raw_output_contents.append(
             values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
         )
+    if model.policy is FlagPolicy.SHADOW:
+        return response
     # Strings, because other clients of the protocol know no parameters of type double.
     flags = ",".join("1" if flag else "0" for flag in answer.adversarial[:, 0])
     scores = ",".join(np.format_float_positional(score, trim="0") for score in answer.anomaly_score[:, 0])
     response.parameters[FLAGS_PARAMETER].string_param = flags
     response.parameters[SCORES_PARAMETER].string_param = scores
     return response
-
-
-def path_profile(model: Model, profile: Profile) -> paths_pb2.PathProfile:
-    """A profile on the wire."""
-    return paths_pb2.PathProfile(
-        model_name=model.name,
-        model_version=str(model.version),
-        window=profile.window,
-        active_macs=profile.active_macs,
-        flag_rate=profile.flag_rate,
-        layers=[
-            paths_pb2.LayerProfile(name=name, density=density)
-            for name, density in profile.layer_density.items()
-        ],
-        classes=[
-            paths_pb2.ClassProfile(name=entry.name, count=entry.count, flag_rate=entry.flag_rate)
-            for entry in profile.classes
-        ],
-    )
 
 
 def _datatype(model: Model) -> str:

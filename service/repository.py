@@ -16,6 +16,7 @@ from tritonclient.grpc import model_config_pb2
 from penstock.bundle import CONFIG_FILE, INPUT, MAX_BATCH_PARAMETER, Manifest, read_bundle, versions
 from penstock.errors import BundleError, ConfigurationError, NotFoundError, PenstockError, UnavailableError
 from penstock.service.devices import Device, find_device
+from penstock.service.policy import FlagPolicy, policy_of, warning_of
 from penstock.service.profile import ProfileWindow
 from penstock.service.scheduler import Scheduler
 from penstock.service.session import Session
@@ -37,6 +38,7 @@ class Model:
         session: the graph.
         scheduler: bounds its runs.
         profile: what its recent answers looked like.
+        policy: what becomes of requests with flagged images.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Model:
     session: Session
     scheduler: Scheduler
     profile: ProfileWindow
+    policy: FlagPolicy = FlagPolicy.ANNOTATE
 
 
 class Repository:
@@ -151,7 +154,12 @@ class Repository:
     def _load_version(self, home: Path, number: int, config: model_config_pb2.ModelConfig) -> Model:
         source = read_bundle(home / str(number))
         _check_tensors(config, source.manifest, home)
-        max_batch = _max_batch(config, source.manifest, home)
+        max_batch = min(
+            _max_batch(config, source.manifest, home), self._settings.max_batch or source.manifest.max_batch
+        )
+        policy = policy_of(config, self._settings.flag_policy)
+        if warning := warning_of(policy, source.manifest, max_batch):
+            log.warning("model %s version %d %s", home.name, number, warning)
         cores = self._settings.parallelism
         # A batched graph spreads over the cores inside one run; a graph for single images, over several runs.
         slots, threads = (cores, 1) if source.manifest.single else (1, cores)
@@ -167,6 +175,7 @@ class Repository:
             session,
             Scheduler(home.name, slots, self._settings.max_queue),
             ProfileWindow(source.manifest, self._settings.profile_window),
+            policy,
         )
 
 

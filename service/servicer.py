@@ -10,19 +10,19 @@ from tritonclient.grpc import service_pb2
 
 from penstock.service import converters
 from penstock.service.engine import Engine
+from penstock.service.flags import Flags
 from penstock.service.handlers import Context, Guard
 from penstock.service.telemetry import Telemetry
-from penstock.service.v1 import paths_pb2
 
 INFERENCE = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
-PATHS = paths_pb2.DESCRIPTOR.services_by_name["PathService"]
 
 
 class InferenceServicer:
     """The Open Inference Protocol, ``inference.GRPCInferenceService``."""
 
-    def __init__(self, engine: Engine, guard: Guard, telemetry: Telemetry) -> None:
+    def __init__(self, engine: Engine, guard: Guard, telemetry: Telemetry, flags: Flags) -> None:
         self._engine = engine
+        self._flags = flags
         self._guard = guard
         self._telemetry = telemetry
 
@@ -75,21 +75,7 @@ class InferenceServicer:
         model = self._engine.repository.get(request.model_name, version)
         with self._telemetry.request(model.name, model.version):
             images = converters.request_images(request, model)
-            outputs = converters.requested_outputs(request)
+            outputs = converters.requested_outputs(request, model)
             answer = await self._engine.infer(model, images)
+            self._flags.note(model, request.id, images, answer)
             return converters.infer_response(request, model, answer, outputs)
-
-
-class PathServicer:
-    """What no standard protocol has, ``penstock.service.v1.PathService``."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    async def GetPathProfile(
-        self, request: paths_pb2.GetPathProfileRequest, context: Context
-    ) -> paths_pb2.PathProfile:
-        """What the recent inputs of a model looked like."""
-        version = converters.version_number(request.model_version)
-        model = self._engine.repository.get(request.model_name, version)
-        return converters.path_profile(model, model.profile.summary())

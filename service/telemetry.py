@@ -16,7 +16,13 @@ from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
-from penstock.errors import ConfigurationError, InvalidArgumentError, UnavailableError, UnsupportedError
+from penstock.errors import (
+    ConfigurationError,
+    FlaggedError,
+    InvalidArgumentError,
+    UnavailableError,
+    UnsupportedError,
+)
 from penstock.service.answers import Answer
 from penstock.service.scheduler import Scheduler
 
@@ -52,6 +58,13 @@ class Telemetry:
             "penstock_rpc", "Remote calls by method and status", ("method", "code"), registry=self.registry
         )
 
+        self._missed = Counter(
+            "penstock_rpc_unread",
+            "Remote calls whose message never arrived: larger than the limit, badly compressed, or given up",
+            ("method",),
+            registry=self.registry,
+        )
+
     def watch_queue(self, model: str, version: int, scheduler: Scheduler) -> None:
         """Show a model in every figure from now on, at zero, and its queue as it stands at each scrape."""
         labels = (model, str(version))
@@ -85,6 +98,10 @@ class Telemetry:
     def called(self, method: str, code: str) -> None:
         """Count one remote call by its status."""
         self._calls.labels(method, code).inc()
+
+    def missed(self, method: str) -> None:
+        """Count one remote call whose message never arrived."""
+        self._missed.labels(method.rpartition("/")[2]).inc()
 
     def _gauge(self, name: str, text: str, *more: str) -> Gauge:
         return Gauge(name, text, (*_MODEL, *more), registry=self.registry)
@@ -131,6 +148,6 @@ def _reason(error: BaseException) -> str:
         return "CANCELED"
     if isinstance(error, UnavailableError):
         return "REJECTED"
-    if isinstance(error, (InvalidArgumentError, UnsupportedError)):
+    if isinstance(error, (FlaggedError, InvalidArgumentError, UnsupportedError)):
         return "OTHER"
     return "BACKEND"

@@ -6,6 +6,9 @@
     ├── NotFoundError             a file, a model, a version, a checkpoint that is not there
     ├── UnavailableError          right request, wrong moment: loading, draining, overloaded
     ├── UnsupportedError          understood, but not something this build or model can do
+    ├── FlaggedError              images were flagged as adversarial, and the model refuses such requests
+    ├── UnauthenticatedError      no token, or one that nobody issued
+    ├── ForbiddenError            a token without the right that is needed
     ├── BundleError               a bundle that is damaged, half-written, or of another schema
     ├── SurgeryError              a network into which gates cannot be put
     ├── VerificationError         an exported graph that does not answer as the network does
@@ -40,6 +43,18 @@ class UnavailableError(PenstockError):
 
 class UnsupportedError(PenstockError):
     """The request is understood but this build, model or file cannot do it."""
+
+
+class FlaggedError(PenstockError):
+    """Images were flagged as adversarial, and their model refuses requests with such images."""
+
+
+class UnauthenticatedError(PenstockError):
+    """Nobody knows who is asking: there is no token, or one that nobody issued."""
+
+
+class ForbiddenError(PenstockError):
+    """Whoever is asking may not do this."""
 
 
 class BundleError(PenstockError):

@@ -62,3 +62,31 @@ def test_wrong_flag_is_named() -> None:
 def test_repository_must_be_named() -> None:
     with pytest.raises(ConfigurationError, match="pass --model-repository or set PENSTOCK_MODEL_REPOSITORY"):
         Settings.read({})
+
+
+def test_file_stands_between_environment_and_default(tmp_path: Path) -> None:
+    file = tmp_path / "serve.toml"
+    file.write_text('model_repository = "models"\ngrpc_port = 1\nmetrics_port = 2\nrequire_gpu = true\n')
+    settings = Settings.read({"PENSTOCK_METRICS_PORT": "3", "PENSTOCK_CONFIG": str(file)}, host="::1")
+    assert settings == Settings(
+        model_repository=Path("models"), grpc_port=1, metrics_port=3, host="::1", require_gpu=True
+    )
+    assert Settings.read({"PENSTOCK_CONFIG": "elsewhere"}, config=file).grpc_port == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("grpc_prot = 1", "has 'grpc_prot', which is no setting; did you mean 'grpc_port'"),
+        ('grpc_port = "http"', r"grpc_port in '.*' is 'http'; that is no int"),
+        ("grpc_port = [1]", r"is \[1\]; that is no int"),
+        ("grpc_port", "are no TOML"),
+        ('tls_key = "key.pem"', "tls_certificate and tls_key go together"),
+        ("sink_file_mib = 300", "sink_total_mib is 256; it must be sink_file_mib, 300, or more"),
+        ('flag_policy = "applaud"', "flag_policy is 'applaud'; it must be annotate, reject or shadow"),
+    ],
+)
+def test_mistake_in_the_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "serve.toml").write_text(text)
+    with pytest.raises(ConfigurationError, match=message):
+        Settings.read({}, config=tmp_path / "serve.toml", model_repository="models")
