@@ -7,46 +7,16 @@ rather than that it does not exist; the other versions and models serve on.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 
-from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
-
-from penstock.bundle import CONFIG_FILE, INPUT, MAX_BATCH_PARAMETER, Manifest, read_bundle, versions
+from penstock.bundle import CONFIG_FILE, versions
 from penstock.errors import BundleError, ConfigurationError, NotFoundError, PenstockError, UnavailableError
-from penstock.service.devices import Device, find_device
-from penstock.service.profile import ProfileWindow
-from penstock.service.scheduler import Scheduler
-from penstock.service.session import Session
+from penstock.service.configuration import read_config, wanted_versions
+from penstock.service.loading import Loader
+from penstock.service.model import Model
 from penstock.service.settings import Settings
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Model:
-    """One version of a model, ready to answer.
-
-    Attributes:
-        name: model name.
-        version: version number.
-        manifest: what the bundle says of itself.
-        config: ``config.pbtxt`` as it stands in the repository.
-        max_batch: largest batch of one request.
-        session: the graph.
-        scheduler: bounds its runs.
-        profile: what its recent answers looked like.
-    """
-
-    name: str
-    version: int
-    manifest: Manifest
-    config: model_config_pb2.ModelConfig
-    max_batch: int
-    session: Session
-    scheduler: Scheduler
-    profile: ProfileWindow
 
 
 class Repository:
@@ -61,7 +31,6 @@ class Repository:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
         self._models: dict[str, dict[int, Model | None]] = {}
         folder = settings.model_repository
         if not folder.is_dir():
@@ -72,7 +41,7 @@ class Repository:
             raise ConfigurationError(
                 f"model repository {str(folder)!r} cannot be read ({error.strerror})"
             ) from error
-        self._device = _choose_device(settings)
+        self._loader = Loader(settings)
         for home in homes:
             if not home.name.startswith("."):
                 self._load_model(home)
@@ -120,8 +89,7 @@ class Repository:
         for known in self._models.values():
             for model in known.values():
                 if model is not None:
-                    model.scheduler.close()
-                    model.session.stop()
+                    model.close()
 
     def _load_model(self, home: Path) -> None:
         try:
@@ -135,97 +103,16 @@ class Repository:
         if not numbers:
             log.error("model %s is not served: it has no version folders", home.name)
         try:
-            config = _read_config(home)
+            config = read_config(home)
         except BundleError as error:
             log.error("model %s is not served: %s", home.name, error)
             return
-        for number in numbers:
+        self._models[home.name] = dict.fromkeys(wanted_versions(config, numbers))
+        for number in self._models[home.name]:
             try:
-                self._models[home.name][number] = self._load_version(home, number, config)
+                self._models[home.name][number] = self._loader.load(home, number, config)
                 log.info("loaded model %s version %d", home.name, number)
             except (PenstockError, OSError) as error:
                 log.error("model %s version %d is not served: %s", home.name, number, error)
             except Exception:  # whatever else a spoilt file may bring about, the other models serve on
                 log.exception("model %s version %d is not served", home.name, number)
-
-    def _load_version(self, home: Path, number: int, config: model_config_pb2.ModelConfig) -> Model:
-        source = read_bundle(home / str(number))
-        _check_tensors(config, source.manifest, home)
-        max_batch = _max_batch(config, source.manifest, home)
-        cores = self._settings.parallelism
-        # A batched graph spreads over the cores inside one run; a graph for single images, over several runs.
-        slots, threads = (cores, 1) if source.manifest.single else (1, cores)
-        session = Session(source, self._device, threads)
-        if self._settings.require_gpu and not session.on_cuda:
-            raise UnavailableError("a GPU is required, but ONNX Runtime put the graph on the CPU")
-        return Model(
-            home.name,
-            number,
-            source.manifest,
-            config,
-            max_batch,
-            session,
-            Scheduler(home.name, slots, self._settings.max_queue),
-            ProfileWindow(source.manifest, self._settings.profile_window),
-        )
-
-
-def _choose_device(settings: Settings) -> Device:
-    device = find_device()
-    if device.why_not_cuda and settings.require_gpu:
-        raise UnavailableError(
-            f"a GPU is required, but {device.why_not_cuda}; start without --require-gpu for CPU"
-        )
-    if device.why_not_cuda:
-        log.warning("running on the CPU: %s", device.why_not_cuda)
-    else:
-        log.info("running on CUDA")
-    return device
-
-
-def _read_config(home: Path) -> model_config_pb2.ModelConfig:
-    file = home / CONFIG_FILE
-    try:
-        config = text_format.Parse(file.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
-    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
-        raise BundleError(f"{file} cannot be read ({error}): export again") from error
-    if config.name not in ("", home.name):
-        raise BundleError(f"{file} names the model {config.name!r}; its folder is {home.name!r}")
-    return config
-
-
-def _check_tensors(config: model_config_pb2.ModelConfig, manifest: Manifest, home: Path) -> None:
-    """Refuse a version that the model's configuration does not describe: clients believe it."""
-    batch = [1] if manifest.single else []
-    expected = {name: [*batch, width] for name, width in manifest.output_widths.items()}
-    expected[INPUT] = [*batch, *manifest.input_shape]
-    for tensor in (*config.input, *config.output):
-        if list(tensor.dims) != expected.get(tensor.name):
-            raise BundleError(
-                f"{home / CONFIG_FILE} has dims {list(tensor.dims)} for {tensor.name!r}; "
-                f"the bundle has {expected.get(tensor.name, 'no such tensor')}"
-            )
-    inputs = [tensor.name for tensor in config.input]
-    if inputs != [INPUT]:
-        raise BundleError(f"{home / CONFIG_FILE} has inputs {inputs}; expected [{INPUT!r}]")
-
-
-def _max_batch(config: model_config_pb2.ModelConfig, manifest: Manifest, home: Path) -> int:
-    """Largest batch of one request: the configuration may lower what the bundle allows.
-
-    A graph for single images has no batch of its own, so a parameter tells how far to spread.
-    """
-    if not manifest.single:
-        name, text = "max_batch_size", str(config.max_batch_size)
-    elif config.max_batch_size == 0:
-        name, text = MAX_BATCH_PARAMETER, str(manifest.max_batch)
-        if name in config.parameters:
-            text = config.parameters[name].string_value
-    else:
-        raise BundleError(
-            f"{home / CONFIG_FILE} has max_batch_size {config.max_batch_size}; "
-            "expected 0, because the graph takes single images"
-        )
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= manifest.max_batch):
-        raise BundleError(f"{home / CONFIG_FILE} has {name} {text!r}; expected 1 to {manifest.max_batch}")
-    return int(text)

@@ -11,6 +11,8 @@ from tritonclient.grpc import service_pb2
 from penstock.service import converters
 from penstock.service.engine import Engine
 from penstock.service.handlers import Context, Guard
+from penstock.service.requests import read_request, version_number
+from penstock.service.responses import infer_response
 from penstock.service.telemetry import Telemetry
 from penstock.service.v1 import paths_pb2
 
@@ -43,7 +45,7 @@ class InferenceServicer:
         self, request: service_pb2.ModelReadyRequest, context: Context
     ) -> service_pb2.ModelReadyResponse:
         """Whether a model can answer; ``false`` for one that does not exist."""
-        version = converters.version_number(request.version)
+        version = version_number(request.version)
         ready = self._engine.repository.ready_versions(request.name)
         return service_pb2.ModelReadyResponse(ready=bool(ready) if version is None else version in ready)
 
@@ -57,27 +59,26 @@ class InferenceServicer:
         self, request: service_pb2.ModelMetadataRequest, context: Context
     ) -> service_pb2.ModelMetadataResponse:
         """The tensors of a model."""
-        model = self._engine.repository.get(request.name, converters.version_number(request.version))
+        model = self._engine.repository.get(request.name, version_number(request.version))
         return converters.model_metadata(model, self._engine.repository.ready_versions(request.name))
 
     async def ModelConfig(
         self, request: service_pb2.ModelConfigRequest, context: Context
     ) -> service_pb2.ModelConfigResponse:
         """The configuration of a model as this server honours it."""
-        model = self._engine.repository.get(request.name, converters.version_number(request.version))
+        model = self._engine.repository.get(request.name, version_number(request.version))
         return converters.model_config(model)
 
     async def ModelInfer(
         self, request: service_pb2.ModelInferRequest, context: Context
     ) -> service_pb2.ModelInferResponse:
-        """Answer a batch of images."""
-        version = converters.version_number(request.model_version)
+        """Answer a batch."""
+        version = version_number(request.model_version)
         model = self._engine.repository.get(request.model_name, version)
         with self._telemetry.request(model.name, model.version):
-            images = converters.request_images(request, model)
-            outputs = converters.requested_outputs(request)
-            answer = await self._engine.infer(model, images)
-            return converters.infer_response(request, model, answer, outputs)
+            work = read_request(request, model)
+            tensors = await self._engine.infer(model, work)
+            return infer_response(request, model, work, tensors)
 
 
 class PathServicer:
@@ -90,6 +91,6 @@ class PathServicer:
         self, request: paths_pb2.GetPathProfileRequest, context: Context
     ) -> paths_pb2.PathProfile:
         """What the recent inputs of a model looked like."""
-        version = converters.version_number(request.model_version)
+        version = version_number(request.model_version)
         model = self._engine.repository.get(request.model_name, version)
         return converters.path_profile(model, model.profile.summary())

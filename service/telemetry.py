@@ -73,11 +73,15 @@ class Telemetry:
         self._success.labels(*labels).inc()
         self._duration.labels(*labels).inc((time.perf_counter() - begin) * 1e6)
 
-    def answered(self, model: str, version: int, answer: Answer, *, runs: int) -> None:
-        """Count the images of one answer and what was found about them."""
+    def answered(self, model: str, version: int, *, rows: int, runs: int) -> None:
+        """Count the rows of one answer and the runs that it took."""
         labels = (model, str(version))
-        self._images.labels(*labels).inc(len(answer))
+        self._images.labels(*labels).inc(rows)
         self._runs.labels(*labels).inc(runs)
+
+    def flagged(self, model: str, version: int, answer: Answer) -> None:
+        """Count what was found about the images of one answer."""
+        labels = (model, str(version))
         self._flagged.labels(*labels).inc(int(answer.adversarial.sum()))
         for share in answer.active_macs[:, 0]:
             self._macs.labels(*labels).observe(float(share))

@@ -1,0 +1,95 @@
+"""One version of a model, ready to answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tritonclient.grpc import model_config_pb2
+
+from penstock.bundle import OUTPUTS, Manifest
+from penstock.errors import UnsupportedError
+from penstock.service.profile import ProfileWindow
+from penstock.service.scheduler import Scheduler
+from penstock.service.session import Session
+from penstock.service.tensors import TensorSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paths:
+    """What a Penstock bundle has beyond a plain ONNX model.
+
+    Attributes:
+        manifest: what the bundle says of itself.
+        profile: what its recent answers looked like.
+    """
+
+    manifest: Manifest
+    profile: ProfileWindow
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """One version of a model.
+
+    Attributes:
+        name: model name.
+        version: version number.
+        config: the configuration as this service honours it.
+        inputs: what a request gives.
+        outputs: what a request may ask for; the graph may have more.
+        max_batch: largest batch of one request; 0 for a model whose tensors have no batch dimension.
+        single: whether the graph takes one row of a batch, so that a batch is spread over several runs.
+        labels: class names by output.
+        session: the graph.
+        scheduler: bounds its runs.
+        paths: of a Penstock bundle; ``None`` for a plain ONNX model.
+    """
+
+    name: str
+    version: int
+    config: model_config_pb2.ModelConfig
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    max_batch: int
+    single: bool = False
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    session: Session
+    scheduler: Scheduler
+    paths: Paths | None = None
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the bundle says of itself.
+
+        Raises:
+            UnsupportedError: this is no bundle.
+        """
+        return self._paths.manifest
+
+    @property
+    def profile(self) -> ProfileWindow:
+        """What the recent answers of the bundle looked like.
+
+        Raises:
+            UnsupportedError: this is no bundle.
+        """
+        return self._paths.profile
+
+    def computed(self, wanted: tuple[str, ...]) -> tuple[str, ...]:
+        """Names of the outputs to compute where these are wanted: a bundle's flags go with every answer."""
+        return wanted if self.paths is None else OUTPUTS
+
+    def close(self) -> None:
+        """End all runs and take no more."""
+        self.scheduler.close()
+        self.session.stop()
+
+    @property
+    def _paths(self) -> Paths:
+        if self.paths is None:
+            raise UnsupportedError(
+                f"model {self.name!r} is a plain ONNX model, without paths and flags; "
+                "ask for one that `penstock export` made"
+            )
+        return self.paths

@@ -1,0 +1,47 @@
+"""From arrays to a response."""
+
+from __future__ import annotations
+
+import numpy as np
+from tritonclient.grpc import service_pb2
+
+from penstock.bundle import FLAG, SCORE
+from penstock.service.engine import Work
+from penstock.service.model import Model
+from penstock.service.parameters import FLAGS_PARAMETER, SCORES_PARAMETER
+from penstock.service.requests import InferRequest
+from penstock.service.tensors import Tensors, encode
+
+
+def infer_response(
+    request: InferRequest, model: Model, work: Work, tensors: Tensors
+) -> service_pb2.ModelInferResponse:
+    """The answer on the wire: the outputs asked for, always as raw bytes, and a bundle's flags in any case.
+
+    Args:
+        request: what was asked.
+        model: what answered.
+        work: the request, checked.
+        tensors: what the model computed, the outputs asked for among it.
+    """
+    response = service_pb2.ModelInferResponse(
+        model_name=model.name, model_version=str(model.version), id=request.id
+    )
+    specs = {spec.name: spec for spec in model.outputs}
+    for name in work.outputs:
+        spec, values = specs[name], tensors[name]
+        if spec.graph_shape is not None:
+            values = values.reshape((*values.shape[: bool(model.max_batch)], *spec.shape))
+        response.outputs.add(name=name, datatype=spec.datatype.name, shape=values.shape)
+        response.raw_output_contents.append(encode(values))
+    if model.paths is not None:
+        _add_flags(response, tensors)
+    return response
+
+
+def _add_flags(response: service_pb2.ModelInferResponse, tensors: Tensors) -> None:
+    """Flags and scores as strings, because other clients of the protocol know no parameters of type double."""
+    flags = ",".join("1" if flag else "0" for flag in tensors[FLAG][:, 0])
+    scores = ",".join(np.format_float_positional(score, trim="0") for score in tensors[SCORE][:, 0])
+    response.parameters[FLAGS_PARAMETER].string_param = flags
+    response.parameters[SCORES_PARAMETER].string_param = scores
