@@ -118,6 +118,30 @@ def completed(
     return full
 
 
+def instances(config: ModelConfig, default: int) -> int:
+    """How many runs happen at once: the sum of the instance groups, or the default if there are none."""
+    return sum(max(1, group.count) for group in config.instance_group) or default
+
+
+def on_cpu(config: ModelConfig) -> bool:
+    """Whether the configuration asks for the CPU, even where there is a GPU."""
+    groups = config.instance_group
+    return bool(groups) and all(group.kind == group.KIND_CPU for group in groups)
+
+
+def threads(config: ModelConfig, default: int) -> int:
+    """Threads of one run: Triton's parameter ``intra_op_thread_count``, or the default.
+
+    Raises:
+        BundleError: it is no whole number.
+    """
+    name = "intra_op_thread_count"
+    text = config.parameters[name].string_value if name in config.parameters else "0"
+    if not (text.isascii() and text.isdigit() and len(text) < 5):
+        raise BundleError(f"{CONFIG_FILE} has {name} {text!r}; expected a whole number")
+    return int(text) or default
+
+
 def specs(described: Sequence[Any]) -> tuple[TensorSpec, ...]:
     """The inputs or outputs of a completed configuration."""
     return tuple(

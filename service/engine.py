@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
-
-import numpy as np
 
 from penstock.bundle import OUTPUTS
 from penstock.service.answers import Answer
 from penstock.service.model import Model
 from penstock.service.repository import Repository
+from penstock.service.runs import Piece, joined
+from penstock.service.shared_memory import Place
 from penstock.service.telemetry import Telemetry
 from penstock.service.tensors import Tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """An output that a request asks for.
+
+    Attributes:
+        name: of the output.
+        classes: how many of its largest values to name instead of giving all; 0 for all.
+        place: where in shared memory to put it; ``None`` for the response.
+    """
+
+    name: str
+    classes: int = 0
+    place: Place | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,12 +36,16 @@ class Work:
     Attributes:
         inputs: arrays as the graph takes them, any values, NaN and infinities included.
         rows: size of the batch; 1 for a model without batch dimension.
-        outputs: names of the outputs to answer with, each once.
+        outputs: what to answer with, each output once.
+        priority: level of the request where the model has levels, 1 first; 0 for the model's default.
+        timeout: seconds that it may wait where the model lets a request say so; 0 for what the model says.
     """
 
     inputs: Tensors
     rows: int
-    outputs: tuple[str, ...]
+    outputs: tuple[Wanted, ...]
+    priority: int = 0
+    timeout: float = 0.0
 
 
 class Engine:
@@ -41,10 +59,6 @@ class Engine:
     def __init__(self, repository: Repository, telemetry: Telemetry) -> None:
         self.repository = repository
         self._telemetry = telemetry
-        for name in repository.names:
-            for version in repository.ready_versions(name):
-                model = repository.get(name, version)
-                telemetry.watch_queue(name, version, model.scheduler)
 
     async def infer(self, model: Model, work: Work) -> Tensors:
         """Answer a request, its rows in order.
@@ -59,22 +73,22 @@ class Engine:
         Raises:
             UnavailableError: too many requests are waiting.
         """
-        names = model.computed(work.outputs)
-        pieces = _rows(work) if model.single else [work.inputs]
-        parts = await model.scheduler.run([partial(model.session.run, piece, names) for piece in pieces])
-        tensors = parts[0] if len(parts) == 1 else _joined(parts)
+        names = model.computed(tuple(output.name for output in work.outputs))
+        rows = _rows(work.inputs, work.rows) if model.single else [work.inputs]
+        pieces = [Piece(inputs, work.rows // len(rows), names) for inputs in rows]
+        parts = await model.scheduler.run(pieces, priority=work.priority, timeout=work.timeout)
+        model.statistics.answered(work.rows, parts)
+        tensors = joined([part.result.outputs for part in parts])
         if model.paths is not None:
             answer = Answer(**{name: tensors[name] for name in OUTPUTS})
             model.profile.record(answer)
             self._telemetry.flagged(model.name, model.version, answer)
-        self._telemetry.answered(model.name, model.version, rows=work.rows, runs=len(pieces))
+        self._telemetry.answered(
+            model.name, model.version, rows=work.rows, runs=sum(part.first for part in parts)
+        )
         return tensors
 
 
-def _rows(work: Work) -> list[Tensors]:
+def _rows(inputs: Tensors, count: int) -> list[Tensors]:
     """The rows of a batch one by one, each still with a batch dimension."""
-    return [{name: values[row : row + 1] for name, values in work.inputs.items()} for row in range(work.rows)]
-
-
-def _joined(parts: list[Tensors]) -> Tensors:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return [{name: values[row : row + 1] for name, values in inputs.items()} for row in range(count)]

@@ -10,8 +10,10 @@ from tritonclient.grpc import model_config_pb2
 from penstock.bundle import OUTPUTS, Manifest
 from penstock.errors import UnsupportedError
 from penstock.service.profile import ProfileWindow
+from penstock.service.runs import Piece, Run
 from penstock.service.scheduler import Scheduler
 from penstock.service.session import Session
+from penstock.service.statistics import Statistics
 from penstock.service.tensors import TensorSpec
 
 
@@ -41,8 +43,10 @@ class Model:
         max_batch: largest batch of one request; 0 for a model whose tensors have no batch dimension.
         single: whether the graph takes one row of a batch, so that a batch is spread over several runs.
         labels: class names by output.
+        stamp: of the files and the configuration that it was made of.
         session: the graph.
         scheduler: bounds its runs.
+        statistics: what it has done.
         paths: of a Penstock bundle; ``None`` for a plain ONNX model.
     """
 
@@ -54,8 +58,10 @@ class Model:
     max_batch: int
     single: bool = False
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    stamp: str
     session: Session
-    scheduler: Scheduler
+    scheduler: Scheduler[Piece, Run]
+    statistics: Statistics = field(default_factory=Statistics)
     paths: Paths | None = None
 
     @property

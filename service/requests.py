@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from penstock.errors import InvalidArgumentError
-from penstock.service.engine import Work
+from penstock.service.engine import Wanted, Work
 from penstock.service.model import Model
-from penstock.service.parameters import check_request_parameters
+from penstock.service.parameters import check_request_parameters, class_count, tensor_place, whole_parameter
+from penstock.service.shared_memory import SharedMemory
 from penstock.service.tensors import Array, TensorSpec, check_count, decode, shown, text_array
 
 InferRequest = Any  # service_pb2.ModelInferRequest, whose module has no types
@@ -36,11 +37,17 @@ def version_number(text: str) -> int | None:
     return int(text)
 
 
-def read_request(request: InferRequest, model: Model) -> Work:
+def read_request(request: InferRequest, model: Model, memory: SharedMemory) -> Work:
     """Check a request and take out its tensors.
+
+    Args:
+        request: as it came.
+        model: what it is for.
+        memory: where tensors may lie that are not in the message.
 
     Raises:
         InvalidArgumentError: the request cannot be for this model; says what was expected.
+        NotFoundError: it names a region of shared memory that nobody registered.
         UnsupportedError: it asks for an extension that is not there.
     """
     check_request_parameters(request)
@@ -57,12 +64,19 @@ def read_request(request: InferRequest, model: Model) -> Work:
                     "expected the same for all inputs"
                 )
             rows = shape[0]
-        data = next(raw, None) if request.raw_input_contents else None
+        place = tensor_place(tensor)
+        data = next(raw, None) if place is None else memory.read(place)
         values = _values(tensor, spec, shape, data)
         if spec.graph_shape is not None:
             values = values.reshape((*shape[: bool(model.max_batch)], *spec.graph_shape))
         inputs[tensor.name] = values
-    return Work(inputs=inputs, rows=rows, outputs=_requested_outputs(request, model))
+    return Work(
+        inputs=inputs,
+        rows=rows,
+        outputs=_requested_outputs(request, model, memory),
+        priority=whole_parameter(request, "priority"),
+        timeout=whole_parameter(request, "timeout") * 1e-6,  # from microseconds
+    )
 
 
 def _given_inputs(request: InferRequest, model: Model) -> dict[str, TensorSpec]:
@@ -139,12 +153,20 @@ def _typed_values(contents: Any, spec: TensorSpec, shape: tuple[int, ...]) -> Ar
     return values.astype(datatype.dtype).reshape(shape)
 
 
-def _requested_outputs(request: InferRequest, model: Model) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(output.name for output in request.outputs))
-    known = tuple(spec.name for spec in model.outputs)
-    for name in names:
-        if name not in known:
+def _requested_outputs(request: InferRequest, model: Model, memory: SharedMemory) -> tuple[Wanted, ...]:
+    known = {spec.name: spec for spec in model.outputs}
+    wanted = {}
+    for output in request.outputs:
+        if output.name not in known:
             raise InvalidArgumentError(
-                f"unexpected inference output {name[:100]!r}; expected some of {', '.join(known)}"
+                f"unexpected inference output {output.name[:100]!r}; expected some of {', '.join(known)}"
             )
-    return names or known
+        classes, place = class_count(output), tensor_place(output)
+        if classes and known[output.name].datatype.is_text:
+            raise InvalidArgumentError(
+                f"output {output.name!r} is text, of which there are no largest values"
+            )
+        if place is not None:
+            memory.check(place)
+        wanted[output.name] = Wanted(name=output.name, classes=classes, place=place)
+    return tuple(wanted.values()) or tuple(Wanted(name=name) for name in known)

@@ -6,15 +6,17 @@ import numpy as np
 from tritonclient.grpc import service_pb2
 
 from penstock.bundle import FLAG, SCORE
+from penstock.service.classification import top_classes
 from penstock.service.engine import Work
 from penstock.service.model import Model
 from penstock.service.parameters import FLAGS_PARAMETER, SCORES_PARAMETER
 from penstock.service.requests import InferRequest
+from penstock.service.shared_memory import SharedMemory
 from penstock.service.tensors import Tensors, encode
 
 
 def infer_response(
-    request: InferRequest, model: Model, work: Work, tensors: Tensors
+    request: InferRequest, model: Model, work: Work, tensors: Tensors, memory: SharedMemory
 ) -> service_pb2.ModelInferResponse:
     """The answer on the wire: the outputs asked for, always as raw bytes, and a bundle's flags in any case.
 
@@ -23,17 +25,33 @@ def infer_response(
         model: what answered.
         work: the request, checked.
         tensors: what the model computed, the outputs asked for among it.
+        memory: where outputs may be wanted.
+
+    Raises:
+        InvalidArgumentError: an output does not fit into its place in shared memory.
     """
     response = service_pb2.ModelInferResponse(
         model_name=model.name, model_version=str(model.version), id=request.id
     )
     specs = {spec.name: spec for spec in model.outputs}
-    for name in work.outputs:
-        spec, values = specs[name], tensors[name]
+    for wanted in work.outputs:
+        spec, values = specs[wanted.name], tensors[wanted.name]
         if spec.graph_shape is not None:
             values = values.reshape((*values.shape[: bool(model.max_batch)], *spec.shape))
-        response.outputs.add(name=name, datatype=spec.datatype.name, shape=values.shape)
-        response.raw_output_contents.append(encode(values))
+        datatype = spec.datatype.name
+        if wanted.classes:
+            labels = model.labels.get(wanted.name, ())
+            values = top_classes(values, wanted.classes, labels, batched=bool(model.max_batch))
+            datatype = "BYTES"
+        output = response.outputs.add(name=wanted.name, datatype=datatype, shape=values.shape)
+        data = encode(values)
+        if wanted.place is not None:
+            memory.write(wanted.place, data, wanted.name)
+            output.parameters["shared_memory_region"].string_param = wanted.place.region
+            output.parameters["shared_memory_byte_size"].int64_param = len(data)
+            output.parameters["shared_memory_offset"].int64_param = wanted.place.offset
+            data = b""  # clients count the entries: it occupies one
+        response.raw_output_contents.append(data)
     if model.paths is not None:
         _add_flags(response, tensors)
     return response

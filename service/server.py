@@ -11,12 +11,14 @@ import grpc
 
 from penstock.errors import ConfigurationError
 from penstock.service import health
+from penstock.service.control import ModelControl
 from penstock.service.engine import Engine
 from penstock.service.handlers import Guard
 from penstock.service.health import HealthServicer
 from penstock.service.repository import Repository
 from penstock.service.servicer import INFERENCE, PATHS, InferenceServicer, PathServicer
 from penstock.service.settings import Settings
+from penstock.service.shared_memory import SharedMemory
 from penstock.service.telemetry import MetricsServer, Telemetry
 
 log = logging.getLogger(__name__)
@@ -41,6 +43,9 @@ class Server:
         self.repository = Repository(settings)
         self._guard = Guard(self._telemetry)
         self._health = HealthServicer()
+        self._memory = SharedMemory(allowed=settings.system_shared_memory)
+        self._control = ModelControl(self.repository, settings, self._models_changed)
+        self._polling: asyncio.Task[None] | None = None
         self._grpc: grpc.aio.Server | None = None
         self._metrics: MetricsServer | None = None
         self.grpc_port = settings.grpc_port
@@ -63,18 +68,24 @@ class Server:
             ) from error
         self._metrics = MetricsServer(self._telemetry, self._settings.host, self._settings.metrics_port)
         self.metrics_port = self._metrics.port
-        await self._health.set_all(self._health_by_name())
+        await self._models_changed()
         await self._grpc.start()
+        if self._settings.model_control_mode == "poll":
+            self._polling = asyncio.create_task(self._control.poll())
 
     async def stop(self) -> None:
         """Refuse new requests, finish those that run, then close; safe after a failed start."""
+        if self._polling is not None:
+            self._polling.cancel()
         await self._health.set_not_serving()
         await self._guard.drain(self._settings.grace_seconds)
         if self._grpc is not None:
             await self._grpc.stop(_FLUSH_SECONDS)
         if self._metrics is not None:
             self._metrics.close()
+        self._control.close()
         self.repository.close()
+        self._memory.close()
 
     def summary(self) -> str:
         """One line that says what is served where; other programs read the ports from it."""
@@ -101,7 +112,9 @@ class Server:
             ]
         )
         engine = Engine(self.repository, self._telemetry)
-        inference = InferenceServicer(engine, self._guard, self._telemetry)
+        inference = InferenceServicer(
+            engine, self._guard, self._telemetry, control=self._control, memory=self._memory
+        )
         server.add_generic_rpc_handlers(
             (
                 self._guard.handler(INFERENCE, inference),
@@ -110,6 +123,12 @@ class Server:
             )
         )
         return server
+
+    async def _models_changed(self) -> None:
+        for model in self.repository.models():
+            self._telemetry.watch_queue(model.name, model.version, model.scheduler)
+        if not self._guard.draining:
+            await self._health.set_all(self._health_by_name())
 
     def _health_by_name(self) -> dict[str, bool]:
         services = dict.fromkeys(("", INFERENCE.full_name, PATHS.full_name), self.repository.ready)

@@ -31,6 +31,18 @@ class Settings:
     model_repository: Path
     """Folder of models, each with its configuration and version folders."""
 
+    model_control_mode: str = "none"
+    """``none``: models as they are at the start; ``poll``: as the folder changes; ``explicit``: on request."""
+
+    repository_poll_secs: float = 15.0
+    """Seconds between two looks at the folder, where it is polled."""
+
+    load_model: tuple[str, ...] = ()
+    """Models to load at the start where models are loaded on request; ``*`` for all."""
+
+    system_shared_memory: bool = False
+    """Whether clients on this machine may hand over tensors in POSIX shared memory."""
+
     host: str = "127.0.0.1"
     """Address to listen on; ``0.0.0.0`` for all."""
 
@@ -64,6 +76,12 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("grpc_port", "metrics_port"):
             self._check(name, 0 <= getattr(self, name) <= 65535, "0 (any free port) to 65535")
+        self._check(
+            "model_control_mode",
+            self.model_control_mode in ("none", "poll", "explicit"),
+            "none, poll or explicit",
+        )
+        self._check("repository_poll_secs", 0 < self.repository_poll_secs < float("inf"), "above 0 seconds")
         self._check("max_queue", self.max_queue >= 1, "1 or more")
         self._check("max_message_mib", 1 <= self.max_message_mib <= 2047, "1 to 2047 MiB")
         self._check("threads", self.threads >= 0, "0 (one per core) or more")
@@ -125,11 +143,18 @@ def _cast(kind: str, value: Any, origin: str) -> Any:
         "int": int,
         "float": float,
         "bool": _boolean,
+        "tuple[str, ...]": _names,
     }
     try:
         return casts[kind](value)
     except ValueError:
         raise ConfigurationError(f"{origin} is {value!r}; that is no {kind}") from None
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    """Names from a list, or from a text with commas between them."""
+    parts = value.split(",") if isinstance(value, str) else value
+    return tuple(part.strip() for part in parts if part.strip())
 
 
 def _boolean(value: Any) -> bool:

@@ -8,8 +8,10 @@ import uuid
 import grpc
 
 from penstock.errors import (
+    AlreadyExistsError,
     InvalidArgumentError,
     NotFoundError,
+    OperationError,
     PenstockError,
     UnavailableError,
     UnsupportedError,
@@ -27,9 +29,11 @@ class UnparsableError(PenstockError):
 
 TABLE: tuple[tuple[type[PenstockError], grpc.StatusCode], ...] = (
     (InvalidArgumentError, grpc.StatusCode.INVALID_ARGUMENT),
+    (AlreadyExistsError, grpc.StatusCode.ALREADY_EXISTS),
     (NotFoundError, grpc.StatusCode.NOT_FOUND),
     (UnavailableError, grpc.StatusCode.UNAVAILABLE),
     (UnsupportedError, grpc.StatusCode.UNIMPLEMENTED),
+    (OperationError, grpc.StatusCode.INTERNAL),
     (UnparsableError, grpc.StatusCode.INTERNAL),
 )
 

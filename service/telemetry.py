@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Thread
+from typing import Any
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
@@ -52,7 +53,7 @@ class Telemetry:
             "penstock_rpc", "Remote calls by method and status", ("method", "code"), registry=self.registry
         )
 
-    def watch_queue(self, model: str, version: int, scheduler: Scheduler) -> None:
+    def watch_queue(self, model: str, version: int, scheduler: Scheduler[Any, Any]) -> None:
         """Show a model in every figure from now on, at zero, and its queue as it stands at each scrape."""
         labels = (model, str(version))
         for metric in (self._success, self._images, self._runs, self._duration, self._flagged, self._macs):

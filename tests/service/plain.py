@@ -30,11 +30,11 @@ def graph(
     constants: list[onnx.TensorProto] | None = None,
 ) -> onnx.ModelProto:
     """A checked model; tensors are given as ``name: (type, shape)``."""
-    sides = [
+    takes, gives = (
         [helper.make_tensor_value_info(name, *kind) for name, kind in side.items()]
         for side in (inputs, outputs)
-    ]
-    made = helper.make_graph(nodes, "plain", *sides, constants or [])
+    )
+    made = helper.make_graph(nodes, "plain", takes, gives, constants or [])
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model, full_check=True)
     return model

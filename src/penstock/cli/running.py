@@ -98,6 +98,16 @@ def _add_serve(commands: Commands) -> None:
     )
     # No defaults here: what is not given is left to the environment, and then to the settings' own defaults.
     serve.add_argument("--model-repository", type=Path, metavar="DIR")
+    serve.add_argument("--model-control-mode", metavar="MODE", help="none (default), poll or explicit")
+    serve.add_argument(
+        "--repository-poll-secs", type=float, metavar="SECONDS", help="between two looks at the folder (15)"
+    )
+    serve.add_argument(
+        "--load-model",
+        action="append",
+        metavar="NAME",
+        help="load this model at the start, in mode explicit; may be repeated; * for all",
+    )
     serve.add_argument("--host", help="address to listen on (127.0.0.1)")
     serve.add_argument("--grpc-port", type=int, metavar="PORT", help="8001; 0: any free port")
     serve.add_argument("--metrics-port", type=int, metavar="PORT", help="8002; 0: any free port")
@@ -177,7 +187,8 @@ def _serve(parsed: argparse.Namespace) -> int:
     from penstock.service.settings import Settings
 
     names = ("model_repository", "host", "grpc_port", "metrics_port", "require_gpu", "threads", "log_level")
-    return serve(Settings.read(os.environ, **{name: getattr(parsed, name) for name in names}))
+    control = ("model_control_mode", "repository_poll_secs", "load_model")
+    return serve(Settings.read(os.environ, **{name: getattr(parsed, name) for name in names + control}))
 
 
 def _infer(parsed: argparse.Namespace) -> int:
