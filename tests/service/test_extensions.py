@@ -207,7 +207,7 @@ def test_shared_memory_is_guarded(plain: Client, region: tuple[str, Any]) -> Non
     def refused(call: Any) -> tuple[StatusCode, str]:
         with pytest.raises(grpc.RpcError) as caught:
             call()
-        return caught.value.code(), caught.value.details()
+        return caught.value.code(), caught.value.details() or ""
 
     def register(name: str, key: str, offset: int = 0, size: int = 1) -> tuple[StatusCode, str]:
         request = service_pb2.SystemSharedMemoryRegisterRequest(

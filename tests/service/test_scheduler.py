@@ -109,7 +109,7 @@ def test_burst_fills_slots_and_queue_exactly() -> None:
             calls = [asyncio.create_task(made.run([lambda: gate.job(0)])) for _ in range(8)]
             await settle()
             gate.opened.set()
-            return await asyncio.gather(*calls, return_exceptions=True)
+            return list(await asyncio.gather(*calls, return_exceptions=True))
 
     results = asyncio.run(scenario(Gate()))
     assert [isinstance(result, UnavailableError) for result in results] == [False] * 5 + [True] * 3
@@ -220,7 +220,7 @@ def test_priority_overtakes_and_a_late_request_falls_back_or_is_refused() -> Non
             await asyncio.sleep(0.1)
             gate.opened.set()
             await first
-            return await asyncio.gather(*calls, return_exceptions=True)
+            return list(await asyncio.gather(*calls, return_exceptions=True))
 
     refusing, delaying = (
         QueuePolicy(max_size=9, allows_override=True, delays_late=late) for late in (False, True)
