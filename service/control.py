@@ -62,7 +62,13 @@ class ModelControl:
                 raise InvalidArgumentError("files to load came without a 'config' parameter; give both")
             with tempfile.TemporaryDirectory() as folder:
                 home = Path(folder) / name
-                await asyncio.to_thread(_write, home, name, files)
+                try:
+                    await asyncio.to_thread(_write, home, name, files)
+                except OSError as error:  # such as a name that is too long
+                    raise OperationError(
+                        f"failed to load {name[:200]!r}, failed to poll from model repository: "
+                        f"its files cannot be written ({error.strerror})"
+                    ) from None
                 await self._load(name, home, override)
         elif name in self._repository.found():
             await self._load(name, self._repository.folder / name, override)
@@ -160,7 +166,9 @@ def _parsed(text: str, name: str) -> ModelConfig:
         json_format.Parse(text, config)
         check_identity(config, name)
     except (json_format.ParseError, PenstockError) as error:
-        raise InvalidArgumentError(f"parameter 'config' cannot be used ({str(error)[:300]})") from None
+        raise InvalidArgumentError(
+            f"failed to load {name[:200]!r}: parameter 'config' cannot be used ({str(error)[:300]})"
+        ) from None
     return config
 
 

@@ -29,10 +29,10 @@ EXTENSIONS = (
 )
 
 
-def server_metadata(*, shared_memory: bool) -> service_pb2.ServerMetadataResponse:
+def server_metadata(name: str, *, shared_memory: bool) -> service_pb2.ServerMetadataResponse:
     """Who answers, and which parts of the protocol it has."""
     extensions = (*EXTENSIONS, *["system_shared_memory"][:shared_memory])
-    return service_pb2.ServerMetadataResponse(name="penstock", version=__version__, extensions=extensions)
+    return service_pb2.ServerMetadataResponse(name=name, version=__version__, extensions=extensions)
 
 
 def model_metadata(model: Model, versions: list[int]) -> service_pb2.ModelMetadataResponse:

@@ -113,7 +113,12 @@ class Server:
         )
         engine = Engine(self.repository, self._telemetry)
         inference = InferenceServicer(
-            engine, self._guard, self._telemetry, control=self._control, memory=self._memory
+            engine,
+            self._guard,
+            self._telemetry,
+            control=self._control,
+            memory=self._memory,
+            name=self._settings.server_name,
         )
         server.add_generic_rpc_handlers(
             (

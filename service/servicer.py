@@ -46,7 +46,9 @@ class InferenceServicer:
         *,
         control: ModelControl,
         memory: SharedMemory,
+        name: str,
     ) -> None:
+        self._name = name
         self._engine = engine
         self._guard = guard
         self._telemetry = telemetry
@@ -79,7 +81,7 @@ class InferenceServicer:
         self, request: service_pb2.ServerMetadataRequest, context: Context
     ) -> service_pb2.ServerMetadataResponse:
         """Who answers."""
-        return converters.server_metadata(shared_memory=self._memory.allowed)
+        return converters.server_metadata(self._name, shared_memory=self._memory.allowed)
 
     async def ModelMetadata(
         self, request: service_pb2.ModelMetadataRequest, context: Context

@@ -40,6 +40,9 @@ class Settings:
     load_model: tuple[str, ...] = ()
     """Models to load at the start where models are loaded on request; ``*`` for all."""
 
+    server_name: str = "penstock"
+    """Name in the server's metadata; some clients insist on ``triton``."""
+
     system_shared_memory: bool = False
     """Whether clients on this machine may hand over tensors in POSIX shared memory."""
 

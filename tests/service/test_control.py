@@ -115,8 +115,12 @@ def test_new_version_takes_over_and_a_bad_one_does_not(models: Path, start: Any)
         for files in ({"file:../7/model.onnx": b""}, {"file:/tmp/model.onnx": b""}):
             with pytest.raises(InferenceServerException, match="expected a path such as"):
                 client.load_model("fresh", config="{}", files=files)
-        with pytest.raises(InferenceServerException, match="'config' cannot be used"):
+        with pytest.raises(InferenceServerException, match="failed to load 'model': parameter 'config'"):
             client.load_model("model", config="{]")
+        with pytest.raises(InferenceServerException, match="failed to poll from model repository") as long:
+            client.load_model("model", config="{}", files={"file:" + "A" * 256: b"a"})
+        assert long.value.status() == "StatusCode.INTERNAL"
+        assert ask(client) == 2
 
 
 def test_folder_is_followed(models: Path, start: Any) -> None:
