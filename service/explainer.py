@@ -23,8 +23,8 @@ from penstock.detect.tables import tables_from_bytes
 from penstock.errors import InvalidArgumentError, UnavailableError, UnsupportedError
 from penstock.service.answers import Images
 from penstock.service.devices import FATAL_ONLY
+from penstock.service.model import Model
 from penstock.service.observing import with_output
-from penstock.service.repository import Model
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Explainer:
         self._repository = repository
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="explain")
         self._waiting = 0
-        self._observers: OrderedDict[tuple[str, int, str], _Observer] = OrderedDict()
+        self._observers: OrderedDict[tuple[str, int, str, str | None], _Observer] = OrderedDict()
 
     async def explain(self, model: Model, images: Images) -> Explained:
         """Explain the scores of a batch.
@@ -93,8 +93,13 @@ class Explainer:
         return Explained(scores, features, explain(observer.tables, features), observer.tables)
 
     def _observer(self, model: Model) -> _Observer:
-        # With the hash, because a version can be replaced by another of the same number.
-        key = (model.name, model.version, model.manifest.model_sha256)
+        # With the hashes, because a version can be replaced by another of the same number.
+        key = (
+            model.name,
+            model.version,
+            model.manifest.model_sha256,
+            model.manifest.files.get(DETECTOR_FILE),
+        )
         if key not in self._observers:
             self._observers[key] = _open(model, self._repository / model.name / str(model.version))
             while len(self._observers) > _KEPT:

@@ -9,8 +9,8 @@ from penstock.errors import FlaggedError
 from penstock.service.answers import Answer, Images
 from penstock.service.flag_metrics import FlagMetrics
 from penstock.service.flag_records import FlagRecord, records_of
+from penstock.service.model import Model
 from penstock.service.policy import FlagPolicy
-from penstock.service.repository import Model
 from penstock.service.sink import Sink
 from penstock.service.watchers import Watchers
 
@@ -35,7 +35,7 @@ class Flags:
         """Take note of an answer.
 
         Args:
-            model: that gave it.
+            model: that gave it, a bundle.
             request_id: as the client chose it.
             images: ``[N, C, H, W]``, what it is the answer for.
             answer: to them.

@@ -30,6 +30,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 # Questions about the server's state are answered until the very end.
 _ANSWERED_WHILE_DRAINING = {"ServerLive", "ServerReady", "ModelReady", "Check", "Watch"}
 
+SHUTTING_DOWN = "the server is shutting down and has stopped accepting new requests"
+
 _UNPARSABLE = object()
 
 
@@ -64,6 +66,18 @@ class Guard:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), grace)
 
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count one piece of work, around the block that does it; draining waits for it."""
+        self._running += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._running -= 1
+            if self._running == 0:
+                self._idle.set()
+
     def handler(self, service: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
         """Handlers for all methods of a service; those that ``servicer`` lacks answer UNIMPLEMENTED."""
         handlers = {
@@ -76,7 +90,8 @@ class Guard:
         behaviour = getattr(servicer, method.name, None)
         call: Any
         if method.client_streaming:
-            make, call = grpc.stream_stream_rpc_method_handler, self._streaming(method, behaviour)
+            make = grpc.stream_stream_rpc_method_handler
+            call = self._streaming(method, _parsing(behaviour))
         elif method.server_streaming:
             make, call = grpc.unary_stream_rpc_method_handler, self._streaming(method, behaviour)
         else:
@@ -87,7 +102,7 @@ class Guard:
 
     def _unary(self, method: MethodDescriptor, behaviour: Any) -> Callable[[Any, Context], Any]:
         async def call(request: Any, context: Context) -> Any:
-            with self._counted():
+            with self.counted():
                 async with self._guarded(method, behaviour, request, context):
                     return await behaviour(request, context)
 
@@ -102,17 +117,6 @@ class Guard:
                     yield response
 
         return call
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        self._running += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._running -= 1
-            if self._running == 0:
-                self._idle.set()
 
     @asynccontextmanager
     async def _guarded(
@@ -134,7 +138,7 @@ class Guard:
             if behaviour is None:
                 raise UnsupportedError(f"{name} is not offered by this server")
             if self._draining and name not in _ANSWERED_WHILE_DRAINING:
-                raise UnavailableError("the server is shutting down and has stopped accepting new requests")
+                raise UnavailableError(SHUTTING_DOWN)
             if request is _UNPARSABLE:
                 raise UnparsableError("Unable to parse request")
             yield
@@ -147,6 +151,20 @@ class Guard:
         finally:
             finish(code.name)
             self._telemetry.called(name, code.name)
+
+
+def _parsing(behaviour: Any) -> Any:
+    """The behaviour of a call with a stream of requests, whose iterator raises at one that is no message."""
+    if behaviour is None:
+        return None
+
+    async def parsed(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for request in requests:
+            if request is _UNPARSABLE:
+                raise UnparsableError("Unable to parse request")
+            yield request
+
+    return lambda requests, context: behaviour(parsed(requests), context)
 
 
 def _deferred(request_class: type[Message]) -> Callable[[bytes], Any]:

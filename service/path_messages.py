@@ -1,4 +1,4 @@
-"""Between the messages of ``penstock.service.v1`` and numpy, as `penstock.service.converters` is for inference."""
+"""Between the messages of ``penstock.service.v1`` and numpy, as `requests` and `responses` are for inference."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from tritonclient.grpc import service_pb2
 
 from penstock import bundle
 from penstock.errors import InvalidArgumentError
-from penstock.service import converters
 from penstock.service.answers import Images
 from penstock.service.explainer import Explained
+from penstock.service.model import Model
 from penstock.service.profile import Profile
-from penstock.service.repository import Model
+from penstock.service.requests import read_request
+from penstock.service.shared_memory import SharedMemory
 from penstock.service.v1 import paths_pb2
 
 _PARTS = ("likelihood", "distance")  # of the path's bits, and of the gate logits
@@ -45,8 +46,10 @@ def images_to_explain(request: paths_pb2.ExplainRequest, model: Model) -> Images
     """The images of a request, checked as those of a request for inference are.
 
     Raises:
+        UnsupportedError: the model is no bundle.
         InvalidArgumentError: they cannot be for this model, or too many filters or classes are asked for.
     """
+    model.check_paths()
     for name in ("filters", "classes"):
         if getattr(request, name) > _MOST:
             raise InvalidArgumentError(f"{name} is {getattr(request, name)}; expected 0 to {_MOST}")
@@ -54,7 +57,9 @@ def images_to_explain(request: paths_pb2.ExplainRequest, model: Model) -> Images
         name=bundle.INPUT, datatype=request.datatype, shape=request.shape
     )
     inference = service_pb2.ModelInferRequest(inputs=[tensor], raw_input_contents=[request.images])
-    return converters.request_images(inference, model)
+    # The images stand in the message, so no shared memory is needed.
+    images: Images = read_request(inference, model, SharedMemory(allowed=False)).inputs[bundle.INPUT]
+    return images
 
 
 def explanation(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from penstock.service import path_messages
-from penstock.service.converters import version_number
 from penstock.service.explainer import Explainer
 from penstock.service.flag_records import flagged_image
 from penstock.service.handlers import Context
 from penstock.service.repository import Repository
+from penstock.service.requests import version_number
 from penstock.service.v1 import paths_pb2
 from penstock.service.watchers import Watchers
 
@@ -36,8 +36,8 @@ class PathServicer:
     ) -> AsyncIterator[paths_pb2.FlaggedImage]:
         """The images that are flagged from now on."""
         version = version_number(request.model_version)
-        if request.model_name:
-            self._repository.get(request.model_name, version)  # a wrong name would be silent for ever
+        if request.model_name:  # a wrong name, or that of a model without flags, would be silent for ever
+            self._repository.get(request.model_name, version).check_paths()
         records = self._watchers.subscribe(request.model_name, version)
         await context.send_initial_metadata(
             ()

@@ -12,6 +12,7 @@ import grpc
 
 from penstock.service import health
 from penstock.service.access import Access, Group
+from penstock.service.control import ModelControl
 from penstock.service.engine import Engine
 from penstock.service.explainer import Explainer
 from penstock.service.flag_metrics import FlagMetrics
@@ -23,6 +24,7 @@ from penstock.service.path_servicer import PATHS, PathServicer
 from penstock.service.repository import Repository
 from penstock.service.servicer import INFERENCE, InferenceServicer
 from penstock.service.settings import Settings
+from penstock.service.shared_memory import SharedMemory
 from penstock.service.sink import Sink
 from penstock.service.stores import open_store
 from penstock.service.telemetry import MetricsServer, Telemetry
@@ -56,6 +58,9 @@ class Server:
         self._explainer = Explainer(settings.model_repository)
         self._sink = _open_sink(settings, self._flag_metrics)
         self._health = HealthServicer()
+        self._memory = SharedMemory(allowed=settings.system_shared_memory)
+        self._control = ModelControl(self.repository, settings, self._models_changed)
+        self._polling: asyncio.Task[None] | None = None
         self._grpc: grpc.aio.Server | None = None
         self._metrics: MetricsServer | None = None
         self.grpc_port = settings.grpc_port
@@ -72,11 +77,15 @@ class Server:
         self.grpc_port = listen(self._grpc, address, self._settings)
         self._metrics = MetricsServer(self._telemetry, self._settings.host, self._settings.metrics_port)
         self.metrics_port = self._metrics.port
-        await self._health.set_all(self._health_by_name())
+        await self._models_changed()
         await self._grpc.start()
+        if self._settings.model_control_mode == "poll":
+            self._polling = asyncio.create_task(self._control.poll())
 
     async def stop(self) -> None:
         """Refuse new requests, finish those that run, then close; safe after a failed start."""
+        if self._polling is not None:
+            self._polling.cancel()
         await self._health.set_not_serving()
         await self._guard.drain(self._settings.grace_seconds)
         self._watchers.close()
@@ -84,7 +93,9 @@ class Server:
             await self._grpc.stop(_FLUSH_SECONDS)
         if self._metrics is not None:
             self._metrics.close()
+        self._control.close()
         self.repository.close()
+        self._memory.close()
         self._explainer.close()
         await asyncio.to_thread(self._close_outlets)
 
@@ -108,9 +119,16 @@ class Server:
 
     def _build(self) -> grpc.aio.Server:
         server = grpc.aio.server(options=options(self._settings))
-        engine = Engine(self.repository, self._telemetry)
         flags = Flags(self._flag_metrics, self._watchers, self._sink)
-        inference = InferenceServicer(engine, self._guard, self._telemetry, flags)
+        engine = Engine(self.repository, self._telemetry, flags)
+        inference = InferenceServicer(
+            engine,
+            self._guard,
+            self._telemetry,
+            control=self._control,
+            memory=self._memory,
+            name=self._settings.server_name,
+        )
         paths = PathServicer(self.repository, self._watchers, self._explainer)
         server.add_generic_rpc_handlers(
             (
@@ -120,6 +138,14 @@ class Server:
             )
         )
         return server
+
+    async def _models_changed(self) -> None:
+        for model in self.repository.models():
+            self._telemetry.watch_queue(model.name, model.version, model.scheduler)
+            if model.paths is not None:
+                self._flag_metrics.show(model.name, model.version)
+        if not self._guard.draining:
+            await self._health.set_all(self._health_by_name())
 
     def _health_by_name(self) -> dict[str, bool]:
         services = dict.fromkeys(("", INFERENCE.full_name, PATHS.full_name), self.repository.ready)

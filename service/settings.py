@@ -20,6 +20,7 @@ PREFIX = "PENSTOCK_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 
 CHOICES = {
+    "model_control_mode": ("none", "poll", "explicit"),
     "flag_policy": ("annotate", "reject", "shadow"),
     "sink_format": ("jsonl", "parquet"),
     "log_level": ("debug", "info", "warning", "error"),
@@ -40,6 +41,21 @@ class Settings:
 
     model_repository: Path
     """Folder of models, each with its configuration and version folders."""
+
+    model_control_mode: str = "none"
+    """``none``: models as they are at the start; ``poll``: as the folder changes; ``explicit``: on request."""
+
+    repository_poll_secs: float = 15.0
+    """Seconds between two looks at the folder, where it is polled."""
+
+    load_model: tuple[str, ...] = ()
+    """Models to load at the start where models are loaded on request; ``*`` for all."""
+
+    server_name: str = "penstock"
+    """Name in the server's metadata; some clients insist on ``triton``."""
+
+    system_shared_memory: bool = False
+    """Whether clients on this machine may hand over tensors in POSIX shared memory."""
 
     host: str = "127.0.0.1"
     """Address to listen on; ``0.0.0.0`` for all."""
@@ -137,6 +153,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("grpc_port", "metrics_port"):
             self._check(name, 0 <= getattr(self, name) <= 65535, "0 (any free port) to 65535")
+        self._check("repository_poll_secs", 0 < self.repository_poll_secs < float("inf"), "above 0 seconds")
         self._check("max_queue", self.max_queue >= 1, "1 or more")
         self._check("max_message_mib", 1 <= self.max_message_mib <= 2047, "1 to 2047 MiB")
         for name in ("sink_file_mib", "watch_buffer", "max_watchers"):
@@ -225,12 +242,21 @@ def _cast(kind: str, value: Any, origin: str) -> Any:
         "int": int,
         "float": float,
         "bool": _boolean,
+        "tuple[str, ...]": _names,
     }
     try:
         return casts[kind](value)
     except (ValueError, TypeError):
-        kind = kind.removesuffix(" | None")
+        kind = "list of names" if kind == "tuple[str, ...]" else kind.removesuffix(" | None")
         raise ConfigurationError(f"{origin} is {value!r}; that is no {kind}") from None
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    """Names from a list, or from a text with commas between them."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if not all(isinstance(part, str) for part in parts):
+        raise TypeError
+    return tuple(part.strip() for part in parts if part.strip())
 
 
 def _boolean(value: Any) -> bool:

@@ -7,10 +7,12 @@ import logging
 import grpc
 
 from penstock.errors import (
+    AlreadyExistsError,
     FlaggedError,
     ForbiddenError,
     InvalidArgumentError,
     NotFoundError,
+    OperationError,
     PenstockError,
     UnauthenticatedError,
     UnavailableError,
@@ -34,9 +36,11 @@ class SlowReaderError(PenstockError):
 
 TABLE: tuple[tuple[type[PenstockError], grpc.StatusCode], ...] = (
     (InvalidArgumentError, grpc.StatusCode.INVALID_ARGUMENT),
+    (AlreadyExistsError, grpc.StatusCode.ALREADY_EXISTS),
     (NotFoundError, grpc.StatusCode.NOT_FOUND),
     (UnavailableError, grpc.StatusCode.UNAVAILABLE),
     (UnsupportedError, grpc.StatusCode.UNIMPLEMENTED),
+    (OperationError, grpc.StatusCode.INTERNAL),
     (FlaggedError, grpc.StatusCode.FAILED_PRECONDITION),
     (UnauthenticatedError, grpc.StatusCode.UNAUTHENTICATED),
     (ForbiddenError, grpc.StatusCode.PERMISSION_DENIED),

@@ -15,7 +15,18 @@ from penstock.service.settings import Settings
 if TYPE_CHECKING:
     from penstock.service.credentials import Credentials
 
-_EXPLAINED = ("model_repository", "host", "grpc_port", "metrics_port", "require_gpu", "threads", "log_level")
+_EXPLAINED = (
+    "model_repository",
+    "model_control_mode",
+    "repository_poll_secs",
+    "load_model",
+    "host",
+    "grpc_port",
+    "metrics_port",
+    "require_gpu",
+    "threads",
+    "log_level",
+)
 
 if TYPE_CHECKING:
     from penstock.manifest import Manifest
@@ -123,6 +134,16 @@ def _add_serve(commands: Commands) -> None:
     # No defaults here: what is not given is left to the environment, and then to the settings' own defaults.
     serve.add_argument("--config", type=Path, metavar="FILE", help="settings in TOML")
     serve.add_argument("--model-repository", type=Path, metavar="DIR")
+    serve.add_argument("--model-control-mode", metavar="MODE", help="none (default), poll or explicit")
+    serve.add_argument(
+        "--repository-poll-secs", type=float, metavar="SECONDS", help="between two looks at the folder (15)"
+    )
+    serve.add_argument(
+        "--load-model",
+        action="append",
+        metavar="NAME",
+        help="load this model at the start, in mode explicit; may be repeated; * for all",
+    )
     serve.add_argument("--host", help="address to listen on (127.0.0.1)")
     serve.add_argument("--grpc-port", type=int, metavar="PORT", help="8001; 0: any free port")
     serve.add_argument("--metrics-port", type=int, metavar="PORT", help="8002; 0: any free port")
