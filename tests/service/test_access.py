@@ -24,11 +24,14 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from penstock.errors import ConfigurationError, ForbiddenError, UnauthenticatedError, UnavailableError
 from penstock.service import client
-from penstock.service.access import Access, Group
+from penstock.service.access import Access, Group, group_of
 from penstock.service.client import PathClient
 from penstock.service.credentials import Credentials
+from penstock.service.path_servicer import PATHS
+from penstock.service.servicer import INFERENCE
 
 Images = npt.NDArray[np.float32]
+MEMORY_CALLS = ("Status", "Register", "Unregister")
 TOKENS = {group: f"{group}-" + "0123456789abcdef" for group in ("inference", "control", "explain")}
 
 
@@ -199,6 +202,63 @@ def test_group_without_a_file_is_open_and_files_are_checked(tmp_path: Path) -> N
         Access({Group.CONTROL: file})
     with pytest.raises(ConfigurationError, match="cannot be read"):
         Access({Group.CONTROL: tmp_path / "nowhere"})
+
+
+@pytest.mark.parametrize(
+    ("service", "group", "methods"),
+    [
+        (INFERENCE, None, {"ServerLive", "ServerReady"}),
+        (
+            INFERENCE,
+            Group.INFERENCE,
+            {
+                *("ModelReady", "ServerMetadata", "ModelMetadata", "ModelConfig"),
+                *("ModelInfer", "ModelStreamInfer", "ModelStatistics"),
+            },
+        ),
+        (
+            INFERENCE,
+            Group.CONTROL,
+            {
+                *("RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload"),
+                *(f"{kind}SharedMemory{call}" for kind in ("System", "Cuda") for call in MEMORY_CALLS),
+                *("TraceSetting", "LogSettings"),
+            },
+        ),
+        (PATHS, Group.EXPLAIN, {"GetPathProfile", "WatchFlags", "Explain"}),
+    ],
+)
+def test_every_call_belongs_to_a_group(service: Any, group: Group | None, methods: set[str]) -> None:
+    assert {method.name for method in service.methods if group_of(method.name) == group} == methods
+
+
+def test_control_needs_its_own_token_and_streams_that_of_inference(
+    secured: Any, images: Images, request_for: Any
+) -> None:
+    server, right, _ = secured
+    control, inference = (
+        (("authorization", f"Bearer {TOKENS[group]}"),) for group in ("control", "inference")
+    )
+    with Credentials(**right).channel(server.url) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        ask = service_pb2.RepositoryIndexRequest()
+        assert len(stub.RepositoryIndex(ask, metadata=control).models) > 1
+        with pytest.raises(grpc.RpcError) as refusal:
+            stub.RepositoryIndex(ask, metadata=inference)
+        assert refusal.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        for metadata, code in ((control, "PERMISSION_DENIED"), ((), "UNAUTHENTICATED")):
+            with pytest.raises(grpc.RpcError) as refusal:
+                list(stub.ModelStreamInfer(iter([request_for("batched", images)]), metadata=metadata))
+            assert refusal.value.code().name == code
+            assert rpcs(server, "ModelStreamInfer", code) == 1
+        answers = list(stub.ModelStreamInfer(iter([request_for("batched", images)]), metadata=inference))
+        assert [answer.error_message for answer in answers] == [""]
+        # The right token is let through to what the server's mode then refuses.
+        with pytest.raises(grpc.RpcError) as refusal:
+            stub.RepositoryModelLoad(
+                service_pb2.RepositoryModelLoadRequest(model_name="batched"), metadata=control
+            )
+        assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
 def test_compressed_message_may_not_unfold_beyond_the_limit(repository: Path, start: Any) -> None:
