@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from penstock.bundle import DETECTOR_FILE, GATE_LOGITS, INPUT, Bundle
 from penstock.detect import CombinedScore, PathFeatures, explain
 from penstock.detect.tables import tables_from_bytes
 from penstock.errors import VerificationError
-from penstock.export.compiling import serialize
+from penstock.export.compiling import capture_paths, compile_paths, serialize
 from penstock.export.lowerings.routed import Routed
 from penstock.export.passes.gate_logits import name_gate_logits
 from penstock.export.pipeline import ExportOptions, export
 from penstock.export.precision.narrowing import narrow
+from penstock.export.sample import Sample
+from penstock.nn.checkpoint import Checkpoint
 
 Images = npt.NDArray[np.float32] | npt.NDArray[np.uint8]
 
@@ -83,6 +86,21 @@ def test_cascades_show_them_too(
     tables = CombinedScore.from_arrays({name: t.numpy() for name, t in captured.served.head.named_buffers()})
     for image in images[:8]:  # of some the first member is sure, of others not
         check_explained(serialize(model), tables, image[None].astype(np.float32) / 255)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8", "fp16"])
+def test_cascade_is_compiled_with_a_calibrated_detector_that_can_be_explained(
+    precision: str, tiny: Checkpoint, routed: Callable[[str], Any], some_images: Any
+) -> None:
+    served = routed("cascade").served
+    detector = {name: table.numpy() for name, table in served.head.named_buffers()}
+    checkpoint = replace(tiny, network=served.network, detector=detector, input_shape=(3, 8, 8))
+    captured = capture_paths(checkpoint, Sample(some_images(120), real=True), fpr=0.05)
+    compiled = compile_paths(captured, Routed(), precision)
+    assert compiled.precision == precision
+    assert compiled.calibration is not None
+    image = some_images(1, seed=4).astype(np.float32) / 255
+    check_explained(compiled.content, CombinedScore.from_arrays(detector), image)
 
 
 def test_graph_without_a_detector_has_none_to_name() -> None:
