@@ -19,6 +19,7 @@ from penstock.export.capture.exporting import capture
 from penstock.export.capture.head import DetectorHead
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.passes.byte_input import take_bytes
+from penstock.export.passes.gate_logits import name_gate_logits
 from penstock.export.passes.simplify import tidy
 from penstock.export.precision.agreement import compare, verify_agreement
 from penstock.export.precision.narrowing import narrow
@@ -151,6 +152,7 @@ def compile_paths(captured: CapturedNetwork, lowering: Lowering, precision: str 
     if fpr is not None:
         calibration = _calibrate(checkpoint, sample, got, fpr)
         set_threshold(model, calibration.threshold)
+        name_gate_logits(model)
     content = _finished(model, checkpoint, lowering.name, precision, calibration)
     verify_flags(open_graph(content, single=lowering.single).run(sample.images[:FLAG_IMAGES]), calibration)
     return Compiled(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from penstock.bundle import Bundle, Manifest, write_bundle
+from penstock.bundle import DETECTOR_FILE, Bundle, Manifest, write_bundle
+from penstock.detect.tables import tables_to_bytes
 from penstock.errors import InvalidArgumentError, UnsupportedError
 from penstock.export.autotune.tune import Target, tune
 from penstock.export.compiling import (
@@ -137,6 +139,9 @@ def _write(
     options: ExportOptions,
     also: dict[str, str] | None,
 ) -> Bundle:
+    tables: dict[str, bytes] = {}
+    if compiled.calibration is not None:
+        tables[DETECTOR_FILE] = tables_to_bytes(checkpoint.detector)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         file.write_bytes(compiled.content)
@@ -157,8 +162,9 @@ def _write(
             agreement=compiled.agreement,
             calibration=compiled.calibration,
             versions=versions(),
+            files={name: hashlib.sha256(content).hexdigest() for name, content in tables.items()},
         )
-        return write_bundle(options.repository, options.name, manifest, file, also=also)
+        return write_bundle(options.repository, options.name, manifest, file, also={**tables, **(also or {})})
 
 
 __all__ = ["ExportOptions", "export"]

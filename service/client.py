@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import grpc
 import tritonclient.grpc
@@ -20,6 +20,9 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 from penstock import bundle
 from penstock.errors import UnsupportedError
 from penstock.service.answers import INPUT_DTYPES, Answer, Images
+from penstock.service.credentials import NOTHING, Credentials
+from penstock.service.explanations import ImageExplanation, image_explanation
+from penstock.service.flag_records import FlagRecord, flag_record
 from penstock.service.parameters import CLASS_NAMES_PARAMETER
 from penstock.service.profile import ClassProfile, Profile
 from penstock.service.statuses import error_of
@@ -43,14 +46,17 @@ class ModelInfo:
     class_names: tuple[str, ...]
 
 
-def model_info(url: str, model: str, *, timeout: float = 30.0) -> ModelInfo:
+def model_info(
+    url: str, model: str, *, timeout: float = 30.0, credentials: Credentials = NOTHING
+) -> ModelInfo:
     """Ask a server about one of its models.
 
     Raises:
         PenstockError: the server cannot be reached, does not know the model, or the model takes no images.
     """
-    with _connected(url) as client:
-        config = client.get_model_config(model, client_timeout=timeout).config
+    headers = dict(credentials.metadata)
+    with _connected(url, credentials) as client:
+        config = client.get_model_config(model, headers=headers, client_timeout=timeout).config
     inputs = {
         tensor.name: (list(tensor.dims), DataType.Name(tensor.data_type).removeprefix("TYPE_").lower())
         for tensor in config.input
@@ -70,7 +76,15 @@ def model_info(url: str, model: str, *, timeout: float = 30.0) -> ModelInfo:
     )
 
 
-def infer(url: str, model: str, images: Images, *, version: str = "", timeout: float = 30.0) -> Answer:
+def infer(
+    url: str,
+    model: str,
+    images: Images,
+    *,
+    version: str = "",
+    timeout: float = 30.0,
+    credentials: Credentials = NOTHING,
+) -> Answer:
     """Send one batch.
 
     Args:
@@ -79,14 +93,26 @@ def infer(url: str, model: str, images: Images, *, version: str = "", timeout: f
         images: ``[N, C, H, W]`` float32 with values in 0..1, or uint8, as the model takes them.
         version: version number; the latest by default.
         timeout: seconds until the request is given up.
+        credentials: for servers that ask for some.
 
     Raises:
+        FlaggedError: images are flagged, and the model refuses such requests.
+        UnsupportedError: the model does not show its flags.
         PenstockError: the server cannot be reached or refuses; the type says which.
     """
     tensor = tritonclient.grpc.InferInput(bundle.INPUT, list(images.shape), np_to_triton_dtype(images.dtype))
     tensor.set_data_from_numpy(images)
-    with _connected(url) as client:
-        result = client.infer(model, [tensor], model_version=version, client_timeout=timeout)
+    with _connected(url, credentials) as client:
+        result = client.infer(
+            model,
+            [tensor],
+            model_version=version,
+            headers=dict(credentials.metadata),
+            client_timeout=timeout,
+        )
+    hidden = [name for name in bundle.OUTPUTS if result.as_numpy(name) is None]
+    if hidden:
+        raise UnsupportedError(f"{url}: model {model!r} does not answer with {', '.join(hidden)}")
     return Answer(**{name: result.as_numpy(name) for name in bundle.OUTPUTS})
 
 
@@ -95,11 +121,13 @@ class PathClient:
 
     Args:
         url: ``HOST:PORT`` of the server.
-        timeout: seconds that one call may take.
+        timeout: seconds that one call may take; watching has no end.
+        credentials: for servers that ask for some.
     """
 
-    def __init__(self, url: str, *, timeout: float = 30.0) -> None:
-        self._channel = grpc.insecure_channel(url)
+    def __init__(self, url: str, *, timeout: float = 30.0, credentials: Credentials = NOTHING) -> None:
+        self._channel = credentials.channel(url)
+        self._metadata = credentials.metadata
         self._stub = paths_pb2_grpc.PathServiceStub(self._channel)  # type: ignore[no-untyped-call]  # generated
         self._timeout = timeout
 
@@ -122,10 +150,8 @@ class PathClient:
             PenstockError: the server cannot be reached, or does not know the model.
         """
         request = paths_pb2.GetPathProfileRequest(model_name=model, model_version=version)
-        try:
-            reply = self._stub.GetPathProfile(request, timeout=self._timeout)
-        except grpc.RpcError as error:
-            raise error_of(error.code(), error.details() or "") from None
+        with _translated():
+            reply = self._stub.GetPathProfile(request, timeout=self._timeout, metadata=self._metadata)
         return Profile(
             window=reply.window,
             active_macs=reply.active_macs,
@@ -135,14 +161,86 @@ class PathClient:
                 ClassProfile(name=entry.name, count=entry.count, flag_rate=entry.flag_rate)
                 for entry in reply.classes
             ),
+            prototype_counts={
+                layer.name: tuple(layer.prototype_counts) for layer in reply.layers if layer.prototype_counts
+            },
         )
+
+    def watch_flags(self, model: str = "", version: str = "") -> Iterator[FlagRecord]:
+        """The images that are flagged from now on: none is missed once this returns.
+
+        Args:
+            model: only this model's; empty: all models'.
+            version: only this version's; empty: all versions'.
+
+        Returns:
+            Records without end; closing the client ends them. While reading, `PenstockError` if the server stops
+            or drops this reader for being too slow.
+
+        Raises:
+            PenstockError: the server cannot be reached, does not know the model, or has readers enough.
+        """
+        request = paths_pb2.WatchFlagsRequest(model_name=model, model_version=version)
+        call = self._stub.WatchFlags(request, metadata=self._metadata)
+        call.initial_metadata()  # is sent once the server keeps flagged images for this reader
+        if call.done():
+            raise error_of(call.code(), call.details() or "")
+        return self._records(call)
+
+    def _records(self, call: Any) -> Iterator[FlagRecord]:
+        try:
+            with _translated():
+                for message in call:
+                    yield flag_record(message)
+        finally:
+            call.cancel()
+
+    def explain(
+        self, model: str, images: Images, version: str = "", *, filters: int = 10, classes: int = 3
+    ) -> list[ImageExplanation]:
+        """Where the scores of images come from.
+
+        Args:
+            model: model name.
+            images: ``[N, C, H, W]`` float32 with values in 0..1, or uint8, as the model takes them.
+            version: version number; the latest by default.
+            filters: how many to name per image.
+            classes: how many to name per image.
+
+        Raises:
+            UnsupportedError: the model has no detector, or its bundle is too old to explain it.
+            PenstockError: the server cannot be reached or refuses; the type says which.
+        """
+        request = paths_pb2.ExplainRequest(
+            model_name=model,
+            model_version=version,
+            datatype=np_to_triton_dtype(images.dtype),
+            shape=images.shape,
+            images=images.astype(images.dtype.newbyteorder("<"), copy=False).tobytes(),
+            filters=filters,
+            classes=classes,
+        )
+        with _translated():
+            reply = self._stub.Explain(request, timeout=self._timeout, metadata=self._metadata)
+        return [image_explanation(image) for image in reply.images]
 
 
 @contextmanager
-def _connected(url: str) -> Iterator[tritonclient.grpc.InferenceServerClient]:
+def _translated() -> Iterator[None]:
+    """Gives gRPC's errors the types that the server raised."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise error_of(error.code(), error.details() or "") from None
+
+
+@contextmanager
+def _connected(
+    url: str, credentials: Credentials = NOTHING
+) -> Iterator[tritonclient.grpc.InferenceServerClient]:
     """A connection whose failures are ours; tritonclient tells the status as ``StatusCode.NOT_FOUND``."""
     try:
-        with tritonclient.grpc.InferenceServerClient(url) as client:
+        with tritonclient.grpc.InferenceServerClient(url, creds=credentials.tls) as client:
             yield client
     except InferenceServerException as error:
         name = (error.status() or "").removeprefix("StatusCode.")

@@ -1,241 +1,137 @@
-"""Between protobuf messages and numpy: the only code that knows both.
-
-Requests come from anyone, so everything in them is checked here, and every refusal says what was expected and
-what came. Tensors travel as raw bytes, little-endian; a request may use the typed fields instead.
-"""
+"""What a server and its models say of themselves, on the wire."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
-from tritonclient.grpc import model_config_pb2, service_pb2
+from tritonclient.grpc import service_pb2
 
-from penstock import __version__, bundle
-from penstock.errors import InvalidArgumentError
-from penstock.service.answers import DTYPES, INPUT_DTYPES, Answer, Images
-from penstock.service.parameters import (
-    CLASS_NAMES_PARAMETER,
-    FLAGS_PARAMETER,
-    SCORES_PARAMETER,
-    check_request_parameters,
-)
-from penstock.service.profile import Profile
-from penstock.service.repository import Model
-from penstock.service.v1 import paths_pb2
+from penstock import __version__
+from penstock.service.configuration import PLATFORM
+from penstock.service.model import Model
+from penstock.service.repository import Status
+from penstock.service.shared_memory import Region
+from penstock.service.statistics import Duration
+from penstock.service.tensors import TensorSpec
 
 # Clients switch their habits on this list: it names only what is there.
-EXTENSIONS = ("model_configuration", "parameters")
-
-_DATATYPES = {np.float32: "FP32", np.uint8: "UINT8", np.bool_: "BOOL"}
-_CONTENTS = {"FP32": "fp32_contents", "UINT8": "uint_contents"}  # field of the typed contents, by datatype
-
-
-def version_number(text: str) -> int | None:
-    """The version that a request asks for; ``None`` for the empty text, which means the latest.
-
-    Raises:
-        InvalidArgumentError: not a whole number from 0 to 2**63 - 1.
-    """
-    if not text:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) <= 19 and int(text) < 2**63):
-        raise InvalidArgumentError(
-            f"model version {text[:50]!r} is no version number; expected a whole number such as '1', "
-            "or '' for the latest"
-        )
-    return int(text)
+EXTENSIONS = (
+    "classification",
+    "model_repository",
+    "model_configuration",
+    "schedule_policy",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+    "logging",
+)
 
 
-def server_metadata() -> service_pb2.ServerMetadataResponse:
+def server_metadata(name: str, *, shared_memory: bool) -> service_pb2.ServerMetadataResponse:
     """Who answers, and which parts of the protocol it has."""
-    return service_pb2.ServerMetadataResponse(name="penstock", version=__version__, extensions=EXTENSIONS)
+    extensions = (*EXTENSIONS, *["system_shared_memory"][:shared_memory])
+    return service_pb2.ServerMetadataResponse(name=name, version=__version__, extensions=extensions)
 
 
 def model_metadata(model: Model, versions: list[int]) -> service_pb2.ModelMetadataResponse:
     """Tensors of a model with ``-1`` for the batch, whether its graph takes batches or single images."""
-    manifest = model.manifest
-    metadata = service_pb2.ModelMetadataResponse.TensorMetadata
     return service_pb2.ModelMetadataResponse(
         name=model.name,
         versions=[str(version) for version in versions],
-        platform="onnxruntime_onnx",
-        inputs=[metadata(name=bundle.INPUT, datatype=_datatype(model), shape=[-1, *manifest.input_shape])],
-        outputs=[
-            metadata(name=name, datatype=_DATATYPES[DTYPES[name]], shape=[-1, width])
-            for name, width in manifest.output_widths.items()
-        ],
+        platform=PLATFORM,
+        inputs=_tensors(model, model.inputs),
+        outputs=_tensors(model, model.outputs),
     )
 
 
 def model_config(model: Model) -> service_pb2.ModelConfigResponse:
-    """The configuration as this service honours it.
-
-    A graph for single images stands in the repository without a batch dimension. Since the service spreads a
-    batch over runs, it announces one: the largest batch, and dims without their leading 1.
-    """
-    config = model_config_pb2.ModelConfig()
-    config.CopyFrom(model.config)
-    config.name = model.name
-    if model.manifest.single:
-        config.max_batch_size = model.max_batch
-        for tensor in (*config.input, *config.output):
-            del tensor.dims[0]
-    config.parameters[CLASS_NAMES_PARAMETER].string_value = json.dumps(model.manifest.class_names)
-    return service_pb2.ModelConfigResponse(config=config)
+    """The configuration as this service honours it."""
+    return service_pb2.ModelConfigResponse(config=model.config)
 
 
-def request_images(request: service_pb2.ModelInferRequest, model: Model) -> Images:
-    """The images of a request.
-
-    Returns:
-        ``[N, C, H, W]`` float32, any values, NaN and infinities included, or uint8, as the model takes them.
-
-    Raises:
-        InvalidArgumentError: the request cannot be for this model; says what was expected.
-        UnsupportedError: it asks for an extension that is not there.
-    """
-    check_request_parameters(request)
-    tensor = _only_input(request)
-    datatype = _datatype(model)
-    if tensor.datatype != datatype:
-        raise InvalidArgumentError(
-            f"input {bundle.INPUT!r} has datatype {tensor.datatype[:50]!r}; expected {datatype!r}"
-        )
-    shape = _checked_shape(tensor, model)
-    values: Images = _values(request, tensor, shape).reshape(shape)
-    return values
-
-
-def requested_outputs(request: service_pb2.ModelInferRequest) -> tuple[str, ...]:
-    """Names of the outputs to answer with: those asked for, each once, or all if none was.
-
-    Raises:
-        InvalidArgumentError: an output that models here do not have.
-    """
-    names = tuple(dict.fromkeys(output.name for output in request.outputs))
-    for name in names:
-        if name not in bundle.OUTPUTS:
-            raise InvalidArgumentError(
-                f"unexpected inference output {name[:100]!r}; expected some of {', '.join(bundle.OUTPUTS)}"
+def repository_index(lines: Iterable[Status], *, only_ready: bool) -> service_pb2.RepositoryIndexResponse:
+    """The models of the repository."""
+    return service_pb2.RepositoryIndexResponse(
+        models=[
+            service_pb2.RepositoryIndexResponse.ModelIndex(
+                name=line.name,
+                version=str(line.version or ""),
+                state="READY" if line.ready else "UNAVAILABLE" if line.version or line.reason else "",
+                reason=line.reason,
             )
-    return names or bundle.OUTPUTS
-
-
-def infer_response(
-    request: service_pb2.ModelInferRequest, model: Model, answer: Answer, outputs: tuple[str, ...]
-) -> service_pb2.ModelInferResponse:
-    """The answer on the wire: the outputs asked for, and the flags in any case."""
-    response = service_pb2.ModelInferResponse(
-        model_name=model.name, model_version=str(model.version), id=request.id
+            for line in lines
+            if line.ready or not only_ready
+        ]
     )
-    tensors = answer.tensors
-    for name in outputs:
-        values = tensors[name]
-        response.outputs.add(name=name, datatype=_DATATYPES[DTYPES[name]], shape=values.shape)
-        response.raw_output_contents.append(
-            values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
-        )
-    # Strings, because other clients of the protocol know no parameters of type double.
-    flags = ",".join("1" if flag else "0" for flag in answer.adversarial[:, 0])
-    scores = ",".join(np.format_float_positional(score, trim="0") for score in answer.anomaly_score[:, 0])
-    response.parameters[FLAGS_PARAMETER].string_param = flags
-    response.parameters[SCORES_PARAMETER].string_param = scores
+
+
+def statistics(models: Iterable[Model]) -> service_pb2.ModelStatisticsResponse:
+    """What models have done."""
+    return service_pb2.ModelStatisticsResponse(model_stats=map(_model_statistics, models))
+
+
+def shared_memory_status(regions: Iterable[Region]) -> service_pb2.SystemSharedMemoryStatusResponse:
+    """Registered regions."""
+    response = service_pb2.SystemSharedMemoryStatusResponse()
+    for region in regions:
+        status = response.regions[region.name]
+        status.name, status.key = region.name, region.key
+        status.offset, status.byte_size = region.offset, region.size
     return response
 
 
-def path_profile(model: Model, profile: Profile) -> paths_pb2.PathProfile:
-    """A profile on the wire."""
-    return paths_pb2.PathProfile(
-        model_name=model.name,
-        model_version=str(model.version),
-        window=profile.window,
-        active_macs=profile.active_macs,
-        flag_rate=profile.flag_rate,
-        layers=[
-            paths_pb2.LayerProfile(name=name, density=density)
-            for name, density in profile.layer_density.items()
-        ],
-        classes=[
-            paths_pb2.ClassProfile(name=entry.name, count=entry.count, flag_rate=entry.flag_rate)
-            for entry in profile.classes
+def log_settings(values: Mapping[str, bool | int | str]) -> service_pb2.LogSettingsResponse:
+    """Log settings as they stand."""
+    response = service_pb2.LogSettingsResponse()
+    for name, value in values.items():
+        if isinstance(value, bool):
+            response.settings[name].bool_param = value
+        elif isinstance(value, int):
+            response.settings[name].uint32_param = value
+        else:
+            response.settings[name].string_param = value
+    return response
+
+
+def _model_statistics(model: Model) -> service_pb2.ModelStatistics:
+    done = model.statistics
+    return service_pb2.ModelStatistics(
+        name=model.name,
+        version=str(model.version),
+        last_inference=done.last_ms,
+        inference_count=done.rows,
+        execution_count=done.runs,
+        inference_stats=service_pb2.InferStatistics(
+            success=_duration(done.success),
+            fail=_duration(done.failure),
+            queue=_duration(done.queue),
+            compute_input=_duration(done.phases.input),
+            compute_infer=_duration(done.phases.infer),
+            compute_output=_duration(done.phases.output),
+        ),
+        batch_stats=[
+            service_pb2.InferBatchStatistics(
+                batch_size=size,
+                compute_input=_duration(phases.input),
+                compute_infer=_duration(phases.infer),
+                compute_output=_duration(phases.output),
+            )
+            for size, phases in sorted(done.batches.items())
         ],
     )
 
 
-def _datatype(model: Model) -> str:
-    """The protocol's name of what a model takes."""
-    return model.manifest.input_type.upper()
+def _duration(value: Duration) -> service_pb2.StatisticDuration:
+    return service_pb2.StatisticDuration(count=value.count, ns=value.ns)
 
 
-def _only_input(
-    request: service_pb2.ModelInferRequest,
-) -> service_pb2.ModelInferRequest.InferInputTensor:
-    names = [tensor.name for tensor in request.inputs]
-    if names != [bundle.INPUT]:
-        shown = [name[:50] for name in names[:5]]
-        raise InvalidArgumentError(
-            f"expected 1 input, {bundle.INPUT!r}, got {len(names)} inputs {shown}"
-            + ("" if len(set(names)) == len(names) else "; an input was given twice")
+def _tensors(
+    model: Model, specs: Sequence[TensorSpec]
+) -> list[service_pb2.ModelMetadataResponse.TensorMetadata]:
+    batch = (-1,) if model.max_batch else ()
+    return [
+        service_pb2.ModelMetadataResponse.TensorMetadata(
+            name=spec.name, datatype=spec.datatype.name, shape=(*batch, *spec.shape)
         )
-    return request.inputs[0]
-
-
-def _checked_shape(tensor: service_pb2.ModelInferRequest.InferInputTensor, model: Model) -> tuple[int, ...]:
-    shape = tuple(tensor.shape)
-    expected = f"[N,{','.join(map(str, model.manifest.input_shape))}]"
-    if len(shape) != 4 or shape[1:] != model.manifest.input_shape:
-        raise InvalidArgumentError(
-            f"unexpected shape for input {bundle.INPUT!r}. Expected {expected}, got {_shown(shape)}"
-        )
-    if not 1 <= shape[0] <= model.max_batch:
-        raise InvalidArgumentError(
-            f"batch size {shape[0]} for input {bundle.INPUT!r} cannot be served. "
-            f"Expected {expected} with N from 1 to {model.max_batch}, got {_shown(shape)}"
-        )
-    return shape
-
-
-def _values(
-    request: service_pb2.ModelInferRequest,
-    tensor: service_pb2.ModelInferRequest.InferInputTensor,
-    shape: tuple[int, ...],
-) -> Images:
-    """The flat values, from raw bytes or from the typed field."""
-    count = int(np.prod(shape))
-    dtype = np.dtype(INPUT_DTYPES[tensor.datatype.lower()])
-    typed = [field.name for field, _ in tensor.contents.ListFields()]
-    if request.raw_input_contents:
-        if typed:
-            raise InvalidArgumentError(
-                f"input {bundle.INPUT!r} came both in raw_input_contents and in contents; "
-                "expected one of them"
-            )
-        raw = request.raw_input_contents[0]
-        if len(raw) != dtype.itemsize * count:
-            raise InvalidArgumentError(
-                f"unexpected total byte size for input {bundle.INPUT!r}. Expected {dtype.itemsize * count} "
-                f"for shape {_shown(shape)} {tensor.datatype}, got {len(raw)}"
-            )
-        return np.frombuffer(raw, dtype.newbyteorder("<")).astype(dtype, copy=False)
-    field = _CONTENTS[tensor.datatype]
-    if typed != [field]:
-        raise InvalidArgumentError(
-            f"input {bundle.INPUT!r} has no {tensor.datatype} data: expected raw_input_contents or "
-            f"contents.{field}, got {typed or 'neither'}"
-        )
-    values = np.asarray(getattr(tensor.contents, field))
-    if len(values) != count:
-        raise InvalidArgumentError(
-            f"unexpected number of elements for input {bundle.INPUT!r}. Expected {count} "
-            f"for shape {_shown(shape)}, got {len(values)}"
-        )
-    # The field for UINT8 holds 32 bits: what does not fit must not wrap around.
-    if dtype == np.uint8 and values.max() > np.iinfo(np.uint8).max:
-        raise InvalidArgumentError(f"input {bundle.INPUT!r} holds {values.max()}; a UINT8 ends at 255")
-    return values.astype(dtype)
-
-
-def _shown(shape: tuple[int, ...]) -> str:
-    """A shape as in the protocol, cut short if it is absurdly long."""
-    return f"[{','.join(map(str, shape[:8]))}{',...' if len(shape) > 8 else ''}]"
+        for spec in specs
+    ]

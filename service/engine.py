@@ -1,12 +1,54 @@
-"""Answers images by name of the model: numpy in, numpy out, and nothing of gRPC."""
+"""Runs models: numpy in, numpy out, and nothing of gRPC."""
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import dataclass
 
-from penstock.service.answers import Answer, Images
-from penstock.service.repository import Model, Repository
+from penstock.bundle import INPUT, OUTPUTS
+from penstock.service.answers import Answer
+from penstock.service.flags import Flags
+from penstock.service.model import Model
+from penstock.service.repository import Repository
+from penstock.service.runs import Piece, joined
+from penstock.service.shared_memory import Place
 from penstock.service.telemetry import Telemetry
+from penstock.service.tensors import Tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """An output that a request asks for.
+
+    Attributes:
+        name: of the output.
+        classes: how many of its largest values to name instead of giving all; 0 for all.
+        place: where in shared memory to put it; ``None`` for the response.
+    """
+
+    name: str
+    classes: int = 0
+    place: Place | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a request asks of a model, checked.
+
+    Attributes:
+        id: the client's name for the request; may be empty.
+        inputs: arrays as the graph takes them, any values, NaN and infinities included.
+        rows: size of the batch; 1 for a model without batch dimension.
+        outputs: what to answer with, each output once.
+        priority: level of the request where the model has levels, 1 first; 0 for the model's default.
+        timeout: seconds that it may wait where the model lets a request say so; 0 for what the model says.
+    """
+
+    id: str = ""
+    inputs: Tensors
+    rows: int
+    outputs: tuple[Wanted, ...]
+    priority: int = 0
+    timeout: float = 0.0
 
 
 class Engine:
@@ -15,30 +57,45 @@ class Engine:
     Args:
         repository: the loaded models.
         telemetry: is told of every run.
+        flags: take note of every bundle's answer.
     """
 
-    def __init__(self, repository: Repository, telemetry: Telemetry) -> None:
+    def __init__(self, repository: Repository, telemetry: Telemetry, flags: Flags) -> None:
         self.repository = repository
         self._telemetry = telemetry
-        for name in repository.names:
-            for version in repository.ready_versions(name):
-                model = repository.get(name, version)
-                telemetry.watch_queue(name, version, model.scheduler)
+        self._flags = flags
 
-    async def infer(self, model: Model, images: Images) -> Answer:
-        """Answer a batch, its images in order.
+    async def infer(self, model: Model, work: Work) -> Tensors:
+        """Answer a request, its rows in order.
 
         Args:
             model: one of the repository's.
-            images: ``[N, C, H, W]`` as the model takes them, ``N`` from 1 to the model's largest batch.
+            work: the request, checked.
+
+        Returns:
+            The outputs asked for; of a bundle, all that its contract has.
 
         Raises:
             UnavailableError: too many requests are waiting.
+            FlaggedError: images are flagged, and the model's policy is to refuse such requests.
         """
-        step = 1 if model.manifest.single else len(images)
-        pieces = [images[begin : begin + step] for begin in range(0, len(images), step)]
-        answers = await model.scheduler.run([partial(model.session.run, piece) for piece in pieces])
-        answer = Answer.join(answers)
-        model.profile.record(answer)
-        self._telemetry.answered(model.name, model.version, answer, runs=len(pieces))
-        return answer
+        names = model.computed(tuple(output.name for output in work.outputs))
+        rows = _rows(work.inputs, work.rows) if model.single else [work.inputs]
+        pieces = [Piece(inputs, work.rows // len(rows), names) for inputs in rows]
+        parts = await model.scheduler.run(pieces, priority=work.priority, timeout=work.timeout)
+        model.statistics.answered(work.rows, parts)
+        tensors = joined([part.result.outputs for part in parts])
+        self._telemetry.answered(
+            model.name, model.version, rows=work.rows, runs=sum(part.first for part in parts)
+        )
+        if model.paths is not None:
+            answer = Answer(**{name: tensors[name] for name in OUTPUTS})
+            model.profile.record(answer)
+            self._telemetry.flagged(model.name, model.version, answer)
+            self._flags.note(model, work.id, work.inputs[INPUT], answer)
+        return tensors
+
+
+def _rows(inputs: Tensors, count: int) -> list[Tensors]:
+    """The rows of a batch one by one, each still with a batch dimension."""
+    return [{name: values[row : row + 1] for name, values in inputs.items()} for row in range(count)]

@@ -18,13 +18,19 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from penstock.errors import UnavailableError, UnsupportedError
+from penstock.service.access import Access
+from penstock.service.arrivals import CountingService
+from penstock.service.logs import request_id, request_id_of
 from penstock.service.statuses import UnparsableError, status_of
 from penstock.service.telemetry import Telemetry
+from penstock.service.tracing import Finish, NoTracer, Tracer
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 # Questions about the server's state are answered until the very end.
 _ANSWERED_WHILE_DRAINING = {"ServerLive", "ServerReady", "ModelReady", "Check", "Watch"}
+
+SHUTTING_DOWN = "the server is shutting down and has stopped accepting new requests"
 
 _UNPARSABLE = object()
 
@@ -34,10 +40,16 @@ class Guard:
 
     Args:
         telemetry: counts the calls by status.
+        access: tells who may call what; by default everyone everything.
+        tracer: makes a span of every call; by default none.
     """
 
-    def __init__(self, telemetry: Telemetry) -> None:
+    def __init__(
+        self, telemetry: Telemetry, access: Access | None = None, tracer: Tracer | NoTracer | None = None
+    ) -> None:
         self._telemetry = telemetry
+        self._access = access or Access({})
+        self._tracer = tracer or NoTracer()
         self._draining = False
         self._running = 0
         self._idle = asyncio.Event()
@@ -54,42 +66,9 @@ class Guard:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), grace)
 
-    def handler(self, service: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
-        """Handlers for all methods of a service; those that ``servicer`` lacks answer UNIMPLEMENTED."""
-        handlers = {method.name: self._method_handler(method, servicer) for method in service.methods}
-        return grpc.method_handlers_generic_handler(service.full_name, handlers)
-
-    def _method_handler(self, method: MethodDescriptor, servicer: object) -> grpc.RpcMethodHandler[Any, Any]:
-        behaviour = getattr(servicer, method.name, None)
-        call: Any
-        if method.client_streaming:
-            make, call = grpc.stream_stream_rpc_method_handler, self._streaming(method.name, behaviour)
-        elif method.server_streaming:
-            make, call = grpc.unary_stream_rpc_method_handler, self._streaming(method.name, behaviour)
-        else:
-            make, call = grpc.unary_unary_rpc_method_handler, self._unary(method.name, behaviour)
-        request_class = message_factory.GetMessageClass(method.input_type)
-        response_class = message_factory.GetMessageClass(method.output_type)
-        return make(call, _deferred(request_class), response_class.SerializeToString)
-
-    def _unary(self, name: str, behaviour: Any) -> Callable[[Any, Context], Any]:
-        async def call(request: Any, context: Context) -> Any:
-            with self._counted():
-                async with self._guarded(name, behaviour, request, context):
-                    return await behaviour(request, context)
-
-        return call
-
-    def _streaming(self, name: str, behaviour: Any) -> Callable[[Any, Context], AsyncIterator[Any]]:
-        async def call(request: Any, context: Context) -> AsyncIterator[Any]:
-            async with self._guarded(name, behaviour, request, context):
-                async for response in behaviour(request, context):
-                    yield response
-
-        return call
-
     @contextmanager
-    def _counted(self) -> Iterator[None]:
+    def counted(self) -> Iterator[None]:
+        """Count one piece of work, around the block that does it; draining waits for it."""
         self._running += 1
         self._idle.clear()
         try:
@@ -99,16 +78,67 @@ class Guard:
             if self._running == 0:
                 self._idle.set()
 
+    def handler(self, service: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
+        """Handlers for all methods of a service; those that ``servicer`` lacks answer UNIMPLEMENTED."""
+        handlers = {
+            f"/{service.full_name}/{method.name}": self._method_handler(method, servicer)
+            for method in service.methods
+        }
+        return CountingService(handlers, self._telemetry.missed)
+
+    def _method_handler(self, method: MethodDescriptor, servicer: object) -> grpc.RpcMethodHandler[Any, Any]:
+        behaviour = getattr(servicer, method.name, None)
+        call: Any
+        if method.client_streaming:
+            make = grpc.stream_stream_rpc_method_handler
+            call = self._streaming(method, _parsing(behaviour))
+        elif method.server_streaming:
+            make, call = grpc.unary_stream_rpc_method_handler, self._streaming(method, behaviour)
+        else:
+            make, call = grpc.unary_unary_rpc_method_handler, self._unary(method, behaviour)
+        request_class = message_factory.GetMessageClass(method.input_type)
+        response_class = message_factory.GetMessageClass(method.output_type)
+        return make(call, _deferred(request_class), response_class.SerializeToString)
+
+    def _unary(self, method: MethodDescriptor, behaviour: Any) -> Callable[[Any, Context], Any]:
+        async def call(request: Any, context: Context) -> Any:
+            with self.counted():
+                async with self._guarded(method, behaviour, request, context):
+                    return await behaviour(request, context)
+
+        return call
+
+    def _streaming(
+        self, method: MethodDescriptor, behaviour: Any
+    ) -> Callable[[Any, Context], AsyncIterator[Any]]:
+        async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+            async with self._guarded(method, behaviour, request, context):
+                async for response in behaviour(request, context):
+                    yield response
+
+        return call
+
     @asynccontextmanager
     async def _guarded(
-        self, name: str, behaviour: Any, request: Any, context: Context
+        self, method: MethodDescriptor, behaviour: Any, request: Any, context: Context
+    ) -> AsyncIterator[None]:
+        metadata = context.invocation_metadata() or ()
+        request_id.set(request_id_of(metadata))  # the call's task is its own, so there is nothing to reset
+        with self._tracer.call(method.containing_service.full_name, method.name, metadata) as finish:
+            async with self._answered(method.name, behaviour, request, context, finish):
+                yield
+
+    @asynccontextmanager
+    async def _answered(
+        self, name: str, behaviour: Any, request: Any, context: Context, finish: Finish
     ) -> AsyncIterator[None]:
         code = grpc.StatusCode.OK
         try:
+            self._access.check(name, context.invocation_metadata() or ())
             if behaviour is None:
                 raise UnsupportedError(f"{name} is not offered by this server")
             if self._draining and name not in _ANSWERED_WHILE_DRAINING:
-                raise UnavailableError("the server is shutting down and has stopped accepting new requests")
+                raise UnavailableError(SHUTTING_DOWN)
             if request is _UNPARSABLE:
                 raise UnparsableError("Unable to parse request")
             yield
@@ -119,7 +149,22 @@ class Guard:
             code, message = status_of(error, name)
             await context.abort(code, message)
         finally:
+            finish(code.name)
             self._telemetry.called(name, code.name)
+
+
+def _parsing(behaviour: Any) -> Any:
+    """The behaviour of a call with a stream of requests, whose iterator raises at one that is no message."""
+    if behaviour is None:
+        return None
+
+    async def parsed(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for request in requests:
+            if request is _UNPARSABLE:
+                raise UnparsableError("Unable to parse request")
+            yield request
+
+    return lambda requests, context: behaviour(parsed(requests), context)
 
 
 def _deferred(request_class: type[Message]) -> Callable[[bytes], Any]:

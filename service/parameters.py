@@ -1,9 +1,7 @@
 """Names of our parameters, and which parameters a request may carry.
 
 The protocol reserves some names; Triton's clients and tools send them even to servers without the feature
-behind them, so their type is checked and their value passed over. Parameters of a caller's own are passed
-over too. What would change the answer if it were there (shared memory, classification) is refused rather than
-ignored.
+behind them, so their type is checked and their value passed over.
 """
 
 from __future__ import annotations
@@ -11,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from penstock.errors import InvalidArgumentError, UnsupportedError
+from penstock.errors import InvalidArgumentError
+from penstock.service.shared_memory import Place
 
 FLAGS_PARAMETER = "penstock_adversarial"
 """On every answer: ``"0,1,0"``, one per image."""
@@ -22,6 +21,7 @@ SCORES_PARAMETER = "penstock_anomaly_score"
 CLASS_NAMES_PARAMETER = "penstock_class_names"
 """In a model's configuration: its class names as a JSON list."""
 
+_REGION = "shared_memory_region"
 _WHOLE = ("int64_param", "uint64_param")
 _RESERVED: Mapping[str, tuple[str, ...]] = {
     "priority": _WHOLE,
@@ -40,7 +40,6 @@ def check_request_parameters(request: Any) -> None:
 
     Raises:
         InvalidArgumentError: a reserved name with a value of another kind, or an unknown ``triton_`` name.
-        UnsupportedError: an extension that this server does not have.
     """
     for name, parameter in request.parameters.items():
         kind = parameter.WhichOneof("parameter_choice")
@@ -58,22 +57,91 @@ def check_request_parameters(request: Any) -> None:
             raise InvalidArgumentError(
                 f"parameter {name!r} is {getattr(parameter, kind)}; expected 0 or more"
             )
-    for tensor in (*request.inputs, *request.outputs):
-        _refuse_extensions(tensor)
 
 
-def _refuse_extensions(tensor: Any) -> None:
-    for name in tensor.parameters:
-        if name.startswith("shared_memory"):
-            raise UnsupportedError(
-                f"tensor {tensor.name[:100]!r} asks for shared memory ({name[:100]!r}), which this "
-                "server does not offer; send the data in the message"
+def whole_parameter(request: Any, name: str) -> int:
+    """A parameter of a request that was checked, such as ``priority``; 0 if it is not there."""
+    if name not in request.parameters:
+        return 0
+    parameter = request.parameters[name]
+    return int(getattr(parameter, parameter.WhichOneof("parameter_choice")))
+
+
+def load_parameters(request: Any) -> dict[str, Any]:
+    """What a request to load a model carries: ``config`` and ``files`` as `ModelControl.load` takes them.
+
+    Raises:
+        InvalidArgumentError: a value of another kind, or an unknown parameter.
+    """
+    config, files = "", {}
+    for name, parameter in request.parameters.items():
+        kind = parameter.WhichOneof("parameter_choice")
+        if name == "config" and kind == "string_param":
+            config = parameter.string_param
+        elif name.startswith("file:") and kind == "bytes_param":
+            files[name.removeprefix("file:")] = parameter.bytes_param
+        else:
+            raise InvalidArgumentError(
+                f"parameter {name[:100]!r} with {_shown(kind)} is not known; expected 'config' with a string_param, "
+                "or 'file:<path>' with a bytes_param"
             )
-        if name == "classification":
-            raise UnsupportedError(
-                f"output {tensor.name[:100]!r} asks for the classification extension, which this "
-                "server does not offer; ask for 'logits' and take the largest"
-            )
+    return {"config": config, "files": files}
+
+
+def log_values(request: Any) -> dict[str, bool | int | str]:
+    """The log settings that a request changes; those without a value only ask."""
+    values = {}
+    for name, setting in request.settings.items():
+        kind = setting.WhichOneof("parameter_choice")
+        if kind is not None:
+            values[name] = getattr(setting, kind)
+    return values
+
+
+def class_count(output: Any) -> int:
+    """How many classes a requested output asks for; 0 if it asks for the values themselves.
+
+    Raises:
+        InvalidArgumentError: not a whole number above 0.
+    """
+    if "classification" not in output.parameters:
+        return 0
+    count = _whole(output, "classification")
+    if count < 1:
+        raise InvalidArgumentError(
+            f"output {output.name[:100]!r} asks for classification of {count} classes; expected 1 or more"
+        )
+    return count
+
+
+def tensor_place(tensor: Any) -> Place | None:
+    """Where in shared memory a tensor lies or is wanted; ``None`` for one in the message.
+
+    Raises:
+        InvalidArgumentError: the region is no text, or the size is missing.
+    """
+    given = [name for name in tensor.parameters if name.startswith("shared_memory")]
+    if not given:
+        return None
+    region = tensor.parameters[_REGION].string_param if _REGION in given else ""
+    if not region or "shared_memory_byte_size" not in given:
+        raise InvalidArgumentError(
+            f"tensor {tensor.name[:100]!r} has {', '.join(sorted(name[:50] for name in given))}; expected "
+            "shared_memory_region with a text and shared_memory_byte_size with a whole number"
+        )
+    offset = _whole(tensor, "shared_memory_offset") if "shared_memory_offset" in given else 0
+    return Place(region, offset, _whole(tensor, "shared_memory_byte_size"))
+
+
+def _whole(tensor: Any, name: str) -> int:
+    parameter = tensor.parameters[name]
+    kind = parameter.WhichOneof("parameter_choice")
+    if kind not in _WHOLE or getattr(parameter, kind) < 0:
+        raise InvalidArgumentError(
+            f"tensor {tensor.name[:100]!r} has a {name} that is no whole number of 0 or more "
+            f"({_shown(kind)}); expected an int64_param"
+        )
+    return int(getattr(parameter, kind))
 
 
 def _shown(kind: str | None) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from penstock.bundle import Manifest
 from penstock.service.answers import Answer
+
+ROUTED = "routed"  # the lowering of models with prototypes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,8 @@ class Profile:
         flag_rate: share of the images that were flagged.
         layer_density: mean share of open filters by layer name, in network order.
         classes: the classes that were predicted at least once, in class order.
+        prototype_counts: of a routed model, by layer name: how many images took each prototype, the most used
+            first.
     """
 
     window: int
@@ -36,6 +40,7 @@ class Profile:
     flag_rate: float
     layer_density: dict[str, float]
     classes: tuple[ClassProfile, ...]
+    prototype_counts: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 class ProfileWindow:
@@ -54,6 +59,11 @@ class ProfileWindow:
         self._flags = np.zeros(size, dtype=np.bool_)
         self._classes = np.zeros(size, dtype=np.int64)
         self._density = np.zeros((size, len(self._layout.layers)))
+        # In a routed model a layer's code is one of a few. Each bit has a random weight, and a code's sum of them,
+        # modulo 2^64, stands for it.
+        self._routed = manifest.lowering == ROUTED
+        self._weights = np.random.default_rng(0).integers(2**64, size=self._layout.bits, dtype=np.uint64)
+        self._codes = np.zeros(self._density.shape if self._routed else (0, 0), dtype=np.uint64)
 
     def record(self, answer: Answer) -> None:
         """Take in the images of one answer, the oldest making room."""
@@ -64,6 +74,8 @@ class ProfileWindow:
         self._classes[places] = answer.logits.argmax(axis=1)
         for index, codes in enumerate(self._layout.split(answer.path)):
             self._density[places, index] = codes.mean(axis=1)
+            if self._routed:
+                self._codes[places, index] = codes @ self._weights[self._layout.slices[index]]
         self._seen += len(answer)
 
     def summary(self) -> Profile:
@@ -86,4 +98,12 @@ class ProfileWindow:
                 )
                 for index in np.unique(classes)
             ),
+            prototype_counts=self._prototype_counts(window) if self._routed else {},
         )
+
+    def _prototype_counts(self, window: int) -> dict[str, tuple[int, ...]]:
+        counts = (np.unique(codes, return_counts=True)[1] for codes in self._codes[:window].T)
+        return {
+            layer.name: tuple(sorted(map(int, found), reverse=True))
+            for layer, found in zip(self._layout.layers, counts, strict=True)
+        }

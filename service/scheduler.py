@@ -1,101 +1,264 @@
-"""How many runs of a model happen at once, and how many requests may wait.
+"""How many runs of a model happen at once, which requests wait for one, and which share one.
 
-A request is one or more *jobs*: one, where the graph takes a batch; one per image, where it does not. Each
-job takes a slot while it runs, first come, first served. A request that may not even wait is refused at once;
-one whose caller gives up while it waits is dropped without running.
+A request is one or more *pieces*, each of which one run can take: one, where the graph takes a batch; one per
+image, where it does not. A run takes one piece, or several of the same kind if the model batches. Runs begin in
+the order of priority and then of arrival. A request that may not even wait is refused at once; one whose caller
+gives up while it waits is dropped without running.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Generic, Protocol, TypeVar
 
 from penstock.errors import UnavailableError
+from penstock.service.queueing import Batching, Waiting
 
-T = TypeVar("T")
+
+class Piece(Protocol):
+    """What one run can take."""
+
+    @property
+    def rows(self) -> int:
+        """Size of its batch."""
+
+    @property
+    def kind(self) -> Hashable:
+        """Pieces of the same kind can be run together."""
 
 
-class Scheduler:
+P = TypeVar("P", bound=Piece)
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Ran(Generic[R]):
+    """How a piece was run.
+
+    Attributes:
+        result: of the piece.
+        waited: seconds until its run began.
+        first: whether it was the first piece of its run, so that counting these counts runs.
+    """
+
+    result: R
+    waited: float
+    first: bool
+
+
+@dataclass(eq=False)
+class _Request(Generic[R]):
+    level: int
+    future: asyncio.Future[list[Ran[R]]]
+    results: list[Ran[R] | None]
+    arrived: float = field(default_factory=perf_counter)
+    started: bool = False
+    late: bool = False
+    timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        self.started = True
+        if self.timer is not None:
+            self.timer.cancel()
+
+    def fail(self, error: BaseException) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    def give(self, index: int, ran: Ran[R]) -> None:
+        self.results[index] = ran
+        done = [result for result in self.results if result is not None]
+        if len(done) == len(self.results) and not self.future.done():
+            self.future.set_result(done)
+
+
+@dataclass(eq=False)
+class _Entry(Generic[P, R]):
+    """One piece that waits."""
+
+    request: _Request[R]
+    index: int
+    piece: P
+
+
+class Scheduler(Generic[P, R]):
     """Bounded waiting in front of a bounded pool of threads; for one event loop.
 
     Args:
         name: model name, for messages and thread names.
-        slots: jobs that run at once.
-        max_queue: requests that may wait.
+        slots: runs at once.
+        execute: runs pieces together, in a thread of the pool; results in their order.
+        waiting: who waits how long, and who shares a run.
     """
 
-    def __init__(self, name: str, slots: int, max_queue: int) -> None:
+    def __init__(
+        self, name: str, slots: int, execute: Callable[[Sequence[P]], Sequence[R]], waiting: Waiting
+    ) -> None:
         self._name = name
-        self._max_queue = max_queue
-        self._slots = asyncio.Semaphore(slots)
+        self._free = slots
+        self._execute = execute
+        self._rules = waiting
         self._pool = ThreadPoolExecutor(slots, thread_name_prefix=name)
-        self._waiting = 0
+        # By level: those in time, in the order of arrival, and behind them those that are late.
+        self._queues: dict[int, tuple[deque[_Entry[P, R]], deque[_Entry[P, R]]]] = {}
+        self._waiting: dict[int, int] = {}
         self._running = 0
+        self._wake: asyncio.TimerHandle | None = None
+        self._idle = asyncio.Event()
 
     @property
     def running(self) -> int:
-        """Jobs in progress, those that nobody waits for any more included."""
+        """Runs in progress, those that nobody waits for any more included."""
         return self._running
 
     @property
     def waiting(self) -> int:
-        """Requests none of whose jobs has begun."""
-        return self._waiting
+        """Requests none of whose pieces has begun."""
+        return sum(self._waiting.values())
 
-    async def run(self, jobs: Sequence[Callable[[], T]]) -> list[T]:
-        """Run the jobs of one request, at least one.
+    async def run(self, pieces: Sequence[P], *, priority: int = 0, timeout: float = 0.0) -> list[Ran[R]]:
+        """Run the pieces of one request, at least one.
+
+        Args:
+            pieces: what to run.
+            priority: level, 1 first; 0 for the model's default.
+            timeout: seconds that the request may wait, where the model lets a request say so; 0: as the model says.
 
         Returns:
-            The results in the order of the jobs.
+            The results in the order of the pieces.
 
         Raises:
-            UnavailableError: too many requests are waiting.
+            UnavailableError: too many requests are waiting, or this one has waited too long.
         """
-        await self._take_first_slot()
-        first = self._start(jobs[0])
-        try:
-            async with asyncio.TaskGroup() as group:
-                rest = [group.create_task(self._run(job)) for job in jobs[1:]]
-                await asyncio.shield(first)
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None  # the group only adds that the others were stopped
-        return [first.result(), *(task.result() for task in rest)]
-
-    def close(self) -> None:
-        """Take no more jobs; those that run are not waited for."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-    async def _take_first_slot(self) -> None:
-        if self._slots.locked() and self._waiting >= self._max_queue:
+        level = self._rules.level_of(priority)
+        policy = self._rules.policy_of(level)
+        waiting = self._waiting.setdefault(level, 0)
+        if waiting >= policy.max_size:
             raise UnavailableError(
-                f"Exceeds maximum queue size: {self._waiting} requests for model {self._name!r} are waiting; "
+                f"Exceeds maximum queue size: {waiting} requests for model {self._name!r} are waiting; "
                 "try again later"
             )
-        self._waiting += 1
+        loop = asyncio.get_running_loop()
+        request: _Request[R] = _Request(level, loop.create_future(), [None] * len(pieces))
+        in_time, _ = self._queues.setdefault(level, (deque(), deque()))
+        in_time.extend(_Entry(request, index, piece) for index, piece in enumerate(pieces))
+        self._waiting[level] += 1
+        self._idle.clear()
+        limit = policy.timeout_of(timeout)
+        if limit:
+            request.timer = loop.call_later(limit, self._expire, request, policy.delays_late)
+        self._dispatch()
         try:
-            await self._slots.acquire()
+            return await request.future
         finally:
-            self._waiting -= 1
+            if not request.started:
+                self._waiting[level] -= 1
+                request.start()
+            self._settle()
 
-    async def _run(self, job: Callable[[], T]) -> T:
-        await self._slots.acquire()
-        return await asyncio.shield(self._start(job))
+    async def idle(self) -> None:
+        """Wait until nothing runs or waits."""
+        while self._running or self.waiting:
+            self._idle.clear()
+            await self._idle.wait()
 
-    def _start(self, job: Callable[[], T]) -> asyncio.Future[T]:
-        """Start a job whose slot is taken.
+    def close(self) -> None:
+        """Take no more pieces; those that run are not waited for."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
-        A thread cannot be stopped: the slot stays taken until the job ends, whether or not anyone still waits
-        for it. Awaiting the future therefore needs a shield.
+    def _expire(self, request: _Request[R], delays: bool) -> None:
+        if request.started or request.future.done():
+            return
+        if not delays:
+            request.fail(UnavailableError("Request timeout expired: it waited too long for its turn"))
+            return
+        in_time, late = self._queues[request.level]
+        late.extend(entry for entry in in_time if entry.request is request)
+        kept = [entry for entry in in_time if entry.request is not request]
+        in_time.clear()
+        in_time.extend(kept)
+
+    def _dispatch(self) -> None:
+        """Begin all runs that can begin now."""
+        while self._free:
+            batch = self._next_batch()
+            if not batch:
+                return
+            self._start(batch)
+
+    def _next_batch(self) -> list[_Entry[P, R]]:
+        """Take what runs next out of the queues; nothing if it had better wait for company."""
+        for level in sorted(self._queues):
+            for queue in self._queues[level]:
+                while queue and queue[0].request.future.done():  # refused or given up meanwhile
+                    queue.popleft()
+                if queue:
+                    count = 1 if self._rules.batching is None else self._gather(queue, self._rules.batching)
+                    return [queue.popleft() for _ in range(count)]
+        return []
+
+    def _gather(self, queue: deque[_Entry[P, R]], rules: Batching) -> int:
+        """How many entries at the head of a queue to run together; 0 to wait for more."""
+        rows, best = 0, 0
+        count, full = 0, False
+        for entry in queue:
+            if entry.request.future.done():
+                full = True  # it is dropped when it comes to the head
+                break
+            fits = rows + entry.piece.rows <= rules.max_rows and entry.piece.kind == queue[0].piece.kind
+            if count and not fits:
+                full = True
+                break
+            rows, count = rows + entry.piece.rows, count + 1
+            if rows in rules.preferred:
+                best = count
+        left = queue[0].request.arrived + rules.max_delay - perf_counter()
+        if best:
+            return best
+        if full or rows >= rules.max_rows or left <= 0:
+            return count
+        if self._wake is not None:
+            self._wake.cancel()
+        self._wake = asyncio.get_running_loop().call_later(left, self._dispatch)
+        return 0
+
+    def _start(self, batch: list[_Entry[P, R]]) -> None:
+        """Begin a run.
+
+        A thread cannot be stopped: the slot stays taken until the run ends, whether or not anyone still waits.
         """
-        running = asyncio.get_running_loop().run_in_executor(self._pool, job)
+        for entry in batch:
+            if not entry.request.started:
+                self._waiting[entry.request.level] -= 1
+                entry.request.start()
+        self._free -= 1
         self._running += 1
-        running.add_done_callback(self._free_slot)
-        return running
+        began = perf_counter()
+        pieces = [entry.piece for entry in batch]
+        running = asyncio.get_running_loop().run_in_executor(self._pool, self._execute, pieces)
+        running.add_done_callback(lambda ended: self._end(batch, began, ended))
 
-    def _free_slot(self, ended: asyncio.Future[T]) -> None:
+    def _end(self, batch: list[_Entry[P, R]], began: float, ended: asyncio.Future[Sequence[R]]) -> None:
+        self._free += 1
         self._running -= 1
-        self._slots.release()
-        if not ended.cancelled():
-            ended.exception()  # seen, so that asyncio does not report it when the caller has gone
+        if ended.cancelled():
+            error: BaseException | None = UnavailableError(f"model {self._name!r} is being closed")
+        else:
+            error = ended.exception()
+        if error is not None:
+            for entry in batch:
+                entry.request.fail(error)
+        else:
+            for place, (entry, result) in enumerate(zip(batch, ended.result(), strict=True)):
+                entry.request.give(entry.index, Ran(result, began - entry.request.arrived, place == 0))
+        self._dispatch()
+        self._settle()
+
+    def _settle(self) -> None:
+        if not self._running and not self.waiting:
+            self._idle.set()

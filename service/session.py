@@ -1,32 +1,55 @@
-"""One ONNX Runtime session for one bundle."""
+"""One ONNX Runtime session for one graph."""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
 import onnxruntime
 
-from penstock import bundle
-from penstock.bundle import Bundle, Manifest
 from penstock.errors import BundleError
-from penstock.service.answers import DTYPES, INPUT_DTYPES, Answer, Images
 from penstock.service.devices import CUDA, FATAL_ONLY, Device
+from penstock.service.tensors import BY_ONNX, Datatype, Tensors
 
-_ORT_TYPES = {np.float32: "tensor(float)", np.uint8: "tensor(uint8)", np.bool_: "tensor(bool)"}
+
+@dataclass(frozen=True)
+class GraphTensor:
+    """An input or output of a graph.
+
+    Attributes:
+        name: tensor name.
+        onnx: ONNX Runtime's name of its type.
+        shape: ``-1`` for a dimension that the graph leaves open.
+    """
+
+    name: str
+    onnx: str
+    shape: tuple[int, ...]
+
+    @property
+    def datatype(self) -> Datatype | None:
+        """The protocol's datatype; ``None`` for one that the protocol or this server lacks."""
+        return BY_ONNX.get(self.onnx)
+
+    def __str__(self) -> str:
+        return f"{self.onnx} {list(self.shape)}"
 
 
 class Session:
-    """Runs a bundle's graph; may be called from many threads at once.
+    """Runs a graph; may be called from many threads at once.
 
     Args:
-        source: a bundle whose hash was checked.
+        file: the ONNX file.
         device: where to run.
         threads: threads of one run.
 
     Raises:
-        BundleError: ONNX Runtime refuses the file, or the graph does not keep the contract.
+        BundleError: ONNX Runtime refuses the file.
     """
 
-    def __init__(self, source: Bundle, device: Device, threads: int) -> None:
+    def __init__(self, file: Path, device: Device, threads: int) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -35,13 +58,14 @@ class Session:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(
-                str(source.model_file), options, providers=device.providers, enable_fallback=0
+                str(file), options, providers=device.providers, enable_fallback=0
             )
         except Exception as error:  # ONNX Runtime's exceptions share no base class but this one
-            raise BundleError(f"{source.model_file} is refused by ONNX Runtime: {error}") from error
+            raise BundleError(f"{file} is refused by ONNX Runtime: {error}") from error
         self._run_options = onnxruntime.RunOptions()
         self._run_options.log_severity_level = FATAL_ONLY
-        _check_contract(self._session, source.manifest, str(source.model_file))
+        self.inputs = tuple(map(_graph_tensor, self._session.get_inputs()))
+        self.outputs = tuple(map(_graph_tensor, self._session.get_outputs()))
 
     @property
     def on_cuda(self) -> bool:
@@ -52,43 +76,19 @@ class Session:
         """End running runs at their next operator, and refuse new ones."""
         self._run_options.terminate = True
 
-    def run(self, images: Images) -> Answer:
+    def run(self, inputs: Tensors, outputs: Sequence[str]) -> Tensors:
         """Run the graph once.
 
         Args:
-            images: ``[N, C, H, W]`` as the bundle takes them; ``N`` is 1 for a graph that takes single images.
+            inputs: arrays as the graph takes them, by name.
+            outputs: names of those to compute, at least one.
+
+        Returns:
+            The outputs by name, in the order asked for.
         """
-        outputs = self._session.run(list(bundle.OUTPUTS), {bundle.INPUT: images}, self._run_options)
-        return Answer(**dict(zip(bundle.OUTPUTS, outputs, strict=True)))
+        values = self._session.run(list(outputs), inputs, self._run_options)
+        return dict(zip(outputs, values, strict=True))
 
 
-def _check_contract(session: onnxruntime.InferenceSession, manifest: Manifest, file: str) -> None:
-    """Refuse, before the first request, a graph that could not answer it."""
-    inputs = {node.name: (node.type, node.shape) for node in session.get_inputs()}
-    if list(inputs) != [bundle.INPUT]:
-        raise BundleError(f"{file} has inputs {list(inputs)}; expected [{bundle.INPUT!r}]")
-    kind, shape = inputs[bundle.INPUT]
-    wanted = _ORT_TYPES[INPUT_DTYPES[manifest.input_type]]
-    if kind != wanted or len(shape) != 4 or not _fits(shape[1:], manifest.input_shape):
-        raise BundleError(
-            f"{file} takes {kind} {shape}; "
-            f"{bundle.MANIFEST_FILE} promises {wanted} images {manifest.input_shape}"
-        )
-    if not manifest.single and shape[0] == 1:
-        raise BundleError(f"{file} takes one image; {bundle.MANIFEST_FILE} promises {manifest.max_batch}")
-    outputs = {node.name: node for node in session.get_outputs()}
-    for name, width in manifest.output_widths.items():
-        node, expected = outputs.get(name), _ORT_TYPES[DTYPES[name]]
-        if node is None:
-            raise BundleError(f"{file} has no output {name!r}; its outputs are {sorted(outputs)}")
-        if node.type != expected or len(node.shape) != 2 or not _fits(node.shape[1:], (width,)):
-            raise BundleError(
-                f"{file} has output {name!r} of {node.type} {node.shape}; expected {expected} [N, {width}]"
-            )
-
-
-def _fits(shape: list[int | str | None], expected: tuple[int, ...]) -> bool:
-    """Whether a graph's dimensions, some of them symbolic, allow the expected ones."""
-    return len(shape) == len(expected) and all(
-        not isinstance(dim, int) or dim == want for dim, want in zip(shape, expected, strict=True)
-    )
+def _graph_tensor(node: Any) -> GraphTensor:
+    return GraphTensor(node.name, node.type, tuple(dim if isinstance(dim, int) else -1 for dim in node.shape))

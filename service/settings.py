@@ -1,7 +1,8 @@
-"""Settings of the service, from flags and the environment.
+"""Settings of the service, from flags, the environment and a file.
 
-Every field has a variable (``grpc_port``: ``PENSTOCK_GRPC_PORT``), the common ones have a flag. A flag wins
-over the environment, the environment over the default.
+Every field has a flag (``grpc_port``: ``--grpc-port``), a variable (``PENSTOCK_GRPC_PORT``) and a name in the file
+(``grpc_port``). A flag wins over the environment, the environment over the file, the file over the default. The
+file is named by ``--config`` or ``PENSTOCK_CONFIG``.
 """
 
 from __future__ import annotations
@@ -13,8 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from penstock.errors import ConfigurationError
+from penstock.service.settings_file import read_settings_file
 
 PREFIX = "PENSTOCK_"
+CONFIG_VARIABLE = f"{PREFIX}CONFIG"
+
+CHOICES = {
+    "model_control_mode": ("none", "poll", "explicit"),
+    "flag_policy": ("annotate", "reject", "shadow"),
+    "sink_format": ("jsonl", "parquet"),
+    "log_level": ("debug", "info", "warning", "error"),
+    "log_format": ("text", "json"),
+}
 
 
 def available_cores() -> int:
@@ -30,6 +41,21 @@ class Settings:
 
     model_repository: Path
     """Folder of models, each with its configuration and version folders."""
+
+    model_control_mode: str = "none"
+    """``none``: models as they are at the start; ``poll``: as the folder changes; ``explicit``: on request."""
+
+    repository_poll_secs: float = 15.0
+    """Seconds between two looks at the folder, where it is polled."""
+
+    load_model: tuple[str, ...] = ()
+    """Models to load at the start where models are loaded on request; ``*`` for all."""
+
+    server_name: str = "penstock"
+    """Name in the server's metadata; some clients insist on ``triton``."""
+
+    system_shared_memory: bool = False
+    """Whether clients on this machine may hand over tensors in POSIX shared memory."""
 
     host: str = "127.0.0.1"
     """Address to listen on; ``0.0.0.0`` for all."""
@@ -49,6 +75,66 @@ class Settings:
     max_message_mib: int = 64
     """Largest message in either direction, in MiB."""
 
+    max_batch: int = 0
+    """Largest batch of one request, where a model would take more; 0: what the model takes."""
+
+    flag_policy: str = "annotate"
+    """What becomes of requests with flagged images: ``annotate``, ``reject`` or ``shadow``; a model may choose."""
+
+    sink_folder: Path | None = None
+    """Folder that keeps records of flagged images; none by default."""
+
+    sink_format: str = "jsonl"
+    """``jsonl`` or ``parquet``."""
+
+    sink_file_mib: int = 16
+    """Size at which a file of JSON lines is followed by another."""
+
+    sink_total_mib: int = 256
+    """Size of all files together; the oldest go first."""
+
+    sink_image_share: float = 0.0
+    """Share of the flagged images that are kept themselves, 0 to 1."""
+
+    watch_buffer: int = 1024
+    """Flagged images that may wait for one reader of ``WatchFlags``."""
+
+    max_watchers: int = 16
+    """Readers of ``WatchFlags`` at a time."""
+
+    tls_certificate: Path | None = None
+    """The server's certificate chain in PEM form; without it the server speaks plain text."""
+
+    tls_key: Path | None = None
+    """The certificate's key in PEM form."""
+
+    tls_client_ca: Path | None = None
+    """Who must have signed a client's certificate; without it clients need none."""
+
+    inference_tokens: Path | None = None
+    """Tokens of which one is needed for inference and metadata, one a line; without it no token is."""
+
+    control_tokens: Path | None = None
+    """The same for loading models, shared memory, trace and log settings."""
+
+    explain_tokens: Path | None = None
+    """The same for ``PathService``."""
+
+    keepalive_seconds: float = 0.0
+    """Idle time after which a client is asked whether it is still there; 0: gRPC's two hours."""
+
+    keepalive_timeout_seconds: float = 0.0
+    """How long it may take to say so; 0: gRPC's 20 seconds."""
+
+    max_connection_age_seconds: float = 0.0
+    """Age at which a connection is closed, so that clients spread over new servers; 0: never."""
+
+    max_connection_age_grace_seconds: float = 0.0
+    """How long running requests may take then; 0: as long as they need."""
+
+    otlp_endpoint: str = ""
+    """``http://HOST:PORT`` of an OpenTelemetry collector (OTLP over gRPC) for traces; none by default."""
+
     threads: int = 0
     """Threads of one run of a batched model; runs at once of a model for single images; 0: one per core."""
 
@@ -61,19 +147,38 @@ class Settings:
     log_level: str = "info"
     """``debug``, ``info``, ``warning`` or ``error``."""
 
+    log_format: str = "text"
+    """``text`` or ``json``."""
+
     def __post_init__(self) -> None:
         for name in ("grpc_port", "metrics_port"):
             self._check(name, 0 <= getattr(self, name) <= 65535, "0 (any free port) to 65535")
+        self._check("repository_poll_secs", 0 < self.repository_poll_secs < float("inf"), "above 0 seconds")
         self._check("max_queue", self.max_queue >= 1, "1 or more")
         self._check("max_message_mib", 1 <= self.max_message_mib <= 2047, "1 to 2047 MiB")
+        for name in ("sink_file_mib", "watch_buffer", "max_watchers"):
+            self._check(name, getattr(self, name) >= 1, "1 or more")
+        self._check(
+            "sink_total_mib",
+            self.sink_total_mib >= self.sink_file_mib,
+            f"sink_file_mib, {self.sink_file_mib}, or more",
+        )
+        self._check("sink_image_share", 0 <= self.sink_image_share <= 1, "0 to 1")
+        self._check("max_batch", self.max_batch >= 0, "0 (what the model takes) or more")
+        for name in (
+            "keepalive_seconds",
+            "keepalive_timeout_seconds",
+            "max_connection_age_seconds",
+            "max_connection_age_grace_seconds",
+        ):
+            self._check(name, 0 <= getattr(self, name) < 2**21, "0 (off) to 2097151 seconds")
+        self._check_tls()
         self._check("threads", self.threads >= 0, "0 (one per core) or more")
         self._check("grace_seconds", 0 <= self.grace_seconds < float("inf"), "0 seconds or more")
         self._check("profile_window", self.profile_window >= 1, "1 or more")
-        self._check(
-            "log_level",
-            self.log_level in ("debug", "info", "warning", "error"),
-            "debug, info, warning or error",
-        )
+        for name, choices in CHOICES.items():
+            *most, last = choices
+            self._check(name, getattr(self, name) in choices, f"{', '.join(most)} or {last}")
 
     @property
     def max_message_bytes(self) -> int:
@@ -86,23 +191,28 @@ class Settings:
         return self.threads or available_cores()
 
     @classmethod
-    def read(cls, environ: Mapping[str, str], **flags: Any) -> Settings:
-        """Put settings together from the environment and from flags.
+    def read(cls, environ: Mapping[str, str], *, config: Path | None = None, **flags: Any) -> Settings:
+        """Put settings together from flags, the environment and a file.
 
         Args:
             environ: variables; those that are not ours, or empty, are passed over.
+            config: TOML file; by default the one that the environment names, if it does.
             flags: values by field name, as text or already cast; ``None`` means that the flag was not given.
 
         Raises:
             ConfigurationError: names the setting, its value and what would be right.
         """
         given: dict[str, Any] = {}
+        file = config or (Path(environ[CONFIG_VARIABLE]) if environ.get(CONFIG_VARIABLE) else None)
+        written = {} if file is None else read_settings_file(file, [field.name for field in fields(cls)])
         for field in fields(cls):
             variable = f"{PREFIX}{field.name.upper()}"
             value = flags.pop(field.name, None)
             origin = f"--{field.name.replace('_', '-')}"
             if value is None and environ.get(variable):
                 value, origin = environ[variable], variable
+            if value is None and field.name in written:
+                value, origin = written[field.name], f"{field.name} in {str(file)!r}"
             if value is not None:
                 given[field.name] = _cast(str(field.type), value, origin)
         if flags:
@@ -113,6 +223,12 @@ class Settings:
             )
         return cls(**given)
 
+    def _check_tls(self) -> None:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ConfigurationError("tls_certificate and tls_key go together; one of them is missing")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ConfigurationError("tls_client_ca needs tls_certificate and tls_key")
+
     def _check(self, name: str, right: bool, rule: str) -> None:
         if not right:
             raise ConfigurationError(f"{name} is {getattr(self, name)!r}; it must be {rule}")
@@ -121,15 +237,26 @@ class Settings:
 def _cast(kind: str, value: Any, origin: str) -> Any:
     casts: dict[str, Callable[[Any], Any]] = {
         "Path": Path,
+        "Path | None": Path,
         "str": str,
         "int": int,
         "float": float,
         "bool": _boolean,
+        "tuple[str, ...]": _names,
     }
     try:
         return casts[kind](value)
-    except ValueError:
+    except (ValueError, TypeError):
+        kind = "list of names" if kind == "tuple[str, ...]" else kind.removesuffix(" | None")
         raise ConfigurationError(f"{origin} is {value!r}; that is no {kind}") from None
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    """Names from a list, or from a text with commas between them."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if not all(isinstance(part, str) for part in parts):
+        raise TypeError
+    return tuple(part.strip() for part in parts if part.strip())
 
 
 def _boolean(value: Any) -> bool:

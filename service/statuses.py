@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import logging
-import uuid
 
 import grpc
 
 from penstock.errors import (
+    AlreadyExistsError,
+    FlaggedError,
+    ForbiddenError,
     InvalidArgumentError,
     NotFoundError,
+    OperationError,
     PenstockError,
+    UnauthenticatedError,
     UnavailableError,
     UnsupportedError,
 )
+from penstock.service.logs import request_id
 
 log = logging.getLogger(__name__)
 
@@ -25,11 +30,21 @@ class UnparsableError(PenstockError):
     """The bytes of a request are no message of the expected type."""
 
 
+class SlowReaderError(PenstockError):
+    """A reader of a stream does not keep up with it."""
+
+
 TABLE: tuple[tuple[type[PenstockError], grpc.StatusCode], ...] = (
     (InvalidArgumentError, grpc.StatusCode.INVALID_ARGUMENT),
+    (AlreadyExistsError, grpc.StatusCode.ALREADY_EXISTS),
     (NotFoundError, grpc.StatusCode.NOT_FOUND),
     (UnavailableError, grpc.StatusCode.UNAVAILABLE),
     (UnsupportedError, grpc.StatusCode.UNIMPLEMENTED),
+    (OperationError, grpc.StatusCode.INTERNAL),
+    (FlaggedError, grpc.StatusCode.FAILED_PRECONDITION),
+    (UnauthenticatedError, grpc.StatusCode.UNAUTHENTICATED),
+    (ForbiddenError, grpc.StatusCode.PERMISSION_DENIED),
+    (SlowReaderError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (UnparsableError, grpc.StatusCode.INTERNAL),
 )
 
@@ -45,9 +60,9 @@ def status_of(error: Exception, method: str) -> tuple[grpc.StatusCode, str]:
             message = str(error)[:_LONGEST_MESSAGE]
             log.info("%s refused with %s: %s", method, code.name, message)
             return code, message
-    request_id = uuid.uuid4().hex[:12]
-    log.error("%s failed, request id %s", method, request_id, exc_info=error)
-    return grpc.StatusCode.INTERNAL, f"internal error, request id {request_id}"
+    found = request_id.get()
+    log.error("%s failed, request id %s", method, found, exc_info=error)
+    return grpc.StatusCode.INTERNAL, f"internal error, request id {found}"
 
 
 def error_of(code: grpc.StatusCode, message: str) -> PenstockError:

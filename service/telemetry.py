@@ -12,11 +12,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Thread
+from typing import Any
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
-from penstock.errors import ConfigurationError, InvalidArgumentError, UnavailableError, UnsupportedError
+from penstock.errors import (
+    ConfigurationError,
+    FlaggedError,
+    InvalidArgumentError,
+    UnavailableError,
+    UnsupportedError,
+)
 from penstock.service.answers import Answer
 from penstock.service.scheduler import Scheduler
 
@@ -51,8 +58,14 @@ class Telemetry:
         self._calls = Counter(
             "penstock_rpc", "Remote calls by method and status", ("method", "code"), registry=self.registry
         )
+        self._missed = Counter(
+            "penstock_rpc_unread",
+            "Remote calls whose message never arrived: larger than the limit, badly compressed, or given up",
+            ("method",),
+            registry=self.registry,
+        )
 
-    def watch_queue(self, model: str, version: int, scheduler: Scheduler) -> None:
+    def watch_queue(self, model: str, version: int, scheduler: Scheduler[Any, Any]) -> None:
         """Show a model in every figure from now on, at zero, and its queue as it stands at each scrape."""
         labels = (model, str(version))
         for metric in (self._success, self._images, self._runs, self._duration, self._flagged, self._macs):
@@ -73,11 +86,15 @@ class Telemetry:
         self._success.labels(*labels).inc()
         self._duration.labels(*labels).inc((time.perf_counter() - begin) * 1e6)
 
-    def answered(self, model: str, version: int, answer: Answer, *, runs: int) -> None:
-        """Count the images of one answer and what was found about them."""
+    def answered(self, model: str, version: int, *, rows: int, runs: int) -> None:
+        """Count the rows of one answer and the runs that it took."""
         labels = (model, str(version))
-        self._images.labels(*labels).inc(len(answer))
+        self._images.labels(*labels).inc(rows)
         self._runs.labels(*labels).inc(runs)
+
+    def flagged(self, model: str, version: int, answer: Answer) -> None:
+        """Count what was found about the images of one answer."""
+        labels = (model, str(version))
         self._flagged.labels(*labels).inc(int(answer.adversarial.sum()))
         for share in answer.active_macs[:, 0]:
             self._macs.labels(*labels).observe(float(share))
@@ -85,6 +102,10 @@ class Telemetry:
     def called(self, method: str, code: str) -> None:
         """Count one remote call by its status."""
         self._calls.labels(method, code).inc()
+
+    def missed(self, method: str) -> None:
+        """Count one remote call whose message never arrived."""
+        self._missed.labels(method.rpartition("/")[2]).inc()
 
     def _gauge(self, name: str, text: str, *more: str) -> Gauge:
         return Gauge(name, text, (*_MODEL, *more), registry=self.registry)
@@ -131,6 +152,6 @@ def _reason(error: BaseException) -> str:
         return "CANCELED"
     if isinstance(error, UnavailableError):
         return "REJECTED"
-    if isinstance(error, (InvalidArgumentError, UnsupportedError)):
+    if isinstance(error, (FlaggedError, InvalidArgumentError, UnsupportedError)):
         return "OTHER"
     return "BACKEND"

@@ -191,7 +191,7 @@ def test_a_missing_bundle_is_refused(repository: Path) -> None:
 
 def test_another_schema_is_refused(written: Bundle) -> None:
     edit(written, schema=1)
-    with pytest.raises(BundleError, match="schema 1; this version reads 4: export again"):
+    with pytest.raises(BundleError, match="schema 1; this version reads 5: export again"):
         read_bundle(written.folder)
 
 

@@ -21,6 +21,7 @@ PAGES = [
     "docs/detection.md",
     "docs/disentanglement.md",
     "docs/export.md",
+    "docs/flags.md",
     "docs/interpretation.md",
     "docs/learning-results.md",
     "docs/surgery.md",

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fpenstock/service/v1/paths.proto\x12\x13penstock.service.v1\"B\n\x15GetPathProfileRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\"\xd7\x01\n\x0bPathProfile\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x0e\n\x06window\x18\x03 \x01(\x04\x12\x13\n\x0b\x61\x63tive_macs\x18\x04 \x01(\x01\x12\x11\n\tflag_rate\x18\x05 \x01(\x01\x12\x31\n\x06layers\x18\x06 \x03(\x0b\x32!.penstock.service.v1.LayerProfile\x12\x32\n\x07\x63lasses\x18\x07 \x03(\x0b\x32!.penstock.service.v1.ClassProfile\"-\n\x0cLayerProfile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x65nsity\x18\x02 \x01(\x01\">\n\x0c\x43lassProfile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\x12\x11\n\tflag_rate\x18\x03 \x01(\x01\x32o\n\x0bPathService\x12`\n\x0eGetPathProfile\x12*.penstock.service.v1.GetPathProfileRequest\x1a .penstock.service.v1.PathProfile\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fpenstock/service/v1/paths.proto\x12\x13penstock.service.v1\"B\n\x15GetPathProfileRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\"\xd7\x01\n\x0bPathProfile\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x0e\n\x06window\x18\x03 \x01(\x04\x12\x13\n\x0b\x61\x63tive_macs\x18\x04 \x01(\x01\x12\x11\n\tflag_rate\x18\x05 \x01(\x01\x12\x31\n\x06layers\x18\x06 \x03(\x0b\x32!.penstock.service.v1.LayerProfile\x12\x32\n\x07\x63lasses\x18\x07 \x03(\x0b\x32!.penstock.service.v1.ClassProfile\"G\n\x0cLayerProfile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x65nsity\x18\x02 \x01(\x01\x12\x18\n\x10prototype_counts\x18\x03 \x03(\x04\">\n\x0c\x43lassProfile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\x12\x11\n\tflag_rate\x18\x03 \x01(\x01\">\n\x11WatchFlagsRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\"\xb0\x01\n\x0c\x46laggedImage\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nmodel_name\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12\x13\n\x0bimage_index\x18\x04 \x01(\r\x12\x15\n\ranomaly_score\x18\x05 \x01(\x01\x12\x12\n\nclass_name\x18\x06 \x01(\t\x12\x0c\n\x04time\x18\x07 \x01(\x01\x12\x13\n\x0bpath_digest\x18\x08 \x01(\t\"\x8e\x01\n\x0e\x45xplainRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x03 \x01(\t\x12\r\n\x05shape\x18\x04 \x03(\x03\x12\x0e\n\x06images\x18\x05 \x01(\x0c\x12\x0f\n\x07\x66ilters\x18\x06 \x01(\r\x12\x0f\n\x07\x63lasses\x18\x07 \x01(\r\"\x80\x01\n\x0b\x45xplanation\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x11\n\tthreshold\x18\x03 \x01(\x01\x12\x33\n\x06images\x18\x04 \x03(\x0b\x32#.penstock.service.v1.ExplainedImage\"\xa4\x02\n\x0e\x45xplainedImage\x12\x12\n\nclass_name\x18\x01 \x01(\t\x12\x15\n\ranomaly_score\x18\x02 \x01(\x01\x12\x13\n\x0b\x61\x64versarial\x18\x03 \x01(\x08\x12-\n\x05parts\x18\x04 \x03(\x0b\x32\x1e.penstock.service.v1.ScorePart\x12.\n\x06layers\x18\x05 \x03(\x0b\x32\x1e.penstock.service.v1.LayerPart\x12\x10\n\x08\x62\x61seline\x18\x06 \x01(\x01\x12\x30\n\x07\x66ilters\x18\x07 \x03(\x0b\x32\x1f.penstock.service.v1.FilterPart\x12/\n\x07nearest\x18\x08 \x03(\x0b\x32\x1e.penstock.service.v1.NearClass\"(\n\tScorePart\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\"6\n\tLayerPart\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x62its\x18\x02 \x01(\x01\x12\r\n\x05gates\x18\x03 \x01(\x01\"\x93\x01\n\nFilterPart\x12\r\n\x05layer\x18\x01 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x02 \x01(\r\x12\x0c\n\x04open\x18\x03 \x01(\x08\x12\x14\n\x0cusually_open\x18\x04 \x01(\x08\x12\x12\n\ngate_logit\x18\x05 \x01(\x01\x12\x18\n\x10usual_gate_logit\x18\x06 \x01(\x01\x12\x14\n\x0c\x63ontribution\x18\x07 \x01(\x01\"+\n\tNearClass\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08surprise\x18\x02 \x01(\x01\x32\xa0\x02\n\x0bPathService\x12`\n\x0eGetPathProfile\x12*.penstock.service.v1.GetPathProfileRequest\x1a .penstock.service.v1.PathProfile\"\x00\x12[\n\nWatchFlags\x12&.penstock.service.v1.WatchFlagsRequest\x1a!.penstock.service.v1.FlaggedImage\"\x00\x30\x01\x12R\n\x07\x45xplain\x12#.penstock.service.v1.ExplainRequest\x1a .penstock.service.v1.Explanation\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,9 +36,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PATHPROFILE']._serialized_start=125
   _globals['_PATHPROFILE']._serialized_end=340
   _globals['_LAYERPROFILE']._serialized_start=342
-  _globals['_LAYERPROFILE']._serialized_end=387
-  _globals['_CLASSPROFILE']._serialized_start=389
-  _globals['_CLASSPROFILE']._serialized_end=451
-  _globals['_PATHSERVICE']._serialized_start=453
-  _globals['_PATHSERVICE']._serialized_end=564
+  _globals['_LAYERPROFILE']._serialized_end=413
+  _globals['_CLASSPROFILE']._serialized_start=415
+  _globals['_CLASSPROFILE']._serialized_end=477
+  _globals['_WATCHFLAGSREQUEST']._serialized_start=479
+  _globals['_WATCHFLAGSREQUEST']._serialized_end=541
+  _globals['_FLAGGEDIMAGE']._serialized_start=544
+  _globals['_FLAGGEDIMAGE']._serialized_end=720
+  _globals['_EXPLAINREQUEST']._serialized_start=723
+  _globals['_EXPLAINREQUEST']._serialized_end=865
+  _globals['_EXPLANATION']._serialized_start=868
+  _globals['_EXPLANATION']._serialized_end=996
+  _globals['_EXPLAINEDIMAGE']._serialized_start=999
+  _globals['_EXPLAINEDIMAGE']._serialized_end=1291
+  _globals['_SCOREPART']._serialized_start=1293
+  _globals['_SCOREPART']._serialized_end=1333
+  _globals['_LAYERPART']._serialized_start=1335
+  _globals['_LAYERPART']._serialized_end=1389
+  _globals['_FILTERPART']._serialized_start=1392
+  _globals['_FILTERPART']._serialized_end=1539
+  _globals['_NEARCLASS']._serialized_start=1541
+  _globals['_NEARCLASS']._serialized_end=1584
+  _globals['_PATHSERVICE']._serialized_start=1587
+  _globals['_PATHSERVICE']._serialized_end=1875
 # @@protoc_insertion_point(module_scope)

@@ -39,6 +39,16 @@ class PathServiceStub(object):
                 request_serializer=penstock_dot_service_dot_v1_dot_paths__pb2.GetPathProfileRequest.SerializeToString,
                 response_deserializer=penstock_dot_service_dot_v1_dot_paths__pb2.PathProfile.FromString,
                 _registered_method=True)
+        self.WatchFlags = channel.unary_stream(
+                '/penstock.service.v1.PathService/WatchFlags',
+                request_serializer=penstock_dot_service_dot_v1_dot_paths__pb2.WatchFlagsRequest.SerializeToString,
+                response_deserializer=penstock_dot_service_dot_v1_dot_paths__pb2.FlaggedImage.FromString,
+                _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/penstock.service.v1.PathService/Explain',
+                request_serializer=penstock_dot_service_dot_v1_dot_paths__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=penstock_dot_service_dot_v1_dot_paths__pb2.Explanation.FromString,
+                _registered_method=True)
 
 
 class PathServiceServicer(object):
@@ -51,6 +61,21 @@ class PathServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchFlags(self, request, context):
+        """The images that are flagged from now on, as they come. A reader that falls too far behind is dropped with
+        RESOURCE_EXHAUSTED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Explain(self, request, context):
+        """What made images look as strange, or as ordinary, as their anomaly scores say.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PathServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -58,6 +83,16 @@ def add_PathServiceServicer_to_server(servicer, server):
                     servicer.GetPathProfile,
                     request_deserializer=penstock_dot_service_dot_v1_dot_paths__pb2.GetPathProfileRequest.FromString,
                     response_serializer=penstock_dot_service_dot_v1_dot_paths__pb2.PathProfile.SerializeToString,
+            ),
+            'WatchFlags': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchFlags,
+                    request_deserializer=penstock_dot_service_dot_v1_dot_paths__pb2.WatchFlagsRequest.FromString,
+                    response_serializer=penstock_dot_service_dot_v1_dot_paths__pb2.FlaggedImage.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=penstock_dot_service_dot_v1_dot_paths__pb2.ExplainRequest.FromString,
+                    response_serializer=penstock_dot_service_dot_v1_dot_paths__pb2.Explanation.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -87,6 +122,60 @@ class PathService(object):
             '/penstock.service.v1.PathService/GetPathProfile',
             penstock_dot_service_dot_v1_dot_paths__pb2.GetPathProfileRequest.SerializeToString,
             penstock_dot_service_dot_v1_dot_paths__pb2.PathProfile.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchFlags(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/penstock.service.v1.PathService/WatchFlags',
+            penstock_dot_service_dot_v1_dot_paths__pb2.WatchFlagsRequest.SerializeToString,
+            penstock_dot_service_dot_v1_dot_paths__pb2.FlaggedImage.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.service.v1.PathService/Explain',
+            penstock_dot_service_dot_v1_dot_paths__pb2.ExplainRequest.SerializeToString,
+            penstock_dot_service_dot_v1_dot_paths__pb2.Explanation.FromString,
             options,
             channel_credentials,
             insecure,

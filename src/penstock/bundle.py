@@ -6,6 +6,7 @@ A bundle is one version folder of a Triton-style model repository:
     <repository>/<name>/labels.txt              class names, one a line
     <repository>/<name>/<version>/model.onnx    the graph, runs in any stock ONNX Runtime
     <repository>/<name>/<version>/bundle.json   the `Manifest`: what the graph is, how checked, its hash
+    <repository>/<name>/<version>/detector.npz  the detector's tables, where the graph flags: to explain flags
 
 The version folder is written beside its place and renamed into it, so a reader sees a whole bundle or none.
 The configuration is written before the first version and never changed by a later one.
@@ -13,6 +14,7 @@ The configuration is written before the first version and never changed by a lat
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +35,8 @@ from penstock.manifest import (
 )
 
 MODEL_FILE = "model.onnx"
+DETECTOR_FILE = "detector.npz"
+GATE_LOGITS = "gate_logits"  # inside graphs that flag, the tensor [N, P] of which the detector's tables speak
 CONFIG_FILE = "config.pbtxt"
 LABELS_FILE = "labels.txt"
 MAX_BATCH_PARAMETER = "penstock_max_batch"
@@ -73,17 +77,18 @@ def read_bundle(folder: Path) -> Bundle:
     except (OSError, UnicodeDecodeError) as error:
         raise BundleError(f"{folder / MANIFEST_FILE} cannot be read ({error}): export again") from error
     manifest = Manifest.from_json(text)
-    found = sha256(folder / MODEL_FILE)
-    if found != manifest.model_sha256:
-        raise BundleError(
-            f"{folder / MODEL_FILE} is damaged: its sha256 is {found[:12]}..., "
-            f"{MANIFEST_FILE} says {manifest.model_sha256[:12]}...: export again"
-        )
+    for name, expected in {MODEL_FILE: manifest.model_sha256, **manifest.files}.items():
+        _check_hash(folder / name, expected)
     return Bundle(folder, manifest)
 
 
 def write_bundle(
-    repository: Path, name: str, manifest: Manifest, model: Path, *, also: dict[str, str] | None = None
+    repository: Path,
+    name: str,
+    manifest: Manifest,
+    model: Path,
+    *,
+    also: Mapping[str, str | bytes] | None = None,
 ) -> Bundle:
     """Add a version to a model repository: the whole of it, or nothing.
 
@@ -92,7 +97,7 @@ def write_bundle(
         name: model name; letters, digits, ``-``, ``_`` and ``.``.
         manifest: must carry the hash of ``model``.
         model: the ONNX file; it is copied.
-        also: further text files for the version folder, by name.
+        also: further files for the version folder, by name.
 
     Raises:
         InvalidArgumentError: the name cannot be a model's, or the model's ``config.pbtxt`` says something
@@ -109,7 +114,7 @@ def write_bundle(
                 (folder / MODEL_FILE).write_bytes(model.read_bytes())
                 (folder / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
                 for file, text in (also or {}).items():
-                    (folder / file).write_text(text, encoding="utf-8")
+                    (folder / file).write_bytes(text.encode() if isinstance(text, str) else text)
                 read_bundle(folder)
                 # Last, so that an export that failed leaves no configuration for others to trip over.
                 _write_or_agree(home / CONFIG_FILE, config)
@@ -117,6 +122,17 @@ def write_bundle(
         except FileExistsError:
             continue  # another export took this number meanwhile
         return read_bundle(version)
+
+
+def _check_hash(file: Path, expected: str) -> None:
+    if not file.is_file():
+        raise BundleError(f"{file.parent} has no {file.name}: the bundle is incomplete, export again")
+    found = sha256(file)
+    if found != expected:
+        raise BundleError(
+            f"{file} is damaged: its sha256 is {found[:12]}..., "
+            f"{MANIFEST_FILE} says {expected[:12]}...: export again"
+        )
 
 
 def versions(home: Path) -> list[int]:
@@ -200,7 +216,9 @@ def _write_or_agree(path: Path, text: str) -> None:
 __all__ = [
     "ACTIVE_MACS",
     "CONFIG_FILE",
+    "DETECTOR_FILE",
     "FLAG",
+    "GATE_LOGITS",
     "INPUT",
     "LABELS_FILE",
     "LOGITS",

@@ -10,8 +10,8 @@ from penstock.paths import PathLayout
 from penstock.records import read_record
 
 # 2: layers read several others, depthwise convolutions follow them; 3: what tuning measured; 4: pixels may be bytes,
-# and precision less.
-SCHEMA = 4
+# and precision less; 5: further files are hashed, the detector's tables among them.
+SCHEMA = 5
 MANIFEST_FILE = "bundle.json"
 
 FP32, INT8, FP16 = PRECISIONS = ("fp32", "int8", "fp16")
@@ -119,6 +119,7 @@ class Manifest:
         agreement: how well the graph agrees with its float32 form, where its precision is reduced.
         calibration: how the flag's threshold was found; ``None`` for a graph that never flags.
         versions: versions of the software that took part.
+        files: hashes of further files of the version folder, by name.
     """
 
     model_sha256: str
@@ -137,6 +138,7 @@ class Manifest:
     agreement: Agreement | None = None
     calibration: Calibration | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import signal
@@ -23,7 +24,17 @@ import tritonclient.grpc
 from onnx import TensorProto, helper, numpy_helper
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from penstock.bundle import INPUT, OUTPUTS, Manifest, write_bundle
+from penstock.bundle import (
+    CONFIG_FILE,
+    DETECTOR_FILE,
+    GATE_LOGITS,
+    INPUT,
+    OUTPUTS,
+    Calibration,
+    Manifest,
+    write_bundle,
+)
+from penstock.detect.tables import tables_to_bytes
 from penstock.export.passes.byte_input import take_bytes
 from penstock.files import sha256
 from penstock.paths import PathLayer, PathLayout
@@ -37,6 +48,7 @@ LAYOUT = PathLayout(
 )
 THRESHOLD = 1.0
 MAX_BATCH = 8
+CALIBRATION = Calibration(detector="tiny", target_fpr=0.05, threshold=THRESHOLD, images=100, source="graph")
 
 _SERVE = """
 import os, sys
@@ -50,13 +62,14 @@ except PenstockError as error:
 """
 
 
-def tiny_graph(*, single: bool, work: str = "") -> onnx.ModelProto:
+def tiny_graph(*, single: bool, work: str = "", detector: bool = False) -> onnx.ModelProto:
     """A graph that keeps the contract, every output a simple function of the channels' means.
 
     Args:
         single: whether the batch dimension is fixed to 1.
         work: ``slow`` runs for as long as the first pixel says, some tenths of a second at 1.0;
             ``brittle`` fails at run time when the first pixel is 0.5 or more.
+        detector: whether the score is that of `TABLES` rather than the sum of the means.
     """
     batch: int | str = 1 if single else "N"
     rng = np.random.default_rng(7)
@@ -73,8 +86,9 @@ def tiny_graph(*, single: bool, work: str = "") -> onnx.ModelProto:
     nodes = [
         helper.make_node("ReduceMean", [INPUT], ["means"], axes=[2, 3], keepdims=0),
         helper.make_node("MatMul", ["means", "class_weights"], ["clean_logits"]),
-        helper.make_node("MatMul", ["means", "path_weights"], ["gates"]),
-        helper.make_node("Greater", ["gates", "bias"], ["open"]),
+        helper.make_node("MatMul", ["means", "path_weights"], ["scaled_gates"]),
+        helper.make_node("Sub", ["scaled_gates", "bias"], [GATE_LOGITS]),
+        helper.make_node("Greater", [GATE_LOGITS, "zero"], ["open"]),
         helper.make_node("Cast", ["open"], ["path"], to=TensorProto.UINT8),
         helper.make_node("Cast", ["open"], ["open_floats"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["open_floats"], ["active_macs"], axes=[1], keepdims=1),
@@ -83,6 +97,9 @@ def tiny_graph(*, single: bool, work: str = "") -> onnx.ModelProto:
         helper.make_node("Slice", [INPUT, "first", "second"], ["corner"]),
         helper.make_node("Reshape", ["corner", "axis"], ["pixel"]),
     ]
+    if detector:
+        place = next(place for place, node in enumerate(nodes) if "anomaly_score" in node.output)
+        nodes[place : place + 1] = _detector_nodes(constants)
     if work == "slow":
         nodes += _slow_nodes(constants)
     elif work == "brittle":
@@ -110,6 +127,63 @@ def tiny_graph(*, single: bool, work: str = "") -> onnx.ModelProto:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def _tables() -> dict[str, npt.NDArray[np.float32]]:
+    """A detector of the tiny models' paths, none of its numbers like another."""
+    rng = np.random.default_rng(11)
+    classes, bits, rank = len(CLASSES), LAYOUT.bits, 2
+    directions, _ = np.linalg.qr(rng.normal(size=(bits, rank)))
+    tables = {
+        "usual": rng.integers(2, size=(classes, bits)),
+        "surprise": rng.uniform(0.5, 3, size=(classes, bits)),
+        "mean": rng.normal(size=(classes, bits)) / 4,
+        "scale": rng.uniform(0.5, 2, size=bits),
+        "directions": directions,
+        "direction_weight": rng.uniform(0.5, 2, size=rank),
+        "residual_weight": np.full(1, 3.0),
+        "location": rng.uniform(1, 2, size=(classes, 2)),
+        "spread": rng.uniform(0.5, 1, size=(classes, 2)),
+    }
+    return {name: table.astype(np.float32) for name, table in tables.items()}
+
+
+TABLES = _tables()
+
+
+def _detector_nodes(constants: dict[str, npt.NDArray[Any]]) -> list[onnx.NodeProto]:
+    """The score as `penstock.detect.combined` defines it."""
+    constants |= TABLES | {"unit": np.ones(1, dtype=np.float32), "back": TABLES["directions"].T.copy()}
+    constants["direction_weight"] = TABLES["direction_weight"][:, None]
+    make = helper.make_node
+    own = [
+        make("Gather", [name, "own"], [f"own_{name}"])
+        for name in ("usual", "surprise", "mean", "location", "spread")
+    ]
+    return [
+        make("ArgMax", ["clean_logits"], ["own"], axis=1, keepdims=0),
+        *own,
+        make("Sub", ["open_floats", "own_usual"], ["unlike"]),
+        make("Abs", ["unlike"], ["unusual"]),
+        make("Mul", ["unusual", "own_surprise"], ["surprises"]),
+        make("ReduceSum", ["surprises", "axis"], ["likelihood"], keepdims=1),
+        make("Sub", [GATE_LOGITS, "own_mean"], ["centred"]),
+        make("Div", ["centred", "scale"], ["x"]),
+        make("MatMul", ["x", "directions"], ["along"]),
+        make("MatMul", ["along", "back"], ["explained"]),
+        make("Sub", ["x", "explained"], ["beyond"]),
+        make("Mul", ["along", "along"], ["along_squared"]),
+        make("MatMul", ["along_squared", "direction_weight"], ["kept"]),
+        make("Mul", ["beyond", "beyond"], ["beyond_squared"]),
+        make("ReduceSum", ["beyond_squared", "axis"], ["rest"], keepdims=1),
+        make("Mul", ["rest", "residual_weight"], ["weighted_rest"]),
+        make("Sum", ["unit", "kept", "weighted_rest"], ["distance_squared"]),
+        make("Sqrt", ["distance_squared"], ["distance"]),
+        make("Concat", ["likelihood", "distance"], ["raw"], axis=1),
+        make("Sub", ["raw", "own_location"], ["moved"]),
+        make("Div", ["moved", "own_spread"], ["standardised"]),
+        make("ReduceMean", ["standardised"], ["anomaly_score"], axes=[1], keepdims=1),
+    ]
 
 
 def _slow_nodes(constants: dict[str, npt.NDArray[Any]]) -> list[onnx.NodeProto]:
@@ -146,14 +220,22 @@ def _slow_nodes(constants: dict[str, npt.NDArray[Any]]) -> list[onnx.NodeProto]:
 
 
 def add_bundle(
-    repository: Path, name: str, *, single: bool = False, work: str = "", input_type: str = "fp32"
+    repository: Path,
+    name: str,
+    *,
+    single: bool = False,
+    work: str = "",
+    input_type: str = "fp32",
+    detector: bool = False,
+    policy: str = "",
 ) -> Path:
     """Write a version of a tiny model; returns its folder."""
     file = repository.parent / f"{name}.onnx"
-    model = ir.from_proto(tiny_graph(single=single, work=work))
+    model = ir.from_proto(tiny_graph(single=single, work=work, detector=detector))
     if input_type == "uint8":
         take_bytes(model)
     ir.save(model, file)
+    also = {DETECTOR_FILE: tables_to_bytes(TABLES)} if detector else {}
     manifest = Manifest(
         model_sha256=sha256(file),
         source={"name": "tiny", "sha256": "0" * 64},
@@ -165,8 +247,16 @@ def add_bundle(
         max_batch=MAX_BATCH,
         single=single,
         parity={"max_logit_difference": 0.0},
+        calibration=CALIBRATION,
+        files={file: hashlib.sha256(content).hexdigest() for file, content in also.items()},
     )
-    return write_bundle(repository, name, manifest, file).folder
+    folder = write_bundle(repository, name, manifest, file, also=also).folder
+    if policy:
+        with (folder.parent / CONFIG_FILE).open("a") as config:
+            config.write(
+                f'parameters {{ key: "penstock_flag_policy" value {{ string_value: "{policy}" }} }}\n'
+            )
+    return folder
 
 
 @dataclass
@@ -295,3 +385,15 @@ def stub(server: RunningServer) -> Iterator[service_pb2_grpc.GRPCInferenceServic
     """The bare protocol, for requests that no client library would send."""
     with grpc.insecure_channel(server.url) as channel:
         yield service_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+
+@pytest.fixture(scope="session")
+def add_model() -> Callable[..., Path]:
+    """`add_bundle`, for tests with a repository of their own."""
+    return add_bundle
+
+
+@pytest.fixture(scope="session")
+def tables() -> dict[str, npt.NDArray[np.float32]]:
+    """The detector of the models that were made with ``detector=True``."""
+    return TABLES

@@ -128,7 +128,16 @@ def test_server_metadata(client: Client) -> None:
     assert client.is_server_ready()
     metadata = client.get_server_metadata()
     assert metadata.name == "penstock"
-    assert list(metadata.extensions) == ["model_configuration", "parameters"]
+    assert set(metadata.extensions) == {
+        "classification",
+        "model_repository",
+        "model_configuration",
+        "schedule_policy",
+        "binary_tensor_data",
+        "parameters",
+        "statistics",
+        "logging",
+    }
 
 
 @both_models

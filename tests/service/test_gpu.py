@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from penstock.bundle import LOGITS, PATH, SCORE, read_bundle
+from penstock.bundle import INPUT, LOGITS, OUTPUTS, PATH, SCORE, read_bundle
 from penstock.service import client
 from penstock.service.devices import CPU, Device, find_device
 from penstock.service.session import Session
@@ -28,11 +28,11 @@ def test_cuda_answers_as_the_cpu_does(
     model: str, cuda: Device, repository: Path, images: npt.NDArray[np.float32]
 ) -> None:
     bundle = read_bundle(repository / model / "1")
-    on_gpu, on_cpu = Session(bundle, cuda, threads=1), Session(bundle, Device(CPU), threads=1)
+    on_gpu, on_cpu = (Session(bundle.model_file, device, threads=1) for device in (cuda, Device(CPU)))
     assert on_gpu.on_cuda
     assert not on_cpu.on_cuda
     batch = images[:1] if bundle.manifest.single else images
-    got, expected = on_gpu.run(batch).tensors, on_cpu.run(batch).tensors
+    got, expected = (session.run({INPUT: batch}, OUTPUTS) for session in (on_gpu, on_cpu))
     for name in (LOGITS, SCORE):
         np.testing.assert_allclose(got[name], expected[name], atol=1e-3)
     np.testing.assert_array_equal(got[PATH], expected[PATH])

@@ -67,7 +67,8 @@ def slow_repository(repository: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def narrow(slow_repository: Path, start: Any) -> Iterator[Any]:
     """A server where one request runs and one may wait."""
-    with start(slow_repository, threads=1, max_queue=1) as running:
+    # On a busy machine the slow requests take longer than the grace period is by default.
+    with start(slow_repository, threads=1, max_queue=1, grace_seconds=120) as running:
         yield running
 
 

@@ -120,7 +120,7 @@ def test_model_that_takes_no_images(monkeypatch: pytest.MonkeyPatch) -> None:
     reply.config.input.add(name="tokens", data_type="TYPE_INT64", dims=[-1])
 
     @contextmanager
-    def other_server(url: str) -> Iterator[Any]:
+    def other_server(url: str, credentials: Any) -> Iterator[Any]:
         yield SimpleNamespace(get_model_config=lambda model, **_: reply)
 
     monkeypatch.setattr(client, "_connected", other_server)

@@ -104,6 +104,7 @@ INVALID, NOT_FOUND, MISSING = (
     StatusCode.UNIMPLEMENTED,
 )
 WHOLE = service_pb2.InferParameter(int64_param=3)
+NONE, MINUS = (service_pb2.InferParameter(int64_param=count) for count in (0, -1))
 TEXT = service_pb2.InferParameter(string_param="region")
 
 CASES: dict[str, tuple[Spoil, StatusCode, str]] = {
@@ -148,9 +149,24 @@ CASES: dict[str, tuple[Spoil, StatusCode, str]] = {
     "unknown triton key": (parameter("triton_magic", bool_param=True), INVALID, "'triton_magic'"),
     "unsigned custom parameter": (parameter("mine", uint64_param=1), INVALID, "'mine' has a uint64_param"),
     "parameter without value": (parameter("mine"), INVALID, "'mine' has no value"),
-    "classification": (output("logits", classification=WHOLE), MISSING, "classification extension"),
-    "shared memory output": (output("logits", shared_memory_region=TEXT), MISSING, "asks for shared memory"),
-    "shared memory input": (input_in_shared_memory, MISSING, "asks for shared memory"),
+    "no classes": (output("logits", classification=NONE), INVALID, "classification of 0 classes; expected 1"),
+    "negative classes": (output("logits", classification=MINUS), INVALID, "no whole number of 0 or more"),
+    "classes as text": (output("logits", classification=TEXT), INVALID, "(a string_param); expected an int"),
+    "shared memory output": (
+        output("logits", shared_memory_region=TEXT, shared_memory_byte_size=WHOLE),
+        MISSING,
+        "shared memory is switched off",
+    ),
+    "shared memory without size": (
+        input_in_shared_memory,
+        INVALID,
+        "expected shared_memory_region with a text",
+    ),
+    "shared memory without region": (
+        output("logits", shared_memory_byte_size=WHOLE),
+        INVALID,
+        "expected shared_memory_region with a text",
+    ),
 }
 
 
@@ -222,26 +238,38 @@ def test_ready_question_with_a_bad_version(stub: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "method",
-    ["ModelStatistics", "RepositoryIndex", "RepositoryModelLoad", "SystemSharedMemoryStatus", "LogSettings"],
+    ("method", "fields", "reason"),
+    [
+        ("TraceSetting", {}, "trace settings cannot be read or changed here"),
+        ("CudaSharedMemoryRegister", {"name": "x"}, "CUDA shared memory is not offered"),
+        ("SystemSharedMemoryStatus", {}, "system shared memory is switched off"),
+        ("SystemSharedMemoryRegister", {"name": "x", "key": "x"}, "system shared memory is switched off"),
+        ("RepositoryIndex", {"repository_name": "other"}, "'other' is not supported"),
+    ],
 )
-def test_rest_of_the_protocol_is_refused_by_name(stub: Any, method: str) -> None:
-    error = refusal(lambda: getattr(stub, method)(getattr(service_pb2, f"{method}Request")(), timeout=30))
+def test_what_is_not_offered_is_refused_by_name(
+    stub: Any, method: str, fields: dict[str, str], reason: str
+) -> None:
+    request = getattr(service_pb2, f"{method}Request")(**fields)
+    error = refusal(lambda: getattr(stub, method)(request, timeout=30))
     assert error.code() is MISSING
-    assert f"{method} is not offered" in error.details()
+    assert reason in error.details()
 
 
-def test_streaming_is_refused_by_name(stub: Any, request_for: Request, images: Images) -> None:
-    requests = iter([request_for("batched", images)])
-    error = refusal(lambda: list(stub.ModelStreamInfer(requests, timeout=30)))
-    assert error.code() is MISSING
-    assert "ModelStreamInfer is not offered" in error.details()
+@pytest.mark.parametrize("method", ["RepositoryModelLoad", "RepositoryModelUnload"])
+def test_models_are_not_changed_without_leave(stub: Any, method: str) -> None:
+    request = getattr(service_pb2, f"{method}Request")(model_name="batched")
+    error = refusal(lambda: getattr(stub, method)(request, timeout=30))
+    assert error.code() is StatusCode.UNAVAILABLE
+    assert "the model control mode is 'none'" in error.details()
 
 
 @pytest.mark.parametrize(
     "method",
     [
         "/inference.GRPCInferenceService/ModelInfer",
+        "/inference.GRPCInferenceService/ModelStreamInfer",
+        "/inference.GRPCInferenceService/RepositoryModelLoad",
         "/inference.GRPCInferenceService/ModelConfig",
         "/penstock.service.v1.PathService/GetPathProfile",
         "/grpc.health.v1.Health/Check",

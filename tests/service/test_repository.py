@@ -203,7 +203,7 @@ def test_damage_that_nobody_foresaw(
             raise ZeroDivisionError
         return read_bundle(folder)
 
-    monkeypatch.setattr("penstock.service.repository.read_bundle", read)
+    monkeypatch.setattr("penstock.service.loading.read_bundle", read)
     loaded = Repository(Settings(model_repository=tmp_path))
     assert {name: loaded.ready_versions(name) for name in loaded.names} == {"strange": [1], "whole": [1, 2]}
     assert "model strange version 2 is not served" in caplog.text

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
 from penstock.errors import UnavailableError
+from penstock.service.queueing import Batching, QueuePolicy, Waiting
 from penstock.service.scheduler import Scheduler
 
 
@@ -26,13 +29,46 @@ class Gate:
         return number
 
 
+class Job:
+    """A piece of work that calls something; of a kind and a size."""
+
+    def __init__(self, call: Callable[[], Any], rows: int = 1, kind: str = "") -> None:
+        self.call, self.rows, self.kind = call, rows, kind
+
+
+class Plain:
+    """A scheduler of jobs without what tells how they were run."""
+
+    def __init__(self, waiting: Waiting, slots: int) -> None:
+        self.batches: list[int] = []
+        self.made: Scheduler[Job, Any] = Scheduler("tiny", slots, self._execute, waiting)
+
+    def _execute(self, jobs: Sequence[Job]) -> list[Any]:
+        self.batches.append(len(jobs))
+        return [job.call() for job in jobs]
+
+    @property
+    def running(self) -> int:
+        return self.made.running
+
+    @property
+    def waiting(self) -> int:
+        return self.made.waiting
+
+    async def run(self, calls: Sequence[Callable[[], Any] | Job], **how: Any) -> list[Any]:
+        jobs = [call if isinstance(call, Job) else Job(call) for call in calls]
+        return [ran.result for ran in await self.made.run(jobs, **how)]
+
+
 @asynccontextmanager
-async def scheduler(slots: int, max_queue: int) -> AsyncIterator[Scheduler]:
-    made = Scheduler("tiny", slots, max_queue)
+async def scheduler(slots: int, max_queue: int, **rules: Any) -> AsyncIterator[Plain]:
+    policy = rules.pop("policy", QueuePolicy(max_size=max_queue))
+    plain = Plain(Waiting(default=policy, **rules), slots)
+    made = plain
     try:
         yield made
     finally:
-        made.close()
+        made.made.close()
 
 
 async def settle() -> None:
@@ -68,12 +104,12 @@ def test_requests_run_in_the_order_in_which_they_came() -> None:
 
 
 def test_burst_fills_slots_and_queue_exactly() -> None:
-    async def scenario(gate: Gate) -> list[object]:
+    async def scenario(gate: Gate) -> list[Any]:
         async with scheduler(slots=2, max_queue=3) as made:
             calls = [asyncio.create_task(made.run([lambda: gate.job(0)])) for _ in range(8)]
             await settle()
             gate.opened.set()
-            return await asyncio.gather(*calls, return_exceptions=True)
+            return list(await asyncio.gather(*calls, return_exceptions=True))
 
     results = asyncio.run(scenario(Gate()))
     assert [isinstance(result, UnavailableError) for result in results] == [False] * 5 + [True] * 3
@@ -133,3 +169,83 @@ def test_failing_job_stops_its_siblings_and_frees_the_slots() -> None:
 
     asyncio.run(scenario())
     assert len(ran) <= 1
+
+
+def test_requests_that_waited_together_run_together() -> None:
+    async def scenario(gate: Gate) -> list[int]:
+        async with scheduler(slots=1, max_queue=99, batching=Batching(max_rows=4)) as made:
+            first = asyncio.create_task(made.run([lambda: gate.job(0)]))
+            await settle()
+            jobs = [
+                Job(lambda: 1),
+                Job(lambda: 2, rows=2),
+                Job(lambda: 3, rows=2),
+                Job(lambda: 4, kind="other"),
+            ]
+            others = [asyncio.create_task(made.run([job])) for job in jobs]
+            await settle()
+            gate.opened.set()
+            assert await first == [0]
+            assert await asyncio.gather(*others) == [[1], [2], [3], [4]]
+            return made.batches
+
+    assert asyncio.run(scenario(Gate())) == [1, 2, 1, 1]
+
+
+def test_small_batch_waits_for_company_but_not_for_long() -> None:
+    async def scenario() -> list[int]:
+        rules = Batching(max_rows=8, preferred=(2,), max_delay=0.2)
+        async with scheduler(slots=1, max_queue=99, batching=rules) as made:
+            began = time.perf_counter()
+            await asyncio.gather(*[made.run([lambda: 1]) for _ in range(2)])
+            assert time.perf_counter() - began < 0.15, "the preferred size is not to wait"
+            began = time.perf_counter()
+            await made.run([lambda: 1])
+            assert time.perf_counter() - began >= 0.19
+            return made.batches
+
+    assert asyncio.run(scenario()) == [2, 1]
+
+
+def test_priority_overtakes_and_a_late_request_falls_back_or_is_refused() -> None:
+    async def scenario(gate: Gate, policy: QueuePolicy) -> list[Any]:
+        async with scheduler(slots=1, max_queue=9, policy=policy, levels=2, default_level=2) as made:
+            first = asyncio.create_task(made.run([lambda: gate.job(0)]))
+            await settle()
+            asked: list[dict[str, Any]] = [{"timeout": 0.01}, {"priority": 7}, {"priority": 1}]
+            calls = [
+                asyncio.create_task(made.run([lambda number=number: gate.job(number)], **how))  # type: ignore[misc]
+                for number, how in enumerate(asked, 1)
+            ]
+            await asyncio.sleep(0.1)
+            gate.opened.set()
+            await first
+            return list(await asyncio.gather(*calls, return_exceptions=True))
+
+    refusing, delaying = (
+        QueuePolicy(max_size=9, allows_override=True, delays_late=late) for late in (False, True)
+    )
+    gate = Gate()
+    late, *others = asyncio.run(scenario(gate, refusing))
+    assert isinstance(late, UnavailableError)
+    assert "Request timeout expired" in str(late)
+    assert (others, gate.ran) == ([[2], [3]], [0, 3, 2])
+    gate = Gate()
+    assert asyncio.run(scenario(gate, delaying)) == [[1], [2], [3]]
+    assert gate.ran == [0, 3, 2, 1]
+
+
+def test_idle_comes_when_nothing_runs_or_waits() -> None:
+    async def scenario(gate: Gate) -> None:
+        async with scheduler(slots=1, max_queue=9) as made:
+            await made.made.idle()
+            calls = [asyncio.create_task(made.run([lambda: gate.job(0)])) for _ in range(2)]
+            await settle()
+            idle = asyncio.create_task(made.made.idle())
+            await settle()
+            assert not idle.done()
+            gate.opened.set()
+            await asyncio.gather(*calls)
+            await asyncio.wait_for(idle, 10)
+
+    asyncio.run(scenario(Gate()))

@@ -12,7 +12,13 @@ from collections.abc import Sequence
 from penstock.cli import judging, learning, running
 from penstock.errors import PenstockError
 
-EXTRAS = {"serve": "serve", "infer": "serve", "export": "export,train", "demo": "serve,export,train,attacks"}
+EXTRAS = {
+    "serve": "serve",
+    "infer": "serve",
+    "watch": "serve",
+    "export": "export,train",
+    "demo": "serve,export,train,attacks",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,11 +4,29 @@ from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from penstock import __version__
 from penstock.cli.options import SOURCE, Commands, add_data, say
+from penstock.service.settings import Settings
+
+if TYPE_CHECKING:
+    from penstock.service.credentials import Credentials
+
+_EXPLAINED = (
+    "model_repository",
+    "model_control_mode",
+    "repository_poll_secs",
+    "load_model",
+    "host",
+    "grpc_port",
+    "metrics_port",
+    "require_gpu",
+    "threads",
+    "log_level",
+)
 
 if TYPE_CHECKING:
     from penstock.manifest import Manifest
@@ -37,7 +55,15 @@ def add(commands: Commands) -> None:
     infer.add_argument("--model", required=True, metavar="NAME")
     infer.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS")
     infer.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    _add_credentials(infer)
     infer.set_defaults(run=_infer)
+
+    watch = commands.add_parser("watch", help="show a running server's flagged images as they come")
+    watch.add_argument("--url", default="127.0.0.1:8001", metavar="HOST:PORT")
+    watch.add_argument("--model", default="", metavar="NAME", help="only this model's (all)")
+    watch.add_argument("--count", type=int, metavar="N", help="end after so many (never)")
+    _add_credentials(watch)
+    watch.set_defaults(run=_watch)
 
 
 def _add_export(commands: Commands) -> None:
@@ -90,20 +116,44 @@ def _add_export(commands: Commands) -> None:
     export.set_defaults(run=lambda parsed: _export(export, parsed))
 
 
+def _add_credentials(command: argparse.ArgumentParser) -> None:
+    secured = command.add_argument_group("for servers with TLS or tokens")
+    secured.add_argument("--authority", type=Path, metavar="PEM", help="who signed the server's certificate")
+    secured.add_argument("--certificate", type=Path, metavar="PEM", help="this client's own")
+    secured.add_argument("--key", type=Path, metavar="PEM", help="of this client's certificate")
+    secured.add_argument("--token-file", type=Path, metavar="FILE", help="its first line is sent")
+
+
 def _add_serve(commands: Commands) -> None:
     serve = commands.add_parser(
         "serve",
         help="serve a model repository over gRPC",
-        description="Every setting can also come from the environment: PENSTOCK_GRPC_PORT for --grpc-port.",
+        description="Every setting can also come from the environment, PENSTOCK_GRPC_PORT for --grpc-port, and "
+        "from a file. docs/serving.md explains them all.",
     )
     # No defaults here: what is not given is left to the environment, and then to the settings' own defaults.
+    serve.add_argument("--config", type=Path, metavar="FILE", help="settings in TOML")
     serve.add_argument("--model-repository", type=Path, metavar="DIR")
+    serve.add_argument("--model-control-mode", metavar="MODE", help="none (default), poll or explicit")
+    serve.add_argument(
+        "--repository-poll-secs", type=float, metavar="SECONDS", help="between two looks at the folder (15)"
+    )
+    serve.add_argument(
+        "--load-model",
+        action="append",
+        metavar="NAME",
+        help="load this model at the start, in mode explicit; may be repeated; * for all",
+    )
     serve.add_argument("--host", help="address to listen on (127.0.0.1)")
     serve.add_argument("--grpc-port", type=int, metavar="PORT", help="8001; 0: any free port")
     serve.add_argument("--metrics-port", type=int, metavar="PORT", help="8002; 0: any free port")
     serve.add_argument("--require-gpu", action="store_true", default=None, help="do not fall back to the CPU")
     serve.add_argument("--threads", type=int, metavar="T", help="cores to use (all)")
     serve.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error")
+    others = serve.add_argument_group("more settings")
+    for field in fields(Settings):
+        if field.name not in _EXPLAINED:
+            others.add_argument(f"--{field.name.replace('_', '-')}", metavar=str(field.type).split()[0])
     serve.set_defaults(run=_serve)
 
 
@@ -174,13 +224,30 @@ def _export_plan(
 
 def _serve(parsed: argparse.Namespace) -> int:
     from penstock.service.commands import serve
-    from penstock.service.settings import Settings
 
-    names = ("model_repository", "host", "grpc_port", "metrics_port", "require_gpu", "threads", "log_level")
-    return serve(Settings.read(os.environ, **{name: getattr(parsed, name) for name in names}))
+    flags = {field.name: getattr(parsed, field.name) for field in fields(Settings)}
+    return serve(Settings.read(os.environ, config=parsed.config, **flags))
 
 
 def _infer(parsed: argparse.Namespace) -> int:
     from penstock.service.commands import infer
 
-    return infer(parsed.url, parsed.model, parsed.images, timeout=parsed.timeout)
+    credentials = _credentials(parsed)
+    return infer(parsed.url, parsed.model, parsed.images, timeout=parsed.timeout, credentials=credentials)
+
+
+def _watch(parsed: argparse.Namespace) -> int:
+    from penstock.service.commands import watch
+
+    return watch(parsed.url, parsed.model, count=parsed.count, credentials=_credentials(parsed))
+
+
+def _credentials(parsed: argparse.Namespace) -> Credentials:
+    from penstock.service.credentials import Credentials
+
+    return Credentials(
+        authority=parsed.authority,
+        certificate=parsed.certificate,
+        key=parsed.key,
+        token_file=parsed.token_file,
+    )

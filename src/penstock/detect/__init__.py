@@ -3,6 +3,7 @@
 from penstock.detect.calibration import conformal_threshold, false_positive_interval, resplit_rates
 from penstock.detect.combined import CombinedScore
 from penstock.detect.detector import PathDetector
+from penstock.detect.explanation import Explanation, explain
 from penstock.detect.features import PathFeatures
 from penstock.detect.likelihood import BitLikelihood
 from penstock.detect.mahalanobis import GateMahalanobis
@@ -10,10 +11,12 @@ from penstock.detect.mahalanobis import GateMahalanobis
 __all__ = [
     "BitLikelihood",
     "CombinedScore",
+    "Explanation",
     "GateMahalanobis",
     "PathDetector",
     "PathFeatures",
     "conformal_threshold",
+    "explain",
     "false_positive_interval",
     "resplit_rates",
 ]

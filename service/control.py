@@ -1,0 +1,184 @@
+"""Change which models are served while the server runs: on request, or as the folder changes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import tempfile
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path, PurePosixPath
+
+from google.protobuf import json_format
+from tritonclient.grpc import model_config_pb2
+
+from penstock.bundle import check_name
+from penstock.errors import InvalidArgumentError, OperationError, PenstockError, UnavailableError
+from penstock.service.configuration import ModelConfig, check_identity
+from penstock.service.loading import folder_stamp
+from penstock.service.model import Model
+from penstock.service.repository import UNLOADED, Repository, Versions
+from penstock.service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class ModelControl:
+    """Loads and unloads models, one at a time, and never lets go of one that serves for one that fails.
+
+    Args:
+        repository: the models.
+        settings: say who may change them.
+        changed: is called after every change.
+    """
+
+    def __init__(
+        self, repository: Repository, settings: Settings, changed: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._repository = repository
+        self._mode = settings.model_control_mode
+        self._seconds = settings.repository_poll_secs
+        self._changed = changed
+        self._lock = asyncio.Lock()
+        self._closing: set[asyncio.Task[None]] = set()
+        self._seen = self._stamps() if self._mode == "poll" else {}
+
+    async def load(self, name: str, config: str = "", files: Mapping[str, bytes] | None = None) -> None:
+        """Load a model, or load it anew.
+
+        Args:
+            name: folder in the repository.
+            config: JSON of a ``ModelConfig`` that stands in for the one in the folder; empty for none.
+            files: contents of a folder that stands in for the model's, by path such as ``1/model.onnx``.
+
+        Raises:
+            UnavailableError: models are not loaded on request here.
+            InvalidArgumentError: the configuration or a path cannot be right.
+            OperationError: it cannot be loaded; what served before serves on.
+        """
+        self._check_explicit()
+        override = _parsed(config, name) if config else None
+        if files:
+            if override is None:
+                raise InvalidArgumentError("files to load came without a 'config' parameter; give both")
+            with tempfile.TemporaryDirectory() as folder:
+                home = Path(folder) / name
+                try:
+                    await asyncio.to_thread(_write, home, name, files)
+                except OSError as error:  # such as a name that is too long
+                    raise OperationError(
+                        f"failed to load {name[:200]!r}, failed to poll from model repository: "
+                        f"its files cannot be written ({error.strerror})"
+                    ) from None
+                await self._load(name, home, override)
+        elif name in self._repository.found():
+            await self._load(name, self._repository.folder / name, override)
+        else:
+            raise OperationError(f"failed to load {name[:200]!r}, failed to poll from model repository")
+
+    async def unload(self, name: str) -> None:
+        """Serve a model no more; requests under way finish. An unknown model is no error.
+
+        Raises:
+            UnavailableError: models are not unloaded on request here.
+        """
+        self._check_explicit()
+        async with self._lock:
+            await self._unload(name)
+
+    async def poll(self) -> None:
+        """Follow the changes of the folder, for ever."""
+        while True:
+            await asyncio.sleep(self._seconds)
+            try:
+                await self._follow()
+            except PenstockError as error:  # the next look may find it mended
+                log.error("the repository could not be polled: %s", error)
+            except Exception:
+                log.exception("the repository could not be polled")
+
+    def close(self) -> None:
+        """Wait for nobody any more."""
+        for task in self._closing:
+            task.cancel()
+
+    async def _follow(self) -> None:
+        now = await asyncio.to_thread(self._stamps)
+        before, self._seen = self._seen, now
+        for name in sorted(before.keys() - now.keys()):
+            async with self._lock:
+                await self._unload(name)
+        for name in sorted(now):
+            if now[name] != before.get(name):
+                try:
+                    await self._load(name, self._repository.folder / name, None)
+                except OperationError as error:
+                    log.error("%s", error)
+
+    def _stamps(self) -> dict[str, object]:
+        return {name: folder_stamp(self._repository.folder / name) for name in self._repository.found()}
+
+    async def _load(self, name: str, home: Path, config: ModelConfig | None) -> None:
+        async with self._lock:
+            present = self._repository.versions(name)
+            new = await asyncio.to_thread(self._repository.load, home, present, config)
+            failed = {number: reason for number, reason in new.items() if isinstance(reason, str)}
+            serving: Versions = {}
+            if failed or not new:
+                serving = {number: model for number, model in present.items() if isinstance(model, Model)}
+            new |= serving
+            await self._replace(name, new)
+        if failed or not (new.keys() - serving.keys()):
+            reasons = "; ".join(f"version {number}: {reason}" for number, reason in failed.items())
+            raise OperationError(
+                f"failed to load {name!r}, {reasons or 'it has no versions to serve'}"
+                + (f"; {sorted(serving)} serve on" if serving else "")
+            )
+
+    async def _unload(self, name: str) -> None:
+        known = self._repository.versions(name)
+        if known:
+            await self._replace(name, dict.fromkeys(known, UNLOADED))
+            log.info("unloaded model %s", name)
+
+    async def _replace(self, name: str, new: Versions) -> None:
+        for model in self._repository.replace(name, new):
+            task = asyncio.create_task(_close_when_idle(model))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+        await self._changed()
+
+    def _check_explicit(self) -> None:
+        if self._mode != "explicit":
+            raise UnavailableError(
+                f"explicit model load / unload is not allowed: the model control mode is {self._mode!r}; "
+                "start the server with --model-control-mode explicit"
+            )
+
+
+async def _close_when_idle(model: Model) -> None:
+    await model.scheduler.idle()
+    model.close()
+
+
+def _parsed(text: str, name: str) -> ModelConfig:
+    config = model_config_pb2.ModelConfig()
+    try:
+        json_format.Parse(text, config)
+        check_identity(config, name)
+    except (json_format.ParseError, PenstockError) as error:
+        raise InvalidArgumentError(
+            f"failed to load {name[:200]!r}: parameter 'config' cannot be used ({str(error)[:300]})"
+        ) from None
+    return config
+
+
+def _write(home: Path, name: str, files: Mapping[str, bytes]) -> None:
+    check_name(name)
+    for given, content in files.items():
+        path = PurePosixPath(given)
+        if path.is_absolute() or ".." in path.parts or not 1 <= len(path.parts) <= 2:
+            raise InvalidArgumentError(
+                f"file {given[:100]!r} cannot be; expected a path such as '1/model.onnx'"
+            )
+        (home / path).parent.mkdir(parents=True, exist_ok=True)
+        (home / path).write_bytes(content)

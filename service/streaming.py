@@ -1,0 +1,46 @@
+"""A stream of requests to a stream of answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
+
+Q = TypeVar("Q")
+R = TypeVar("R")
+
+
+async def in_order(
+    requests: AsyncIterator[Q], answer: Callable[[Q], Awaitable[R]], *, ahead: int
+) -> AsyncIterator[R]:
+    """Answer requests as they come, several at once, and give the answers in the order of the requests.
+
+    Args:
+        requests: the stream; an error in it ends the answers with the same error, after those under way.
+        answer: answers one request.
+        ahead: how many answers may be under way; no more requests are read until the first of them is given.
+    """
+    begun: asyncio.Queue[asyncio.Future[R] | None] = asyncio.Queue(ahead)
+
+    async def read() -> None:
+        try:
+            async for request in requests:
+                await begun.put(asyncio.ensure_future(answer(request)))
+        except Exception as error:
+            failed: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+            failed.set_exception(error)
+            await begun.put(failed)
+        await begun.put(None)
+
+    reader = asyncio.create_task(read())
+    current: asyncio.Future[R] | None = None
+    try:
+        while (current := await begun.get()) is not None:
+            yield await current
+    finally:  # the client may have gone: what is under way for it is cancelled
+        reader.cancel()
+        rest: list[asyncio.Future[R]] = [] if current is None else [current]
+        while not begun.empty():
+            rest += filter(None, [begun.get_nowait()])
+        for future in rest:
+            future.cancel()

@@ -1,0 +1,176 @@
+"""Models that come, change and go while the server runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import tritonclient.grpc as triton
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from onnx import helper, numpy_helper
+from tritonclient.utils import InferenceServerException
+
+from tests.service.plain import FLOAT, add_model, graph
+
+Client = Any  # tritonclient is not typed
+
+LATEST = "version_policy { latest { num_versions: 1 } }"
+
+
+def adding(number: float) -> onnx.ModelProto:
+    """``y = x + number``, so that an answer tells which version gave it."""
+    constant = numpy_helper.from_array(np.full(1, number, dtype=np.float32), "number")
+    node = helper.make_node("Add", ["x", "number"], ["y"])
+    return graph([node], {"x": (FLOAT, [1])}, {"y": (FLOAT, [1])}, [constant])
+
+
+def ask(client: Client, name: str = "model", version: str = "") -> float:
+    tensor = triton.InferInput("x", [1], "FP32")
+    tensor.set_data_from_numpy(np.zeros(1, dtype=np.float32))
+    return float(client.infer(name, [tensor], model_version=version).as_numpy("y")[0])
+
+
+def index(client: Client) -> list[tuple[str, str, str]]:
+    lines = client.get_model_repository_index(as_json=True).get("models", [])
+    return [(line["name"], line.get("version", ""), line.get("state", "")) for line in lines]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "waited for 30 seconds"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    folder = tmp_path / "models"
+    add_model(folder, "model", adding(1), LATEST)
+    add_model(folder, "other", adding(10))
+    return folder
+
+
+def test_models_are_loaded_and_unloaded_on_request(models: Path, start: Any) -> None:
+    with (
+        start(models, model_control_mode="explicit", load_model="other") as running,
+        triton.InferenceServerClient(running.url) as client,
+    ):
+        assert index(client) == [("model", "", ""), ("other", "1", "READY")]
+        with pytest.raises(InferenceServerException, match="unknown model: 'model'"):
+            ask(client)
+        client.load_model("model")
+        assert ask(client) == 1
+        assert client.is_model_ready("model")
+        probe = health_pb2.HealthCheckRequest(service="model")
+        assert health_pb2_grpc.HealthStub(client._channel).Check(probe).status == 1
+        client.unload_model("model")
+        assert not client.is_model_ready("model")
+        assert index(client)[0] == ("model", "1", "UNAVAILABLE")
+        with pytest.raises(InferenceServerException, match="not at ready state"):
+            ask(client)
+        client.unload_model("nobody")
+        client.unload_model("other")
+        assert client.is_server_ready(), "nothing was meant to be served"
+        with pytest.raises(InferenceServerException, match="failed to poll from model repository"):
+            client.load_model("nobody")
+        with pytest.raises(InferenceServerException, match="failed to poll from model repository"):
+            client.load_model("../models/model")
+        client.load_model("other")
+        assert ask(client, "other") == 10
+
+
+def test_new_version_takes_over_and_a_bad_one_does_not(models: Path, start: Any) -> None:
+    with (
+        start(models, model_control_mode="explicit", load_model="*") as running,
+        triton.InferenceServerClient(running.url) as client,
+    ):
+        assert ask(client) == 1
+        add_model(models, "model", adding(2), version=2)
+        assert ask(client) == 1, "nobody asked for it yet"
+        client.load_model("model")
+        assert (ask(client), client.is_model_ready("model", "1")) == (2, False)
+        (models / "model" / "3").mkdir()
+        (models / "model" / "3" / "model.onnx").write_bytes(b"no graph")
+        with pytest.raises(InferenceServerException, match=r"version 3: .* is refused") as refused:
+            client.load_model("model")
+        assert str(models) not in str(refused.value)
+        assert ask(client) == 2
+        assert ("model", "3", "UNAVAILABLE") in index(client)
+        shutil.rmtree(models / "model" / "3")
+        client.load_model("model")
+        assert index(client)[0] == ("model", "2", "READY")
+        # The same configuration without the policy, and a model whose files come with the request.
+        client.load_model("model", config=json.dumps({"version_policy": {"all": {}}}))
+        assert (ask(client, version="1"), ask(client)) == (1, 2)
+        client.load_model("fresh", config="{}", files={"file:7/model.onnx": adding(7).SerializeToString()})
+        assert ask(client, "fresh", "7") == 7
+        for files in ({"file:../7/model.onnx": b""}, {"file:/tmp/model.onnx": b""}):
+            with pytest.raises(InferenceServerException, match="expected a path such as"):
+                client.load_model("fresh", config="{}", files=files)
+        with pytest.raises(InferenceServerException, match="failed to load 'model': parameter 'config'"):
+            client.load_model("model", config="{]")
+        with pytest.raises(InferenceServerException, match="failed to poll from model repository") as long:
+            client.load_model("model", config="{}", files={"file:" + "A" * 256: b"a"})
+        assert long.value.status() == "StatusCode.INTERNAL"
+        assert ask(client) == 2
+
+
+def test_folder_is_followed(models: Path, start: Any) -> None:
+    with (
+        start(models, model_control_mode="poll", repository_poll_secs=0.1) as running,
+        triton.InferenceServerClient(running.url) as client,
+    ):
+        assert ask(client) == 1
+        (models / "model" / "2").mkdir()
+        (models / "model" / "2" / "model.onnx").write_bytes(b"half a fi")
+        wait_until(lambda: ("model", "2", "UNAVAILABLE") in index(client))
+        assert ask(client) == 1
+        onnx.save(adding(2), models / "model" / "2" / "model.onnx")
+        wait_until(lambda: ask(client) == 2)
+        add_model(models, "late", adding(5))
+        wait_until(lambda: client.is_model_ready("late"))
+        shutil.rmtree(models / "late")
+        wait_until(lambda: not client.is_model_ready("late"))
+        with pytest.raises(InferenceServerException, match="not allowed: the model control mode is 'poll'"):
+            client.load_model("model")
+
+
+def test_no_request_fails_while_versions_change(models: Path, start: Any) -> None:
+    failures: list[Exception] = []
+    answers: set[float] = set()
+    done = threading.Event()
+
+    def keep_asking(url: str) -> None:
+        with triton.InferenceServerClient(url) as client:
+            while not done.is_set():
+                try:
+                    answers.add(ask(client))
+                except Exception as error:
+                    failures.append(error)
+
+    with (
+        start(models, model_control_mode="explicit", load_model="*") as running,
+        triton.InferenceServerClient(running.url) as client,
+    ):
+        threads = [threading.Thread(target=keep_asking, args=(running.url,)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        try:
+            for number in range(2, 22):
+                add_model(models, "model", adding(number), version=number)
+                client.load_model("model")
+                assert ask(client) == number
+        finally:
+            done.set()
+            for thread in threads:
+                thread.join()
+    assert not failures
+    assert len(answers) > 1

@@ -1,0 +1,90 @@
+"""Streams of requests: in order, errors with their request, and an end that leaves nothing behind."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from queue import Queue
+from typing import Any
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+import pytest
+import tritonclient.grpc as triton
+from grpc import StatusCode
+from tritonclient.grpc import service_pb2
+
+from tests.service.test_lifecycle import sample, slow, stub_of, wait_until
+
+Images = npt.NDArray[np.float32]
+Request = Callable[..., service_pb2.ModelInferRequest]
+
+
+def test_answers_come_in_order_and_errors_with_their_request(
+    stub: Any, request_for: Request, images: Images
+) -> None:
+    def requests() -> Iterator[service_pb2.ModelInferRequest]:
+        slow = images[:1].copy()
+        slow[0, 0, 0, 0] = 0.3
+        for number in range(12):
+            if number % 3 == 0:  # takes longer than those behind it
+                request = request_for("slow", slow)
+            else:
+                request = request_for("single" if number % 3 == 1 else "batched", images[:2])
+            if number == 5:
+                request.inputs[0].shape[1] = 4
+            request.id = str(number)
+            yield request
+
+    responses = list(stub.ModelStreamInfer(requests(), timeout=60))
+    assert [response.infer_response.id for response in responses] == [str(n) for n in range(12)]
+    assert [n for n, response in enumerate(responses) if response.error_message] == [5]
+    assert "unexpected shape for input 'images'" in responses[5].error_message
+    whole = [response.infer_response for response in responses if not response.error_message]
+    assert all(response.parameters["triton_final_response"].bool_param for response in whole)
+    assert all(len(response.raw_output_contents) == 5 for response in whole)
+
+
+def test_client_that_wants_a_status_gets_one(stub: Any, request_for: Request, images: Images) -> None:
+    requests = iter([request_for("batched", images), request_for("nobody", images)])
+    responses = stub.ModelStreamInfer(requests, timeout=30, metadata=[("triton_grpc_error", "true")])
+    assert next(responses).infer_response.id == "42"
+    with pytest.raises(grpc.RpcError) as ended:
+        next(responses)
+    assert ended.value.code() is StatusCode.NOT_FOUND
+
+
+def test_stock_client_streams(server: Any, images: Images) -> None:
+    tensor = triton.InferInput("images", list(images.shape), "FP32")
+    tensor.set_data_from_numpy(images)
+    answers: Queue[tuple[Any, Any]] = Queue()
+    with triton.InferenceServerClient(server.url) as client:
+        client.start_stream(lambda result, error: answers.put((result, error)))
+        for number in range(20):
+            client.async_stream_infer("batched", [tensor], request_id=str(number))
+        for number in range(20):
+            result, error = answers.get(timeout=30)
+            assert error is None
+            assert result.get_response().id == str(number)
+        client.async_stream_infer("nobody", [tensor])
+        result, error = answers.get(timeout=30)
+        assert result is None
+        assert "unknown model: 'nobody'" in str(error)
+        client.stop_stream()
+
+
+def test_cancelled_stream_gives_up_what_waits(
+    repository: Any, start: Any, request_for: Request, images: Images
+) -> None:
+    with start(repository, threads=1) as running, grpc.insecure_channel(running.url) as channel:
+        requests = [slow(request_for, images, 2)] * 10
+        stream = stub_of(channel).ModelStreamInfer(iter(requests), timeout=60)
+        wait_until(lambda: sample(running, "penstock_running") == 1)
+        stream.cancel()
+        wait_until(lambda: sample(running, "nv_inference_pending_request_count", model="slow") == 0)
+        wait_until(lambda: sample(running, "penstock_running") == 0)
+        assert sample(running, "nv_inference_exec_count", model="slow") <= 2
+        began = time.monotonic()
+        assert running.stop() == 0
+        assert time.monotonic() - began < 20
