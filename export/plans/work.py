@@ -41,6 +41,7 @@ def serve(connection: Connection, threads: int, scratch: str) -> None:
     for variable in THREAD_VARIABLES:
         os.environ.setdefault(variable, str(threads))
     tempfile.tempdir = scratch
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # also where a library lets it through again
     signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
@@ -84,6 +85,7 @@ def make(options: ExportOptions, say: Callable[[str], None]) -> Outcome:
 
 
 def _leave(*_: int | FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: a second one would hit the cleaning up
     sys.exit(1)  # so that what was begun is cleaned up
 
 

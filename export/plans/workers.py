@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import Protocol
 
@@ -129,9 +130,9 @@ def _with_news(workers: Sequence[_Worker]) -> list[_Worker]:
 def _stop(workers: Sequence[_Worker], at_work: Sequence[_Worker]) -> None:
     """End all processes: idle ones by themselves, others by a signal, and what does not listen by force."""
     for worker in workers:
-        worker.connection.close()
         if worker in at_work:
-            worker.process.terminate()
+            worker.process.terminate()  # before its connection ends, which it would take for the end of its work
+        worker.connection.close()
     deadline = time.monotonic() + PATIENCE
     for worker in workers:
         worker.process.join(max(0.0, deadline - time.monotonic()))
@@ -153,6 +154,8 @@ def _why(code: int | None) -> str:
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
     """Let processes that are started here never see Ctrl-C, which is for their parent alone to deal with."""
+    # The first process of a program brings a resource tracker with it, whose start lets the signal through again.
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
