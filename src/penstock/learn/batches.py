@@ -3,7 +3,9 @@
 The order of an epoch depends on the seed and the epoch's number alone, so a run that resumes at an epoch's start sees
 exactly what the uninterrupted one saw. Augmentation comes in *views*: view ``v`` shifts and mirrors every image in a
 way that depends on ``v`` alone, and epoch ``e`` shows view ``e mod views``. All runs thus share their views, and what a
-teacher says of a view needs to be computed only once (see `penstock.learn.teacher`).
+teacher says of a view needs to be computed only once (see `penstock.learn.teacher`). An odd view mirrors just those
+images that the even one before it does not: in a short training, seeing either side equally often is worth some epochs
+(Jordan, *94% on CIFAR-10 in 3.29 seconds on a single GPU*, 2024, section 3.6, https://arxiv.org/abs/2404.00498).
 
 Under several devices each one takes its share of every batch.
 """
@@ -21,6 +23,7 @@ from torch.utils.data import IterableDataset
 from penstock.data import ImageSet
 
 VIEW_SEED = 104_729  # of all views of all runs
+MIRROR_SEED = 1_299_709  # of which images every pair of views mirrors first
 
 
 class Batch(NamedTuple):
@@ -124,9 +127,18 @@ class Batches(IterableDataset[Batch]):
             generator = torch.Generator().manual_seed(VIEW_SEED + view)
             count = len(self.labels)
             shifts = torch.randint(0, 2 * self.padding + 1, (2, count), generator=generator)
-            mirrored = torch.rand(count, generator=generator) < (0.5 if self.flip else 0.0)
-            self._drawn = view, shifts, mirrored, torch.rand(2, count, generator=generator)
+            centres = torch.rand(2, count, generator=generator)
+            self._drawn = view, shifts, self._mirrored(view), centres
         return self._drawn[1:]
+
+
+    def _mirrored(self, view: int) -> Tensor:
+        count = len(self.labels)
+        if not self.flip:
+            return torch.zeros(count, dtype=torch.bool)
+        pair, odd = divmod(view, 2)
+        coins = torch.rand(count, generator=torch.Generator().manual_seed(MIRROR_SEED + pair)) < 0.5
+        return coins ^ bool(odd)
 
 
 def vary(images: Tensor, shifts: Tensor, mirrored: Tensor, padding: int) -> Tensor:

@@ -7,7 +7,7 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from penstock.learn.batches import Batch, Batches
@@ -18,12 +18,36 @@ from penstock.nn.surgery import GatedNetwork, GatedOutput
 
 
 class DenseTraining(Training):
-    """Plain classification, with a teacher if there is one."""
+    """Plain classification, with a teacher if there is one.
+
+    Args:
+        network: what is trained.
+        schedule: how long and how fast.
+        train: batches to train on.
+        classes: number of classes.
+        seed: of everything random.
+        distillation: who teaches, if anybody does.
+        label_smoothing: share of a label that goes to all classes alike.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        schedule: Schedule,
+        train: Batches,
+        classes: int,
+        seed: int,
+        distillation: Distillation | None = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__(network, schedule, train, classes, seed, distillation)
+        self.label_smoothing = label_smoothing
 
     def losses(self, batch: Batch) -> Mapping[str, Tensor]:
         """Cross-entropy and distillation."""
         logits = self.network(batch.images).float()
-        return {"task": F.cross_entropy(logits, batch.labels)} | self.distilled(logits, batch)
+        task = F.cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
+        return {"task": task} | self.distilled(logits, batch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Judge the answers."""

@@ -47,6 +47,8 @@ class DenseConfig:
         temperature: of the distillation.
         views: number of different augmentations of each image.
         cutout: side in pixels of a black square in each training image; 0: none.
+        label_smoothing: share of a label that goes to all classes alike, Szegedy et al., CVPR 2016
+            (https://arxiv.org/abs/1512.00567).
         seed: of everything random.
         precision: Lightning's name, one of `penstock.learn.config.PRECISIONS`.
     """
@@ -62,12 +64,17 @@ class DenseConfig:
     temperature: float = 4.0
     views: int = 16
     cutout: int = 0
+    label_smoothing: float = 0.0
     seed: int = 0
     precision: str = "32-true"
 
     def __post_init__(self) -> None:
         check_run(self)
         check_weights(self, "distillation")
+        if not 0 <= self.label_smoothing < 1:
+            raise ConfigurationError(
+                f"label_smoothing is {self.label_smoothing}; it is a share of a label, from 0 to below 1"
+            )
         if self.cutout < 0:
             raise ConfigurationError(f"cutout is {self.cutout}; give a number of pixels, or 0 for none")
 
@@ -133,7 +140,9 @@ def train_dense(
     )
     runs.claim(out, config.to_json())
     say(f"training {config.backbone}")
-    training = DenseTraining(network, config.train, batches, classes, config.seed, taught)
+    training = DenseTraining(
+        network, config.train, batches, classes, config.seed, taught, config.label_smoothing
+    )
     validation = Batches(splits.validation, 500)
     fit(training, validation, out / "train", precision=config.precision, progress=progress, devices=devices)
     held_out = splits.held_out

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from penstock.files import write_atomic
-from penstock.learn.batches import VIEW_SEED, Batches
+from penstock.learn.batches import MIRROR_SEED, VIEW_SEED, Batches
 from penstock.learn.config import TeacherConfig
 from penstock.learn.start import load_network
 
@@ -108,7 +108,7 @@ def _keep(file: Path, answers: Tensor) -> None:
 
 def _fingerprint(network: nn.Module, batches: Batches) -> str:
     """A name that differs wherever the answers would."""
-    augmentation = f"{batches.padding} {batches.flip} {VIEW_SEED}"
+    augmentation = f"{batches.padding} {batches.flip} {VIEW_SEED} {MIRROR_SEED}"
     if batches.cutout:
         augmentation += f" {batches.cutout}"
     digest = hashlib.sha256(f"{type(network).__name__} {augmentation} {batches.images.shape}".encode())
