@@ -88,7 +88,10 @@ def compact(network: ConsolidatedNetwork) -> ConsolidatedNetwork:
 
 @torch.no_grad()
 def write_back(small: ConsolidatedNetwork, network: ConsolidatedNetwork) -> None:
-    """Give ``network`` what ``small``, which `compact` made of it, has learned; closed filters keep their weights."""
+    """Give ``network`` what ``small``, which `compact` made of it, has learned.
+
+    Weights that no path uses become zeros, which take no room in a checkpoint.
+    """
     static = {
         f"{name}.": module for name, module in small.named_modules() if isinstance(module, StaticConv2d)
     }
@@ -99,4 +102,6 @@ def write_back(small: ConsolidatedNetwork, network: ConsolidatedNetwork) -> None
         if module is None:
             whole.copy_(learned)
         else:
+            if whole.ndim == 4:
+                whole.zero_()
             whole[module.place(whole)] = learned

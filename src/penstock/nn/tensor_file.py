@@ -1,7 +1,8 @@
 """Results in one safetensors file: tensors by name, and in the file's metadata, as JSON, what they belong to.
 
 No pickle is involved, so a file from a stranger is data, not code. A tensor that is the same as another one, bit by
-bit, as those of a dense network that is also the second member of a cascade, is not written twice.
+bit, as those of a dense network that is also the second member of a cascade, is not written twice; the others are
+written in their smallest form (`penstock.nn.packing`).
 """
 
 from __future__ import annotations
@@ -19,20 +20,23 @@ from torch import Tensor
 
 from penstock.errors import BundleError
 from penstock.files import write_atomic
+from penstock.nn.packing import WORTH, pack, unpack
 
 T = TypeVar("T")
 KEY = "penstock"  # of the metadata
 SAME = "same"  # in it: which tensor stands for which
-WORTH = 1024  # bytes; the name of a smaller tensor takes as much
+FORMS = "forms"  # in it: how tensors are packed
 
 
 def write_tensors(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Write the file in one step; ``about`` has a key ``schema``."""
     content = {name: value.detach().contiguous() for name, value in tensors.items()}
     same = _repeated(content)
-    kept = {name: value for name, value in content.items() if name not in same}
+    packed = {name: pack(value) for name, value in content.items() if name not in same}
+    forms = {name: form for name, (_, form) in packed.items() if form}
     # One key: safetensors writes several in any order, and equal results are to be equal files.
-    write_atomic(path, save(kept, metadata={KEY: json.dumps({**about, SAME: same})}))
+    written = json.dumps({**about, SAME: same, FORMS: forms})
+    write_atomic(path, save({name: value for name, (value, _) in packed.items()}, metadata={KEY: written}))
 
 
 def read_tensors(
@@ -59,12 +63,14 @@ def read_tensors(
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})[KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            for name, form in about.pop(FORMS, {}).items():
+                tensors[name] = unpack(tensors[name], form)
             for name, source in about.pop(SAME, {}).items():
                 tensors[name] = tensors[source].clone()
         if about["schema"] != schema:
             raise BundleError(f"{path} has schema {about['schema']}; this version reads {schema}: {remedy}")
         return restore(about, tensors)
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
         raise BundleError(f"{path} is not {what}: {error}") from error
 
 
