@@ -43,6 +43,14 @@ class DenseTraining(Training):
         super().__init__(network, schedule, train, classes, seed, distillation)
         self.label_smoothing = label_smoothing
 
+    def on_fit_start(self) -> None:
+        """Take the layout that convolutions are fastest in, up to twice; with masks it is no faster."""
+        self.network.to(memory_format=torch.channels_last)
+
+    def on_fit_end(self) -> None:
+        """Leave the network in the usual layout."""
+        self.network.to(memory_format=torch.contiguous_format)
+
     def losses(self, batch: Batch) -> Mapping[str, Tensor]:
         """Cross-entropy and distillation."""
         logits = self.network(batch.images).float()
