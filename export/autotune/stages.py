@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from penstock.export.lowerings.compaction import Widths
+from penstock.export.lowerings.compaction import Picking, Widths
 from penstock.export.lowerings.gated_conv import read_gated_conv
 from penstock.export.lowerings.gathered import Gathered
 from penstock.export.lowerings.lowering import Lowering
@@ -17,7 +17,9 @@ from penstock.export.lowerings.masked import Masked
 from penstock.export.lowerings.routed import Routed
 from penstock.export.lowerings.routed_conv import read_routed_conv
 
-GATHERED, MASKED = "gathered", "masked"
+# How a stage with gates can run: whether its layers are masked or gathered, and which convolutions are turned then.
+MASKED = "masked"
+PICKINGS = ("gathered", "filters turned", "readers turned", "both turned", MASKED)
 # The forms that a routed stage's static networks can have.
 FORMS = {
     "compact": Widths(),
@@ -51,8 +53,18 @@ class Tunable:
         by_layer = self.by_layer(choice)
         if self.routed:
             return Routed(self.single, {name: FORMS[option] for name, option in by_layer.items()})
-        whole = frozenset(name for name, option in by_layer.items() if option == MASKED)
-        return Masked() if len(whole) == len(by_layer) else Gathered(whole)
+        if set(choice) == {MASKED}:
+            return Masked()
+
+        def layers(*options: str) -> frozenset[str]:
+            return frozenset(name for name, option in by_layer.items() if option in options)
+
+        picking = Picking(
+            whole=layers(MASKED),
+            turned=layers("filters turned", "both turned"),
+            turned_readers=layers("readers turned", "both turned"),
+        )
+        return Gathered(picking)
 
     def by_layer(self, choice: Choice) -> Mapping[str, str]:
         """The option of each layer."""
@@ -79,4 +91,4 @@ def tunable(graph: ir.Graph, *, single: bool) -> Tunable:
             layers.append((ruler, conv.layer if conv is not None else gated.layer))  # type: ignore[union-attr]
             routed |= conv is not None
     stages = tuple(tuple(name for _, name in same) for _, same in groupby(layers, key=lambda pair: pair[0]))
-    return Tunable(stages, tuple(FORMS) if routed else (GATHERED, MASKED), routed, single)
+    return Tunable(stages, tuple(FORMS) if routed else PICKINGS, routed, single)

@@ -50,6 +50,21 @@ class Widths:
 COMPACT = Widths()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Picking:
+    """How the convolutions run whose weights are picked for each image, by the gated layer that decides.
+
+    Attributes:
+        whole: layers that nevertheless run whole and are masked.
+        turned: layers whose own convolution is turned, see `penstock.export.lowerings.picked_conv`.
+        turned_readers: layers whose open channels are read by turned convolutions.
+    """
+
+    whole: frozenset[str] = frozenset()
+    turned: frozenset[str] = frozenset()
+    turned_readers: frozenset[str] = frozenset()
+
+
 @dataclass(eq=False)
 class Compaction:
     """Rewrites the convolutions of one graph, in place.
@@ -59,14 +74,14 @@ class Compaction:
         widths: of the static convolutions, by layer.
         masks: codes, in whatever form, and the indices of their ones; gates add theirs.
         prototype: whose scale, shift and bits routed convolutions take.
-        masked: gated layers that run whole and are masked, because that is faster here.
+        picking: of the convolutions that gates decide on.
     """
 
     graph: ir.Graph
     widths: Mapping[str, Widths] = field(default_factory=dict)
     masks: dict[ir.Value, Index] = field(default_factory=dict)
     prototype: int = 0
-    masked: frozenset[str] = frozenset()
+    picking: Picking = field(default_factory=Picking)
 
     def __post_init__(self) -> None:
         self._tracked = Tracked(self.masks)
@@ -98,7 +113,7 @@ class Compaction:
                 self._readers.read(node)
 
     def _gated(self, conv: GatedConvNode) -> None:
-        if conv.layer in self.masked:
+        if conv.layer in self.picking.whole:
             build = Builder(self.graph, f"{conv.layer}.reads")
             x = self._tracked.whole(build, conv.x)
             build.insert_before(conv.node)
@@ -106,13 +121,16 @@ class Compaction:
             return
         build = Builder(self.graph, conv.layer)
         x, columns = self._tracked.entering(conv.x)
-        output, code, logits = gather_conv(build, conv, x, columns)
+        turned = conv.layer in self.picking.turned
+        output, code, logits = gather_conv(build, conv, x, columns, turned=turned)
         masked, old_code, old_logits = conv.node.outputs
         build.insert_before(conv.node)
         for old, new in ((old_code, code), (old_logits, logits)):
             ir.convenience.replace_all_uses_with(old, new)
         self._tracked.compact[masked] = output
         self.masks[code] = output.index
+        if conv.layer in self.picking.turned_readers and isinstance(output.index, ir.Value):
+            self._readers.turned.add(output.index)
         if columns is not None:
             self._readers.narrow.add(conv.layer)
 

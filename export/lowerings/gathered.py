@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
 from penstock.errors import UnsupportedError
 from penstock.export.building import fix_batch
 from penstock.export.capture.operators import DOMAIN, GATED_CONV
-from penstock.export.lowerings.compaction import Compaction
+from penstock.export.lowerings.compaction import Compaction, Picking
 from penstock.export.lowerings.executed import Executed, OpenOnly
 
 
@@ -21,10 +21,10 @@ class Gathered:
     """Gather weights, smaller convolution.
 
     Attributes:
-        whole: layers that nevertheless run whole and are masked, where that is faster.
+        picking: what runs in another form than usual, where that is faster.
     """
 
-    whole: frozenset[str] = frozenset()
+    picking: Picking = field(default_factory=Picking)
     name = "gathered"
     single = True
 
@@ -39,6 +39,6 @@ class Gathered:
                 "the network has prototypes or is a cascade, whose paths are known beforehand: take the lowering routed"
             )
         fix_batch(model.graph)
-        compaction = Compaction(model.graph, masked=self.whole)
+        compaction = Compaction(model.graph, picking=self.picking)
         compaction.run()
-        return OpenOnly(frozenset(compaction.narrow), self.whole)
+        return OpenOnly(frozenset(compaction.narrow), self.picking.whole)

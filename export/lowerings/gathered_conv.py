@@ -15,10 +15,11 @@ from penstock.errors import UnsupportedError
 from penstock.export.building import Builder
 from penstock.export.lowerings.compact import NOTHING, Array, Compact, Index, given, take
 from penstock.export.lowerings.gated_conv import GatedConvNode, codes, gate_logits, pooled_input
+from penstock.export.lowerings.picked_conv import picked_conv
 
 
 def gather_conv(
-    build: Builder, conv: GatedConvNode, x: ir.Value, columns: Index | None
+    build: Builder, conv: GatedConvNode, x: ir.Value, columns: Index | None, *, turned: bool = False
 ) -> tuple[Compact, ir.Value, ir.Value]:
     """Write the convolution and its gate.
 
@@ -27,6 +28,7 @@ def gather_conv(
         conv: what it stands for.
         x: what it reads, ``[1, channels, H, W]``.
         columns: which channels those are; ``None``: all.
+        turned: as a transposed convolution, see `penstock.export.lowerings.picked_conv`.
 
     Returns:
         its open channels, its code and its gate's logits.
@@ -44,10 +46,16 @@ def gather_conv(
     rows, index = _open_filters(build, conv, code)
     # Behind the filters stands one of zeros, for when none is open.
     filters = np.concatenate([conv.weight, np.zeros_like(conv.weight[:1])])
-    weight = take(build, take(build, filters, rows, 0, "weight"), columns, 1, "weight")
     bias = take(build, np.append(conv.bias, np.float32(0)), rows, 0, "bias")
-    output = build.op(
-        "Conv", x, given(build, weight, "weight"), given(build, bias, "bias"), **conv.conv_attributes
+    output = picked_conv(
+        build,
+        x,
+        filters,
+        given(build, bias, "bias"),
+        filters=rows,
+        channels=columns,
+        attributes=conv.conv_attributes,
+        turned=turned,
     )
     return Compact(build.op("Relu", output) if conv.relu else output, index), code, logits
 

@@ -17,6 +17,7 @@ import onnx_ir as ir
 from penstock.export.building import Builder, constant_array, dimension, is_constant
 from penstock.export.lowerings.channelwise import is_flattening, keeps_zeros
 from penstock.export.lowerings.compact import Compact, given, joined, scattered, shifted, take
+from penstock.export.lowerings.picked_conv import picked_conv
 from penstock.export.lowerings.regions import origin
 from penstock.export.lowerings.tracking import Tracked
 
@@ -33,11 +34,13 @@ class Readers:
         shares: of each convolution whose open filters and channels are known, the share of its products that is really
             computed.
         narrow: the convolutions that read only those channels that a gate has opened.
+        turned: indices of channels that convolutions read in the turned form.
     """
 
     tracked: Tracked
     shares: dict[str, float] = field(default_factory=dict)
     narrow: set[str] = field(default_factory=set)
+    turned: set[ir.Value] = field(default_factory=set)
 
     def read(self, node: ir.Node) -> None:
         """Rewrite one node."""
@@ -92,10 +95,18 @@ class Readers:
         depthwise = group == len(weight) and weight.shape[1] == 1 and group > 1
         name = _layer(node.inputs[1])
         if group == 1:
-            columns = given(build, take(build, weight, entering.index, 1, "weight"), "weight")
-            output = build.op("Conv", entering.value, columns, *node.inputs[2:], **_attributes(node))
+            output = picked_conv(
+                build,
+                entering.value,
+                weight,
+                node.inputs[2] if len(node.inputs) > 2 else None,
+                filters=None,
+                channels=entering.index,
+                attributes=_attributes(node),
+                turned=isinstance(entering.index, ir.Value) and entering.index in self.turned,
+            )
             if isinstance(entering.index, np.ndarray):
-                self.shares[name] = share_of(columns, weight.shape)
+                self.shares[name] = len(entering.index) / weight.shape[1]
             else:
                 self.narrow.add(name)
             build.replace(node, (output,))

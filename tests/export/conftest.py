@@ -148,10 +148,11 @@ def to_bytes() -> Callable[[ir.Model], bytes]:
     return serialized
 
 
-def _captured(network: nn.Module) -> Captured:
+def _captured(network: nn.Module, where: str = "") -> Captured:
     torch.manual_seed(2)
     gates = GateConfig(reduction=1, normalize=True, initial_logit=0.0)
-    gated = attach_gates(network, torch.zeros(1, *SHAPE), gates)
+    chosen = (lambda name, _: where in name) if where else None
+    gated = attach_gates(network, torch.zeros(1, *SHAPE), gates, chosen)
     _spread_gates(gated)
     seen = answer(gated, draw_images(200, seed=9))
     detector = PathDetector(classes=5).fit(PathFeatures(seen.bits, seen.gate_logits, seen.predicted))
@@ -170,8 +171,13 @@ def _spread_gates(gated: GatedNetwork) -> None:
 
 @pytest.fixture(scope="session")
 def captured(chain: nn.Module, residual: nn.Module) -> dict[str, Captured]:
-    """``chain`` and ``residual``; clone the models before changing anything."""
-    return {"chain": _captured(chain), "residual": _captured(residual)}
+    """``chain``, ``residual``, and ``read``: that one with convolutions without gates behind those with; clone the
+    models before changing anything."""
+    return {
+        "chain": _captured(chain),
+        "residual": _captured(residual),
+        "read": _captured(residual, ".conv1"),
+    }
 
 
 class Odd(nn.Module):

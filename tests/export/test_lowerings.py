@@ -11,13 +11,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from penstock.export.lowerings.compaction import Picking
 from penstock.export.lowerings.gathered import Gathered
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.masked import Masked
 from penstock.export.verify.parity import reference
 
-LOWERINGS: dict[str, Callable[[], Lowering]] = {"masked": Masked, "gathered": Gathered}
-NETWORKS = ("chain", "residual")
+
+def turned(captured: Any) -> Gathered:
+    """All convolutions whose weights are picked as transposed ones."""
+    names = frozenset(captured.served.network.layout.names)
+    return Gathered(Picking(turned=names, turned_readers=names))
+
+
+LOWERINGS: dict[str, Callable[[Any], Lowering]] = {
+    "masked": lambda _: Masked(),
+    "gathered": lambda _: Gathered(),
+    "turned": turned,
+}
+NETWORKS = ("chain", "residual", "read")
 
 # How one layer's gates are set: no filter, one, some that depend on the image, all.
 MODES = st.sampled_from(["closed", "one", "mixed", "open"])
@@ -67,7 +79,7 @@ def test_a_compiled_network_answers_as_the_masked_one_in_pytorch(
     forced = original.with_gates(
         [biases(data.draw(MODES), layer.gate.expand.bias.detach().numpy(), draw) for layer in layers]
     )
-    compare(forced, LOWERINGS[lowering](), some_images(3, seed=seed))
+    compare(forced, LOWERINGS[lowering](forced), some_images(3, seed=seed))
 
 
 @pytest.mark.parametrize("mode", ["closed", "one", "mixed", "open"])
@@ -85,7 +97,7 @@ def test_all_layers_may_be_closed_or_open_at_once(
     forced = captured[network].with_gates(
         [biases(mode, layer.gate.expand.bias.detach().numpy(), draw) for layer in layers]
     )
-    compare(forced, LOWERINGS[lowering](), some_images(5))
+    compare(forced, LOWERINGS[lowering](forced), some_images(5))
 
 
 def test_the_tiny_networks_really_take_different_paths(
@@ -114,7 +126,9 @@ def test_masked_answers_a_batch_as_it_answers_one_by_one(
 def test_a_compiled_network_is_a_plain_and_old_enough_onnx_file(
     network: str, lowering: str, captured: dict[str, Any], to_bytes: Callable[[ir.Model], bytes]
 ) -> None:
-    model = onnx.load_model_from_string(to_bytes(captured[network].lowered(LOWERINGS[lowering]())))
+    model = onnx.load_model_from_string(
+        to_bytes(captured[network].lowered(LOWERINGS[lowering](captured[network])))
+    )
     onnx.checker.check_model(model, full_check=True)
     assert model.ir_version == 8
     assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 18)]
@@ -134,12 +148,12 @@ def test_lowering_leaves_the_captured_model_and_the_network_as_they_were(
     each = captured[network]
     before = to_bytes(each.model), reference(each.served, some_images(4)).answer.logits
     for lowering in LOWERINGS.values():
-        each.lowered(lowering())
+        each.lowered(lowering(each))
     assert to_bytes(each.model) == before[0]
     assert (reference(each.served, some_images(4)).answer.logits == before[1]).all()
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", ["chain", "residual"])
 def test_gathered_runs_convolutions_on_gathered_weights_only(network: str, captured: dict[str, Any]) -> None:
     graph = captured[network].lowered(Gathered()).graph
     convolutions = [node for node in graph if node.op_type == "Conv"]
@@ -156,6 +170,27 @@ def test_gathered_runs_convolutions_on_gathered_weights_only(network: str, captu
         and node.outputs[0].uses()[0].node.op_type == "Conv"
     ]
     assert len(columns) == sum(bool(layer.sources) for layer in layers)
+
+
+KINDS = {
+    "chain": ["Conv", "ConvTranspose", "Conv"],  # the stem has no gate, the last one stride 2
+    "residual": ["Conv", "ConvTranspose", "ConvTranspose", "Conv", "ConvTranspose"],
+    "read": ["Conv", "ConvTranspose", "ConvTranspose", "Conv", "ConvTranspose"],
+}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_turned_convolutions_pick_channels_in_long_pieces(network: str, captured: dict[str, Any]) -> None:
+    graph = captured[network].lowered(turned(captured[network])).graph
+    convolutions = [node for node in graph if node.op_type in ("Conv", "ConvTranspose")]
+    assert [node.op_type for node in convolutions] == KINDS[network]
+    for node in convolutions:
+        if node.op_type == "ConvTranspose":
+            axes: list[int] = []
+            while (picking := node.inputs[len(axes) == 0].producer()) is not None:
+                axes.append(picking.attributes.get_int("axis", 0))
+                node = picking
+            assert axes in ([1], [0], [1, 0])  # channels are picked before filters
 
 
 def test_gathered_scatters_a_branch_straight_onto_the_other_summand(captured: dict[str, Any]) -> None:

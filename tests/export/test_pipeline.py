@@ -23,6 +23,7 @@ from penstock.errors import (
     UnsupportedError,
     VerificationError,
 )
+from penstock.export.autotune.stages import MASKED, PICKINGS
 from penstock.export.lowerings.executed import Executed
 from penstock.export.lowerings.gated_conv import read_gated_conv
 from penstock.export.lowerings.masked import Masked
@@ -214,9 +215,9 @@ def test_auto_takes_what_it_measured_as_fastest(tiny: Checkpoint, tiny_run: Path
     tuning = manifest.tuning
     assert tuning is not None
     assert (tuning.provider, tuning.batch, tuning.threads) == ("cpu", 1, 1)
-    assert tuning.tried_ms.keys() == {"masked", "gathered"}  # there are no prototypes to route to
+    assert tuning.tried_ms.keys() == set(PICKINGS)  # there are no prototypes to route to
     assert list(tuning.layers) == list(tiny.network.layout.names)
-    assert manifest.lowering == ("gathered" if "gathered" in tuning.layers.values() else "masked")
+    assert manifest.lowering == ("masked" if set(tuning.layers.values()) == {MASKED} else "gathered")
     assert tuning.ratio == tuning.dense_ms / tuning.chosen_ms
     assert said[-1].endswith(f"taking {manifest.lowering}")
 
@@ -238,7 +239,7 @@ class Refusing(Masked):
 def test_auto_goes_on_without_a_lowering_that_refuses(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("penstock.export.autotune.stages.Gathered", lambda whole: Refusing())
+    monkeypatch.setattr("penstock.export.autotune.stages.Gathered", lambda picking: Refusing())
     monkeypatch.setitem(LOWERINGS, "gathered", lambda *, single: Refusing())
     said: list[str] = []
     options = ExportOptions(source=str(tiny_run), repository=tmp_path, name="auto")
