@@ -20,11 +20,11 @@ ENDS = (CHECKPOINT_FILE, WEIGHTS_FILE, SUB_ARCHITECTURES_FILE)  # what a finishe
 KINDS = {
     "gates": "gates",
     "k1": "K = 1, static",
+    "k1-long": "K = 1, static, trained longer",
     "k4": "K = 4",
     "k8": "K = 8",
     "k16": "K = 16",
     "graded4": "K = 4, graded by difficulty",
-    "cascade": "cascade of two static paths",
     "cascade-dense": "cascade of a static path and the dense network",
     "paper": "gates, preset `paper`",
 }

@@ -17,6 +17,7 @@ from penstock.nn.checkpoint import CHECKPOINT_FILE
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = read_study()
+LONG = 10  # epochs; more are a longer training
 LISTED = [run for run in STUDY.values() if run.row is not None]
 
 
@@ -45,13 +46,15 @@ def test_a_row_says_what_the_command_does(run: Run) -> None:
     assert run.row.budget == (None if budget is None else pytest.approx(float(budget), abs=0.006))
     assert run.row.seed == int(seed_of(run) or config.get("seed", 0))
     prototypes = option(run, "--prototypes")
-    kind = {"decouple": "gates", "consolidate": f"k{prototypes}", "cascade": "cascade"}[run.arguments[0]]
+    kind = {"decouple": "gates", "consolidate": f"k{prototypes}", "cascade": "cascade-dense"}[
+        run.arguments[0]
+    ]
     if config.get("preset") == "paper":
         kind = "paper"
     elif option(run, "grouping") == "difficulty":
         kind = f"graded{prototypes}"
-    elif kind == "cascade" and len(run.needs) == 1:
-        kind = "cascade-dense"
+    elif kind == "k1" and config["tune"]["epochs"] > LONG:
+        kind = "k1-long"
     assert run.row.kind == kind
     if "backbone" in config:
         assert run.row.network == config["backbone"]
@@ -78,7 +81,7 @@ def test_a_kind_or_a_name_that_is_not_there_is_refused() -> None:
 
 def test_a_run_brings_what_it_needs() -> None:
     names = [run.name for run in lineage(STUDY, matching(STUDY, ["resnet20-cascade-25"]))]
-    assert names == ["resnet20-seed0", "resnet20-k1-35", "resnet20-k1-12", "resnet20-cascade-25"]
+    assert names == ["resnet20-seed2", "resnet20-seed2-k1-20", "resnet20-cascade-25"]
 
 
 def test_what_needs_a_failed_run_fails_and_the_rest_goes_on(

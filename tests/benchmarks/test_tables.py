@@ -81,8 +81,8 @@ def test_seeds_of_one_network_share_a_line_with_mean_and_range() -> None:
 
 def test_at_equal_macs_budgets_are_columns_and_what_is_missing_says_so() -> None:
     rows = [
-        row("resnet20-cascade-35", "cascade", 0.35, 0.88, epochs=[45, 12, 12]),
-        row("resnet20-k1-12", "k1", 0.12, 0.7),  # no column
+        row("resnet20-cascade-35", "cascade-dense", 0.35, 0.88, epochs=[45, 12, 12]),
+        row("resnet20-k1-20", "k1-long", 0.2, 0.7),  # no column
         row("resnet20-k1-50", "k1", 0.5, 0.91, epochs=[45, 12]),
         row("resnet56", "gates", 0.5, 0.93, network="resnet56"),
         *SEEDS,
@@ -100,10 +100,10 @@ def test_at_equal_macs_budgets_are_columns_and_what_is_missing_says_so() -> None
             "0, 1, 2 / - / 0",
         ],
         ["K = 1, static", "91.00% @ 49.7%", "-", "-", "45 + 12", "0"],
-        ["cascade of two static paths", "-", "88.00% @ 34.7%", "-", "45 + 12 + 12", "0"],
+        ["cascade of a static path and the dense network", "-", "88.00% @ 34.7%", "-", "45 + 12 + 12", "0"],
     ]
     assert "`resnet20-k1-35`" in lines[4]
-    assert "resnet20-k1-12" not in lines[4]
+    assert "resnet20-k1-20" not in lines[4]
 
 
 def test_the_papers_preset_has_lines_of_its_own() -> None:
