@@ -90,6 +90,7 @@ def test_what_is_not_toml_is_refused(content: bytes, tmp_path: Path) -> None:
         (LEAST + "[dense]\nlearning_rate = inf", "learning_rate is inf"),
         (LEAST + "[dense]\nlearning_rate = nan", "learning_rate is nan"),
         (LEAST + "[dense]\nweight_decay = -1", "weight_decay is -1.0"),
+        (LEAST + "[dense]\nclip = -1", "clip is -1.0"),
         (LEAST + "budget = 0", "budget is 0.0; it is a share of the dense MACs"),
         (LEAST + "budget = 1.2", "budget is 1.2"),
         (LEAST + "budget = nan", "budget is nan"),

@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 from penstock.data import ImageSet
+from penstock.errors import ConfigurationError
 from penstock.learn.batches import Batch, Batches
 from penstock.learn.config import DecoupleConfig, Schedule
 from penstock.learn.decoupling import DecoupleTraining, DenseTraining
 from penstock.learn.teacher import Teacher
-from penstock.learn.training import Distillation, Training, WholeFiles
+from penstock.learn.training import Distillation, Training, WholeFiles, fit
 from penstock.nn.backbones import build_backbone
 from penstock.nn.surgery import attach_gates
 
@@ -54,6 +55,34 @@ def test_steps_are_a_tenth_from_the_half_on_and_a_hundredth_from_the_third_quart
     rates = learning_rates(dense_training(steps, build_backbone("digits-cnn", 10), "steps"), steps)
     half, quarter = steps // 2, steps // 4
     assert rates == pytest.approx([0.1] * half + [0.01] * quarter + [0.001] * quarter)
+
+
+def without_norms(rate: float, clip: float, folder: Path) -> DenseTraining:
+    """Train a network that has no batch norms for one epoch."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10))
+    schedule = Schedule(epochs=1, learning_rate=rate, batch_size=8, clip=clip)
+    training = DenseTraining(network, schedule, Batches(images(64), 8, training=True), 10, seed=0)
+    fit(training, Batches(images(16), 16), folder, precision="32-true", progress=False)
+    return training
+
+
+def test_a_loss_that_is_no_number_ends_the_training_and_names_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"learning_rate is 1000000.0 and clip 0.0; after epoch 1 the loss is"
+    ):
+        without_norms(1e6, 0.0, tmp_path)
+
+
+def test_clipped_gradients_move_no_farther_than_their_norm_allows(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    start = [value.detach().clone() for value in without_norms(1e-12, 0.0, tmp_path / "start").parameters()]
+    moved = without_norms(0.1, 1e-3, tmp_path / "clipped").parameters()
+    distance = (
+        sum(float((new.detach() - old).square().sum()) for new, old in zip(moved, start, strict=True)) ** 0.5
+    )
+    # Eight steps, each at most the rate times what momentum adds up to of gradients of norm 0.001; weights decay too.
+    assert 0 < distance < 8 * 0.1 * (1e-3 / (1 - 0.9) + 1e-4 * 20)
 
 
 def test_weights_decay_and_biases_and_norms_do_not() -> None:

@@ -31,6 +31,8 @@ class Schedule:
             quarter on, as in the paper's release.
         average: decay per step of an exponential moving average of the weights, which is then what is judged and
             kept, 0.999 for instance; 0 keeps the weights themselves.
+        clip: largest norm of all gradients together, to which a larger one is scaled down; 0: any. Networks without
+            batch norms need one, 1.0 for instance.
     """
 
     epochs: int = 20
@@ -39,13 +41,15 @@ class Schedule:
     weight_decay: float = 1e-4
     decay: str = "cosine"
     average: float = 0.0
+    clip: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "learning_rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be positive")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ConfigurationError(f"weight_decay is {self.weight_decay}; it must not be negative")
+        for name in ("weight_decay", "clip"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigurationError(f"{name} is {getattr(self, name)}; it must not be negative")
         if self.decay not in DECAYS:
             raise ConfigurationError(f"no decay {self.decay!r}; there are {', '.join(DECAYS)}")
         if not 0 <= self.average < 1:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from penstock.errors import ConfigurationError
 from penstock.files import write_atomic
 from penstock.learn.averaging import moving_average
 from penstock.learn.batches import Batch, Batches
@@ -77,7 +78,7 @@ class Training(L.LightningModule):
         self.seed = seed
         self.distillation = distillation
         self.accuracy = MulticlassAccuracy(classes, average="micro")
-        self.loss = MeanMetric()
+        self.loss = MeanMetric(nan_strategy="disable")  # a loss that is no number is to be seen
 
     def losses(self, batch: Batch) -> Mapping[str, Tensor]:
         """Weighted terms of the loss, by name; their sum is minimised."""
@@ -119,6 +120,11 @@ class Training(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Report the accuracy and what the best epoch is chosen by."""
         accuracy, loss = self.accuracy.compute(), self.loss.compute()
+        if not torch.isfinite(loss):
+            raise ConfigurationError(
+                f"learning_rate is {self.schedule.learning_rate} and clip {self.schedule.clip}; after epoch "
+                f"{self.current_epoch + 1} the loss is {loss.item()}: take a lower rate, or clip gradients"
+            )
         # On few validation images many epochs are equally right; the loss tells them apart.
         objective = accuracy - 0.01 * loss - self.penalty()
         figures = {"val/accuracy": accuracy, "val/loss": loss, OBJECTIVE: objective}
@@ -235,6 +241,7 @@ def _trainer(
         logger=[CSVLogger(folder, name="logs"), TensorBoardLogger(folder, name="tensorboard")],
         callbacks=callbacks,
         plugins=[WholeFiles()],
+        gradient_clip_val=training.schedule.clip or None,
         enable_progress_bar=progress,
         enable_model_summary=False,
         num_sanity_val_steps=0,
