@@ -10,12 +10,16 @@ from penstock.errors import UnsupportedError
 Draw = Callable[..., PathFeatures]
 
 
-def test_full_rank_equals_the_textbook_distance_under_the_shrunk_covariance(features: Draw) -> None:
+@pytest.mark.parametrize(("inputs", "rank"), [(500, 24), (12, 11)])
+def test_full_rank_equals_the_textbook_distance_under_the_shrunk_covariance(
+    inputs: int, rank: int, features: Draw
+) -> None:
+    """With few inputs all directions but a few are alike, so that nothing is lost either."""
     covariance = pytest.importorskip("sklearn.covariance")
-    train, test = features(500, seed=1), features(40, seed=2)
+    train, test = features(inputs, seed=1), features(40, seed=2)
     fitted = GateMahalanobis.fit(train, 4, rank=1000)
-    assert fitted.directions.shape == (24, 24)
-    assert fitted.residual_weight == 0
+    assert fitted.directions.shape == (24, rank)
+    assert (fitted.residual_weight == 0) == (rank == 24)
     x = (train.gate_logits - fitted.mean[train.predicted]) / fitted.scale
     precision = covariance.LedoitWolf(assume_centered=True).fit(x.astype(np.float64)).precision_
     new = (test.gate_logits - fitted.mean[test.predicted]) / fitted.scale

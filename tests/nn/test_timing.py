@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from penstock.detect import PathDetector
 from penstock.errors import InvalidArgumentError, NotFoundError, UnsupportedError
 from penstock.nn.checkpoint import Checkpoint, find_source, load_source
 from penstock.nn.prototypes import ConsolidatedNetwork, ConsolidatedOutput
@@ -79,14 +80,17 @@ def dense_conv_macs(network: nn.Module) -> dict[str, int]:
     return macs
 
 
-def test_a_routed_source_is_complete_but_for_a_detector(routed: tuple[Checkpoint, dict[str, str]]) -> None:
+def test_a_routed_source_is_complete(routed: tuple[Checkpoint, dict[str, str]]) -> None:
     checkpoint, origin = routed
     assert isinstance(checkpoint.network, ConsolidatedNetwork)
     assert checkpoint.backbone == "resnet18"
     assert checkpoint.input_shape == (3, 224, 224)
     assert len(checkpoint.class_names) == 1000
-    assert not checkpoint.detector
-    assert not len(checkpoint.calibration)
+    PathDetector.from_state(checkpoint.detector)  # refuses tables that do not fit together
+    assert checkpoint.detector["mean"].shape == (1000, checkpoint.network.layout.bits)
+    assert len(checkpoint.calibration) == 100
+    assert np.isfinite(checkpoint.calibration).all()
+    assert len(np.unique(checkpoint.calibration)) > 90
     assert "only times mean anything" in checkpoint.figures["timing_only"]
     assert checkpoint.config["timing"]["density"] == 0.25
     assert not checkpoint.network.training

@@ -61,7 +61,8 @@ class GateMahalanobis:
     def fit(cls, features: PathFeatures, classes: int, rank: int) -> GateMahalanobis:
         """Estimate means and covariance; a class with fewer than two inputs gets the mean of all.
 
-        Takes several times ``8 N P`` bytes of memory and one eigendecomposition of ``[P, P]``.
+        Takes several times ``8 N P`` bytes of memory and one eigendecomposition of ``[P, P]``; with fewer inputs than
+        filters, one singular value decomposition of ``[N, P]`` in its place.
 
         Args:
             features: two inputs or more.
@@ -103,16 +104,19 @@ class GateMahalanobis:
 def _shrunk_covariance(x: Floats, rank: int) -> tuple[Floats, Floats, float | None]:
     """Largest eigenvectors ``[P, r]`` and eigenvalues ``[r]`` after shrinking, and the others' mean."""
     try:
-        from scipy.linalg import eigh
+        from scipy.linalg import eigh, svd
         from sklearn.covariance import ledoit_wolf_shrinkage
     except ImportError as error:
         raise UnsupportedError('fitting needs scikit-learn: pip install "penstock[train]"') from error
     filters = x.shape[1]
-    covariance = x.T @ x / len(x)
-    average = np.trace(covariance) / filters
+    average = (x**2).sum() / len(x) / filters
     # Without any variance there is nothing to shrink, and the estimator would divide 0 by 0.
     shrinkage = float(ledoit_wolf_shrinkage(x, assume_centered=True)) if average > 0 else 0.0
-    variances, directions = eigh(covariance, subset_by_index=[filters - rank, filters - 1])
+    if len(x) < filters:
+        _, sizes, rows = svd(x, full_matrices=False)
+        variances, directions = sizes[:rank] ** 2 / len(x), rows[:rank].T
+    else:
+        variances, directions = eigh(x.T @ x / len(x), subset_by_index=[filters - rank, filters - 1])
     shrunk = (1 - shrinkage) * variances + shrinkage * average
     if rank == filters:
         return directions, shrunk, None

@@ -4,8 +4,8 @@
 
 is a network of torchvision at 224x224, with normalisation inside as in every backbone. Nothing was learned, so its
 answers, classes and costs say nothing about any task; but it has the shapes of a network that people serve, and a
-given share of its filters is open, so it takes the time that such a network would take. No data set, no training and no
-detector are needed.
+given share of its filters is open, so it takes the time that such a network would take. No data set and no training are
+needed. Its detector is fitted to random images: its flags mean nothing either, but cost what flags cost.
 
 **What is ruled.** In a residual network only the *inner* convolutions of a block, those whose output is not added to
 the residual stream: ``conv1`` of ResNet-18's blocks, ``conv1`` and ``conv2`` of ResNet-50's. ``density`` is the share
@@ -31,15 +31,18 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import cast
 
+import numpy as np
 import torch
 import torchvision.models as models
 from torch import Tensor, nn
 
+from penstock.detect import PathDetector, PathFeatures
 from penstock.errors import InvalidArgumentError, NotFoundError
 from penstock.nn.assembly import Member
 from penstock.nn.checkpoint import TIMING_PREFIX, Checkpoint
 from penstock.nn.counting import conv_macs
 from penstock.nn.gates import GateConfig
+from penstock.nn.inference import answer
 from penstock.nn.normalize import Normalize
 from penstock.nn.operators import shape_of, tensor_input
 from penstock.nn.prototypes import (
@@ -60,7 +63,8 @@ CLASSES = 1000
 INNER = {"resnet18": ("conv1",), "resnet50": ("conv1", "conv2")}  # by name within a block
 FORM = f"{TIMING_PREFIX}NETWORK[,density=0.5][,prototypes=8][,seed=0]"
 NOTE = "random weights: only times mean anything"
-EXAMPLES = 64  # images that gates and routers are centred on
+EXAMPLES = 64  # images that gates and routers are centred on, and the detector is fitted to
+CALIBRATION = 100  # others that it is calibrated on: enough for 1 %
 BRANCH = 0.25  # scale of what a block adds; at 1, what differs between images would grow from block to block
 NORM_IMAGES = 16  # images that batch norms take their statistics from
 MOST_PROTOTYPES = 32  # with more, hardly an example would be left for each
@@ -131,7 +135,7 @@ def load_timing_source(source: str) -> tuple[Checkpoint, dict[str, str]]:
 
 
 def build_timing_checkpoint(config: TimingConfig) -> Checkpoint:
-    """A network to time, as a checkpoint without detector and calibration.
+    """A network to time, as a checkpoint.
 
     Its layout counts, beside the ruled convolutions, those that read them as followers: they compute all their filters,
     but only from the channels that are there.
@@ -140,6 +144,8 @@ def build_timing_checkpoint(config: TimingConfig) -> Checkpoint:
     with _repeatable(config.seed):
         dense = _dense(config)
         network = _with_paths(dense, gate, config).eval()
+        detector = PathDetector(classes=CLASSES).fit(_features(network, EXAMPLES, config.seed))
+        scores = detector.score(_features(network, CALIBRATION, config.seed + 1))
     shape = network.config if isinstance(network, ConsolidatedNetwork) else None
     return Checkpoint(
         backbone=config.network,
@@ -148,9 +154,17 @@ def build_timing_checkpoint(config: TimingConfig) -> Checkpoint:
         members=(Member(gate=gate, prototypes=shape),),
         network=network,
         dense=dense,
+        detector=detector.state(),
+        calibration=scores.astype(np.float64),
         config={"timing": asdict(config)},
         figures={"timing_only": NOTE},
     )
+
+
+def _features(network: GatedNetwork, count: int, seed: int) -> PathFeatures:
+    """What a detector sees of the answers to random images."""
+    seen = answer(network, 255 * timing_images(count, INPUT_SHAPE, seed).numpy())
+    return PathFeatures(seen.bits, seen.gate_logits, seen.predicted)
 
 
 def _dense(config: TimingConfig) -> nn.Module:
