@@ -13,7 +13,7 @@ $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
 	  || { echo "$(PYTHON) cannot make virtual environments. On Debian: apt-get install python3-venv"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[serve,tracing,export,train,attacks,openvino,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[serve,tracing,export,train,attacks,openvino,bench,dev]'
 	touch $@
 
 demo: setup

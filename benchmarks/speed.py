@@ -27,7 +27,7 @@ import time
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,12 @@ import numpy.typing as npt
 from machine import RESULTS, about, cores
 
 from penstock import data
-from penstock.bundle import LOGITS, Bundle, read_bundle
+from penstock.bundle import LOGITS, read_bundle
 from penstock.export.autotune.engines import Loaded, load
 from penstock.export.autotune.measure import measure
-from penstock.export.runtime import open_bundle
+from penstock.export.runtime import open_graph
 from penstock.export.sample import synthetic_images
-from penstock.files import write_atomic
+from penstock.files import sha256, write_atomic
 
 SUBJECTS = Path(__file__).with_name("speed.toml")
 FILE = "speed.json"
@@ -58,24 +58,42 @@ class Form:
     Attributes:
         label: for the table.
         precision: as the command line has it.
-        export: what follows ``penstock export``.
+        command: what follows ``penstock export``, or the other script that makes it and what follows that.
+        script: of ``benchmarks/``; ``None``: ``penstock export``.
         engines: what runs it.
     """
 
     label: str
     precision: str
-    export: tuple[str, ...]
+    command: tuple[str, ...]
+    script: str | None = None
     engines: tuple[str, ...] = (ORT,)
 
 
 @dataclass(frozen=True)
 class Made:
-    """A form's bundle, and what its export took."""
+    """A form's file, and what its export took.
+
+    Attributes:
+        form: what it is of.
+        file: the ONNX file.
+        macs: share of the dense MACs that it executes.
+        single: whether it takes exactly one image at a time.
+        seconds: of the export.
+        peak_mb: memory of the export.
+    """
 
     form: Form
-    bundle: Bundle
+    file: Path
+    macs: float
+    single: bool
     seconds: float
     peak_mb: float
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the file."""
+        return sha256(self.file)
 
 
 def main() -> int:
@@ -110,17 +128,17 @@ def timed(network: dict[str, Any], batch: int, threads: list[int]) -> list[dict[
     with tempfile.TemporaryDirectory() as folder:
         for count in threads:
             made = [exported(form, Path(folder), batch, count) for form in forms(network)]
-            images = shown(network, 8 * batch, made[0].bundle.manifest.input_shape)
+            images = shown(network, 8 * batch)
             for each in made:
-                if each.bundle.manifest.model_sha256 not in accuracies:
-                    accuracies[each.bundle.manifest.model_sha256] = accuracy(each, network)
+                if each.sha256 not in accuracies:
+                    accuracies[each.sha256] = accuracy(each, network)
             runs = [(each, engine) for each in made for engine in each.form.engines]
-            graphs = {name(each, engine): loaded(each.bundle, engine, count) for each, engine in runs}
+            graphs = {name(each, engine): loaded(each, engine, count) for each, engine in runs}
             times = measure(graphs, images, batch=batch, seconds=SECONDS_EACH * len(graphs))
             for each, engine in runs:
                 dense = times[name(made[0], engine, each.form.precision)]
                 line = row(network, each, engine, batch, count, times[name(each, engine)], dense)
-                rows.append(line | {"accuracy": accuracies[each.bundle.manifest.model_sha256]})
+                rows.append(line | {"accuracy": accuracies[each.sha256]})
                 print(json.dumps(rows[-1]), file=sys.stderr)
     return rows
 
@@ -130,10 +148,10 @@ def _setting(row: dict[str, Any]) -> tuple[str, int, int]:
     return row["network"], row["batch"], row["threads"]
 
 
-def shown(network: dict[str, Any], count: int, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
+def shown(network: dict[str, Any], count: int) -> npt.NDArray[np.uint8]:
     """Images to time with, ``[N, C, H, W]``."""
     if "data" not in network:
-        return synthetic_images(count, shape)
+        return synthetic_images(count, (3, network["size"], network["size"]))
     test = data.load(network["data"]).test
     return test.images[np.random.default_rng(0).permutation(len(test))[: max(count, LEAST_IMAGES)]]
 
@@ -143,7 +161,8 @@ def accuracy(made: Made, network: dict[str, Any]) -> float | None:
     if "data" not in network:
         return None
     test = data.load(network["data"]).test
-    got = open_bundle(made.bundle, threads=cores()).run(test.images)[LOGITS]
+    graph = open_graph(made.file, single=made.single, threads=cores())
+    got = graph.run(test.images)[LOGITS]
     return float((got.argmax(1) == test.labels).mean())
 
 
@@ -156,7 +175,6 @@ def row(
     network: dict[str, Any], made: Made, engine: str, batch: int, threads: int, ms: float, dense: float
 ) -> dict[str, Any]:
     """One line of the table."""
-    executed = made.bundle.manifest.executed_macs
     return {
         "network": network["name"],
         "size": network["size"],
@@ -166,13 +184,13 @@ def row(
         "engine": engine,
         "batch": batch,
         "threads": threads,
-        "macs": executed,
+        "macs": made.macs,
         "ms": ms,
         "speed_up": dense / ms,
-        "efficiency": dense / ms * executed,
+        "efficiency": dense / ms * made.macs,
         "export_seconds": made.seconds,
         "export_peak_mb": made.peak_mb,
-        "file_mb": made.bundle.model_file.stat().st_size / 2**20,
+        "file_mb": made.file.stat().st_size / 2**20,
         "machine": about(),
     }
 
@@ -182,33 +200,42 @@ def forms(network: dict[str, Any]) -> Iterator[Form]:
     for form in network["form"]:
         for precision in form["precisions"]:
             engines = tuple(form.get("engines", (ORT,)))
-            yield Form(form["label"], precision, tuple(shlex.split(form["export"])), engines)
+            words = tuple(shlex.split(form["export"]))
+            yield Form(form["label"], precision, words, form.get("script"), engines)
 
 
 @cache
-def exported(form: Form, repository: Path, batch: int, threads: int) -> Made:
+def exported(form: Form, folder: Path, batch: int, threads: int) -> Made:
     """Export in a process of its own; what is not measured to choose a lowering serves all thread counts."""
-    if AUTO not in form.export and threads > 1:
-        return exported(form, repository, batch, 1)
+    if AUTO not in form.command and threads > 1:
+        return exported(form, folder, batch, 1)
     model = hashlib.sha256(f"{form} {threads}".encode()).hexdigest()[:16]
-    command = [sys.executable, "-m", "penstock.cli", "export", *form.export]
-    command += [] if form.precision == "fp32" else ["--precision", form.precision]
-    command += ["--repository", str(repository), "--name", model, "--max-batch", str(batch)]
-    command += ["--batch", str(batch), "--threads", str(threads)]
+    if form.script is not None:
+        command = [str(Path(__file__).with_name(form.script)), *form.command]
+        command += ["--batch", str(batch), "--out", str(folder / model)]
+    else:
+        command = ["-m", "penstock.cli", "export", *form.command]
+        command += [] if form.precision == "fp32" else ["--precision", form.precision]
+        command += ["--repository", str(folder), "--name", model, "--max-batch", str(batch)]
+        command += ["--batch", str(batch), "--threads", str(threads)]
     start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"export failed: {shlex.join(command)}")
-    bundle = read_bundle(repository / model / "1")
-    return Made(form, bundle, time.perf_counter() - start, usage.ru_maxrss / 1024)
+    seconds, peak_mb = time.perf_counter() - start, usage.ru_maxrss / 1024
+    if form.script is not None:
+        share = json.loads((folder / model / "about.json").read_text(encoding="utf-8"))["macs"]
+        return Made(form, folder / model / "model.onnx", share, False, seconds, peak_mb)
+    bundle = read_bundle(folder / model / "1")
+    about = bundle.manifest
+    return Made(form, bundle.model_file, about.executed_macs, about.single, seconds, peak_mb)
 
 
-def loaded(bundle: Bundle, engine: str, threads: int) -> Loaded:
-    """A bundle's graph in one of the engines."""
+def loaded(made: Made, engine: str, threads: int) -> Loaded:
+    """A form's graph in one of the engines."""
     provider = {ORT: "cpu"}.get(engine, engine)
-    content = bundle.model_file.read_bytes()
-    return load(content, provider, single=bundle.manifest.single, threads=threads)
+    return load(made.file.read_bytes(), provider, single=made.single, threads=threads)
 
 
 if __name__ == "__main__":
