@@ -28,14 +28,18 @@ class CapturedRouter(nn.Module):
 
     def forward(self, x: Tensor) -> Route:
         """Decide for ``x`` ``[N, C, H, W]``; the codes come from the convolutions' nodes."""
-        pooled = x.mean(dim=(2, 3))
-        alone = (
-            pooled[:, :1] * 0
-        )  # not zeros of the batch's size, which the exporter would fix at the example's
-        logits = alone if self.count == 1 else self.expand(torch.relu(self.reduce(pooled)))
+        logits = self._alone(x) if self.count == 1 else self._logits(x)
         opinions = torch.split(logits.softmax(1) @ self.prototypes - 0.5, self.filters, 1)
         # The codes are placeholders: `CapturedRoutedConv` answers with its node's.
         return Route(opinions, opinions, logits.argmax(1), logits)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        decided: Tensor = self.expand(torch.relu(self.reduce(x.mean(dim=(2, 3)))))
+        return decided
+
+    def _alone(self, x: Tensor) -> Tensor:
+        """Zeros ``[N, 1]``, from the images: those of the batch's size the exporter would fix at the example's."""
+        return x[:, :1, 0, 0] * 0
 
 
 class CapturedRoutedConv(CapturedConvolution):

@@ -32,6 +32,7 @@ def _lower_cascade(graph: ir.Graph, entrance: ir.Node, *, single: bool) -> None:
     ir.convenience.replace_all_uses_with(entrance.outputs[0], x)
     graph.remove(region.nodes)
     second = ir.Graph([], [], nodes=region.nodes, opset_imports={"": 18}, name=f"{entrance.name}.second")
+    seconds = _computed(second, seconds)
     bring_constants(second)
     build = Builder(graph, str(entrance.name))
     if not single:
@@ -46,6 +47,15 @@ def _lower_cascade(graph: ir.Graph, entrance: ir.Node, *, single: bool) -> None:
         supersede(node.outputs[0], result)
     graph.sort()
     drop_unused(graph)
+
+
+def _computed(graph: ir.Graph, values: list[ir.Value | None]) -> list[ir.Value | None]:
+    """The values as results of the graph's own nodes, which those are not that no image has a say in."""
+    build = Builder(graph, f"{graph.name}.known")
+    made = {output for node in graph for output in node.outputs}
+    found = [value if value in made else build.op("Identity", value) for value in values]
+    graph.extend(list(build.tape.nodes))
+    return found
 
 
 def _put_back(

@@ -61,7 +61,7 @@ class Routed:
                 "the network has gates, which no prototypes stand for: take the lowering gathered, or masked for a "
                 "cascade, or consolidate it first"
             )
-        masks = _masks(graph)
+        masks = _masks(graph, single=self.single)
         stages = _stages(graph)
         executed = [self._lower_stage(graph, stage, masks) for stage in stages if stage[0].prototypes > 1]
         static = [conv for stage in stages if stage[0].prototypes == 1 for conv in stage]
@@ -118,15 +118,19 @@ def _stages(graph: ir.Graph) -> list[list[RoutedConvNode]]:
     return list(stages.values())
 
 
-def _masks(graph: ir.Graph) -> Masks:
-    """Let codes come from the prototypes' tables, whoever runs, and find the forms in which they mask."""
+def _masks(graph: ir.Graph, *, single: bool) -> Masks:
+    """Let codes come from the prototypes' tables, whoever runs, and find the forms in which they mask.
+
+    With one prototype and one image there is nothing to look up: path and cost are constants, which engines fold.
+    """
     masks: dict[ir.Value, RoutedConvNode] = {}
     for node in list(graph):
         conv = read_routed_conv(node)
         if conv is not None:
             build = Builder(graph, f"{conv.layer}.code")
             table = build.constant(conv.bits.astype(np.float32), "bits")
-            code = build.op("Gather", table, conv.chosen, axis=0)
+            known = single and conv.prototypes == 1
+            code = table if known else build.op("Gather", table, conv.chosen, axis=0)
             build.insert_before(node)
             supersede(node.outputs[1], code)
             masks[code] = conv

@@ -52,6 +52,12 @@ def test_room_is_taken_by_what_is_there() -> None:
     "tensor",
     [
         torch.zeros(40, 40),
+        torch.randn(1000, 1, 3, 3)[
+            :, :, 1:2, 1:2
+        ],  # of one size and odd strides, as depthwise kernels can be
+        torch.randn(1, 1000, 1, 1).transpose(0, 1),
+        torch.ones(40, 40, dtype=torch.bool),
+        torch.zeros(2000, 0),
         torch.zeros(3),
         torch.zeros(0, 4),
         torch.tensor(7),

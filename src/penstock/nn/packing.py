@@ -54,7 +54,7 @@ def unpack(tensor: Tensor, form: Mapping[str, Any]) -> Tensor:
 
 def _used(tensor: Tensor, axis: int) -> Tensor:
     """Which slices along an axis hold a bit that is set, ``[size]`` bool; minus zero is not nothing."""
-    if tensor.shape[axis] == 0:
-        return torch.ones(0, dtype=torch.bool)
-    slices = tensor.transpose(0, axis).contiguous().flatten(1).cpu()
-    return slices.view(torch.uint8).ne(0).any(1)
+    filled = tensor.ne(0)
+    if tensor.is_floating_point():
+        filled |= tensor.signbit()
+    return filled.transpose(0, axis).flatten(1).any(1).cpu()
