@@ -1,6 +1,11 @@
 """Tell from an input's path whether it looks like honest inputs of its predicted class."""
 
-from penstock.detect.calibration import conformal_threshold, false_positive_interval, resplit_rates
+from penstock.detect.calibration import (
+    class_thresholds,
+    conformal_threshold,
+    false_positive_interval,
+    resplit_rates,
+)
 from penstock.detect.combined import CombinedScore
 from penstock.detect.detector import PathDetector
 from penstock.detect.explanation import Explanation, explain
@@ -15,6 +20,7 @@ __all__ = [
     "GateMahalanobis",
     "PathDetector",
     "PathFeatures",
+    "class_thresholds",
     "conformal_threshold",
     "explain",
     "false_positive_interval",

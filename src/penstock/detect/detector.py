@@ -8,11 +8,11 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from penstock.detect.calibration import conformal_threshold
+from penstock.detect.calibration import class_thresholds, conformal_threshold
 from penstock.detect.combined import CombinedScore, check_classes
 from penstock.detect.features import PathFeatures
 from penstock.detect.grouping import Floats
-from penstock.errors import InvalidArgumentError, NotCalibratedError, NotFittedError
+from penstock.errors import InvalidArgumentError, NotCalibratedError, NotFittedError, UnsupportedError
 
 THRESHOLD = "threshold"
 
@@ -35,7 +35,7 @@ class PathDetector:
         self._classes = classes
         self._rank = rank
         self._fitted: CombinedScore | None = None
-        self._threshold: float | None = None
+        self._thresholds: npt.NDArray[np.float32] | None = None  # [1], or [C]: one per predicted class
 
     def fit(self, honest: PathFeatures) -> Self:
         """Learn what honest paths look like, and forget any threshold.
@@ -50,21 +50,29 @@ class PathDetector:
             raise InvalidArgumentError(f"{len(honest)} inputs to fit a detector to; at least 2 are needed")
         check_classes(honest, self._classes)
         self._fitted = CombinedScore.fit(honest, self._classes, self._rank)
-        self._threshold = None
+        self._thresholds = None
         return self
 
-    def calibrate(self, honest: PathFeatures, fpr: float) -> Self:
+    def calibrate(self, honest: PathFeatures, fpr: float, *, per_class: bool = False) -> Self:
         """Set the threshold so that a new honest input is flagged with probability ``fpr`` at most.
 
         Args:
             honest: inputs that neither the network nor `fit` has seen.
             fpr: the promised rate, marginal over the draw of these inputs.
+            per_class: set a threshold for each predicted class, so that the promise holds among the inputs that are
+                taken for it; ``1/fpr - 1`` of these inputs or more must be taken for every class.
 
         Raises:
             NotFittedError: there is no score yet.
             InvalidArgumentError: too few inputs for this rate, or a rate that is not between 0 and 1.
         """
-        self._threshold = conformal_threshold(self.score(honest), fpr)
+        scores = self.score(honest)
+        if per_class:
+            names = [f"class {label}" for label in range(self._classes)]
+            found = class_thresholds(scores, honest.predicted, names, fpr)
+        else:
+            found = np.array([conformal_threshold(scores, fpr)])
+        self._thresholds = found.astype(np.float32)
         return self
 
     def score(self, features: PathFeatures) -> npt.NDArray[np.float32]:
@@ -94,33 +102,48 @@ class PathDetector:
             NotCalibratedError: call `calibrate` first.
         """
         # Not `>`: whatever is no number is no honest score either.
-        flagged: npt.NDArray[np.bool_] = ~(self.score(features) <= np.float32(self.threshold))
+        flagged: npt.NDArray[np.bool_] = ~(self.score(features) <= self.thresholds[features.predicted])
         return flagged
 
     @property
-    def threshold(self) -> float:
-        """Scores above it are flagged; a single-precision number.
+    def thresholds(self) -> npt.NDArray[np.float32]:
+        """``[C]``: scores above that of the predicted class are flagged.
 
         Raises:
             NotFittedError: call `fit` first.
             NotCalibratedError: call `calibrate` first.
         """
         self._score()
-        if self._threshold is None:
+        if self._thresholds is None:
             raise NotCalibratedError("no threshold yet: call calibrate() on honest inputs first")
-        return self._threshold
+        return np.broadcast_to(self._thresholds, (self._classes,))
+
+    @property
+    def threshold(self) -> float:
+        """The threshold of all classes; a single-precision number.
+
+        Raises:
+            NotFittedError: call `fit` first.
+            NotCalibratedError: call `calibrate` first.
+            UnsupportedError: classes have thresholds of their own.
+        """
+        thresholds = self.thresholds
+        if self._thresholds is not None and len(self._thresholds) > 1:
+            raise UnsupportedError("each class has a threshold of its own: ask for `thresholds`")
+        return float(thresholds[0])
 
     def state(self) -> dict[str, npt.NDArray[np.float32]]:
         """All that was learnt, as float32 arrays: `penstock.detect.combined` says what is done with them.
 
-        The keys are those of `penstock.detect.combined.SHAPES` and, once calibrated, ``threshold`` ``[1]``.
+        The keys are those of `penstock.detect.combined.SHAPES` and, once calibrated, ``threshold`` ``[1]``, or
+        ``[C]`` where classes have their own.
 
         Raises:
             NotFittedError: call `fit` first.
         """
         arrays = self._score().arrays()
-        if self._threshold is not None:
-            arrays[THRESHOLD] = np.array([self._threshold], dtype=np.float32)
+        if self._thresholds is not None:
+            arrays[THRESHOLD] = self._thresholds
         return arrays
 
     @classmethod
@@ -134,7 +157,12 @@ class PathDetector:
         detector = cls(classes=fitted.classes, rank=fitted.mahalanobis.directions.shape[1])
         detector._fitted = fitted
         if THRESHOLD in state:
-            detector._threshold = float(state[THRESHOLD].item())
+            detector._thresholds = state[THRESHOLD]
+            shape, possible = state[THRESHOLD].shape, ((1,), (fitted.classes,))
+            if shape not in possible:
+                raise InvalidArgumentError(
+                    f"detector state {THRESHOLD!r} has shape {shape}; {possible[0]} or {possible[1]} is needed"
+                )
         return detector
 
     def _score(self) -> CombinedScore:
