@@ -10,16 +10,21 @@ from penstock.detect.combined import CombinedScore
 from penstock.detect.detector import PathDetector
 from penstock.detect.explanation import Explanation, explain
 from penstock.detect.features import PathFeatures
+from penstock.detect.lifecycle import Detector
 from penstock.detect.likelihood import BitLikelihood
 from penstock.detect.mahalanobis import GateMahalanobis
+from penstock.detect.supervised import CLASSIFIERS, SupervisedDetector
 
 __all__ = [
+    "CLASSIFIERS",
     "BitLikelihood",
     "CombinedScore",
+    "Detector",
     "Explanation",
     "GateMahalanobis",
     "PathDetector",
     "PathFeatures",
+    "SupervisedDetector",
     "class_thresholds",
     "conformal_threshold",
     "explain",

@@ -1,4 +1,4 @@
-"""The life cycle of a detector: fit, calibrate, score, predict."""
+"""The detector that exported graphs carry: likelihood of the bits and distance of the gate logits."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from penstock.detect.calibration import class_thresholds, conformal_threshold
 from penstock.detect.combined import CombinedScore, check_classes
 from penstock.detect.features import PathFeatures
 from penstock.detect.grouping import Floats
-from penstock.errors import InvalidArgumentError, NotCalibratedError, NotFittedError, UnsupportedError
+from penstock.detect.lifecycle import Detector
+from penstock.errors import InvalidArgumentError, NotFittedError
 
 THRESHOLD = "threshold"
 
 
-class PathDetector:
+class PathDetector(Detector):
     """Tells paths that look like no honest path of the predicted class.
 
     Example:
@@ -32,10 +32,9 @@ class PathDetector:
     def __init__(self, *, classes: int, rank: int = 32) -> None:
         if classes < 1 or rank < 1:
             raise InvalidArgumentError(f"classes is {classes} and rank {rank}; both must be at least 1")
-        self._classes = classes
+        super().__init__(classes=classes)
         self._rank = rank
         self._fitted: CombinedScore | None = None
-        self._thresholds: npt.NDArray[np.float32] | None = None  # [1], or [C]: one per predicted class
 
     def fit(self, honest: PathFeatures) -> Self:
         """Learn what honest paths look like, and forget any threshold.
@@ -51,28 +50,6 @@ class PathDetector:
         check_classes(honest, self._classes)
         self._fitted = CombinedScore.fit(honest, self._classes, self._rank)
         self._thresholds = None
-        return self
-
-    def calibrate(self, honest: PathFeatures, fpr: float, *, per_class: bool = False) -> Self:
-        """Set the threshold so that a new honest input is flagged with probability ``fpr`` at most.
-
-        Args:
-            honest: inputs that neither the network nor `fit` has seen.
-            fpr: the promised rate, marginal over the draw of these inputs.
-            per_class: set a threshold for each predicted class, so that the promise holds among the inputs that are
-                taken for it; ``1/fpr - 1`` of these inputs or more must be taken for every class.
-
-        Raises:
-            NotFittedError: there is no score yet.
-            InvalidArgumentError: too few inputs for this rate, or a rate that is not between 0 and 1.
-        """
-        scores = self.score(honest)
-        if per_class:
-            names = [f"class {label}" for label in range(self._classes)]
-            found = class_thresholds(scores, honest.predicted, names, fpr)
-        else:
-            found = np.array([conformal_threshold(scores, fpr)])
-        self._thresholds = found.astype(np.float32)
         return self
 
     def score(self, features: PathFeatures) -> npt.NDArray[np.float32]:
@@ -93,44 +70,6 @@ class PathDetector:
             InvalidArgumentError: the features have another number of filters or an unknown class.
         """
         return self._score().components(features)
-
-    def predict(self, features: PathFeatures) -> npt.NDArray[np.bool_]:
-        """``[N]``: which inputs are flagged.
-
-        Raises:
-            NotFittedError: call `fit` first.
-            NotCalibratedError: call `calibrate` first.
-        """
-        # Not `>`: whatever is no number is no honest score either.
-        flagged: npt.NDArray[np.bool_] = ~(self.score(features) <= self.thresholds[features.predicted])
-        return flagged
-
-    @property
-    def thresholds(self) -> npt.NDArray[np.float32]:
-        """``[C]``: scores above that of the predicted class are flagged.
-
-        Raises:
-            NotFittedError: call `fit` first.
-            NotCalibratedError: call `calibrate` first.
-        """
-        self._score()
-        if self._thresholds is None:
-            raise NotCalibratedError("no threshold yet: call calibrate() on honest inputs first")
-        return np.broadcast_to(self._thresholds, (self._classes,))
-
-    @property
-    def threshold(self) -> float:
-        """The threshold of all classes; a single-precision number.
-
-        Raises:
-            NotFittedError: call `fit` first.
-            NotCalibratedError: call `calibrate` first.
-            UnsupportedError: classes have thresholds of their own.
-        """
-        thresholds = self.thresholds
-        if self._thresholds is not None and len(self._thresholds) > 1:
-            raise UnsupportedError("each class has a threshold of its own: ask for `thresholds`")
-        return float(thresholds[0])
 
     def state(self) -> dict[str, npt.NDArray[np.float32]]:
         """All that was learnt, as float32 arrays: `penstock.detect.combined` says what is done with them.
@@ -164,6 +103,14 @@ class PathDetector:
                     f"detector state {THRESHOLD!r} has shape {shape}; {possible[0]} or {possible[1]} is needed"
                 )
         return detector
+
+    def check_fitted(self) -> None:
+        """Refuse to go on without anything learnt.
+
+        Raises:
+            NotFittedError: call `fit` first.
+        """
+        self._score()
 
     def _score(self) -> CombinedScore:
         if self._fitted is None:
