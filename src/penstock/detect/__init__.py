@@ -8,6 +8,7 @@ from penstock.detect.calibration import (
 )
 from penstock.detect.combined import CombinedScore
 from penstock.detect.detector import PathDetector
+from penstock.detect.disagreement import ClassDisagreement, DisagreementDetector
 from penstock.detect.explanation import Explanation, explain
 from penstock.detect.features import PathFeatures
 from penstock.detect.lifecycle import Detector
@@ -18,8 +19,10 @@ from penstock.detect.supervised import CLASSIFIERS, SupervisedDetector
 __all__ = [
     "CLASSIFIERS",
     "BitLikelihood",
+    "ClassDisagreement",
     "CombinedScore",
     "Detector",
+    "DisagreementDetector",
     "Explanation",
     "GateMahalanobis",
     "PathDetector",

@@ -112,7 +112,8 @@ class SupervisedDetector(Detector):
             )
         order = draw.permutation(len(features))
         groups = [order[features.predicted[order] == label][:per_class] for label in range(self._classes)]
-        return features.bits[np.concatenate(groups)]
+        chosen: npt.NDArray[np.uint8] = features.bits[np.concatenate(groups)]
+        return chosen
 
 
 def _maker(classifier: str) -> Callable[[int], Any]:
