@@ -14,10 +14,12 @@ from penstock.detect.features import PathFeatures
 from penstock.detect.lifecycle import Detector
 from penstock.detect.likelihood import BitLikelihood
 from penstock.detect.mahalanobis import GateMahalanobis
+from penstock.detect.pvalues import COMBINATIONS, PValueDetector
 from penstock.detect.supervised import CLASSIFIERS, SupervisedDetector
 
 __all__ = [
     "CLASSIFIERS",
+    "COMBINATIONS",
     "BitLikelihood",
     "ClassDisagreement",
     "CombinedScore",
@@ -25,6 +27,7 @@ __all__ = [
     "DisagreementDetector",
     "Explanation",
     "GateMahalanobis",
+    "PValueDetector",
     "PathDetector",
     "PathFeatures",
     "SupervisedDetector",

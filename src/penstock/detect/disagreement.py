@@ -17,6 +17,9 @@ it is left out of the tables: with the mean slope over classes taken away, and q
 
 Sums then stay small, and single precision agrees with double precision to 1e-4 of ``max(1, |score|)``. The cost is one
 product of P x C, less than any other score here.
+
+What it cannot see: an attack that drives an input all the way into another class, as projected gradient descent does
+when gradients pass through the gates, ends at paths that agree with that class better than honest ones do.
 """
 
 from __future__ import annotations
