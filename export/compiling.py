@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -13,7 +14,7 @@ import onnx_ir as ir
 import onnxruntime
 
 from penstock.bundle import PATH, SCORE, Calibration
-from penstock.export.calibrate import calibration_of, set_threshold
+from penstock.export.calibrate import calibration_of, set_thresholds
 from penstock.export.capture.contract import DenseModel, ServedModel
 from penstock.export.capture.exporting import capture
 from penstock.export.capture.head import DetectorHead
@@ -151,7 +152,7 @@ def compile_paths(captured: CapturedNetwork, lowering: Lowering, precision: str 
     calibration = None
     if fpr is not None:
         calibration = _calibrate(checkpoint, sample, got, fpr)
-        set_threshold(model, calibration.threshold)
+        set_thresholds(model, calibration)
         name_gate_logits(model)
     content = _finished(model, checkpoint, lowering.name, precision, calibration)
     verify_flags(open_graph(content, single=lowering.single).run(sample.images[:FLAG_IMAGES]), calibration)
@@ -208,9 +209,12 @@ def _narrowed(
 
 
 def _calibrate(checkpoint: Checkpoint, sample: Sample, got: Outputs, fpr: float) -> Calibration:
+    # Of images of one's own, the folder: where that lies is nobody's business.
+    kind, _, path = str(checkpoint.config.get("data", "")).partition(":")
+    data = f"{kind}:{Path(path).name}" if path else kind
     if sample.real:
-        return calibration_of(got[SCORE][:, 0], fpr, "graph")
-    return calibration_of(checkpoint.calibration, fpr, "stored")
+        return calibration_of(got[SCORE][:, 0], fpr, "graph", data)
+    return calibration_of(checkpoint.calibration, fpr, "stored", data)
 
 
 def _finished(

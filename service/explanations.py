@@ -47,6 +47,7 @@ class ImageExplanation:
         class_name: the predicted class.
         score: anomaly score.
         adversarial: whether it is above the threshold.
+        threshold: of the predicted class.
         parts: what each of the detector's two scores adds; they sum to the score.
         layers: in network order; all their contributions and the baseline sum to the score.
         baseline: what honest inputs add on average, taken away.
@@ -57,6 +58,7 @@ class ImageExplanation:
     class_name: str
     score: float
     adversarial: bool
+    threshold: float
     parts: dict[str, float]
     layers: tuple[LayerContribution, ...]
     baseline: float
@@ -70,6 +72,7 @@ def image_explanation(message: paths_pb2.ExplainedImage) -> ImageExplanation:
         class_name=message.class_name,
         score=message.anomaly_score,
         adversarial=message.adversarial,
+        threshold=message.threshold,
         parts={part.name: part.value for part in message.parts},
         layers=tuple(
             LayerContribution(name=layer.name, bits=layer.bits, gates=layer.gates) for layer in message.layers

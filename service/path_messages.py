@@ -67,13 +67,15 @@ def explanation(
 ) -> paths_pb2.Explanation:
     """Explanations on the wire, as many filters and classes of each as were asked for."""
     calibration = model.manifest.calibration
-    threshold = calibration.threshold if calibration else float("inf")
+    count = len(explained.scores)
+    never = np.full(count, np.inf, np.float32)
+    thresholds = calibration.thresholds_of(explained.features.predicted) if calibration else never
     reader = _Reader(model, explained, request.filters or _FILTERS, request.classes or _CLASSES)
     return paths_pb2.Explanation(
         model_name=model.name,
         model_version=str(model.version),
-        threshold=threshold,
-        images=[reader.image(index, threshold) for index in range(len(explained.scores))],
+        threshold=calibration.threshold if calibration else float("inf"),
+        images=[reader.image(index, float(thresholds[index])) for index in range(count)],
     )
 
 
@@ -95,6 +97,7 @@ class _Reader:
             class_name=names[self.explained.features.predicted[index]],
             anomaly_score=score,
             adversarial=score > threshold,
+            threshold=threshold,
             parts=[
                 paths_pb2.ScorePart(name=name, value=value)
                 for name, value in zip(_PARTS, found.parts[index], strict=True)

@@ -5,12 +5,21 @@ from pathlib import Path
 from threading import Barrier, Thread
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock import bundle
-from penstock.bundle import Bundle, Calibration, Manifest, read_bundle, versions, write_bundle
+from penstock.bundle import (
+    Bundle,
+    Calibration,
+    Manifest,
+    read_bundle,
+    versions,
+    write_bundle,
+    write_next_version,
+)
 from penstock.errors import BundleError, InvalidArgumentError, NotFoundError
 from penstock.files import sha256
 from penstock.paths import PathLayer, PathLayout
@@ -191,8 +200,39 @@ def test_a_missing_bundle_is_refused(repository: Path) -> None:
 
 def test_another_schema_is_refused(written: Bundle) -> None:
     edit(written, schema=1)
-    with pytest.raises(BundleError, match="schema 1; this version reads 5: export again"):
+    with pytest.raises(BundleError, match="schema 1; this version reads 5 and 6: export again"):
         read_bundle(written.folder)
+
+
+def test_the_schema_before_the_last_is_read(written: Bundle) -> None:
+    old = json.loads((written.folder / "bundle.json").read_text())
+    for key in ("data", "class_thresholds", "class_images"):
+        del old["calibration"][key]
+    edit(written, schema=5, calibration=old["calibration"])
+    assert read_bundle(written.folder).manifest == written.manifest
+
+
+def test_each_image_is_compared_with_the_threshold_of_its_class() -> None:
+    common = Calibration(detector="path", target_fpr=0.05, threshold=1.5, images=499, source="graph")
+    assert common.thresholds_of(np.array([0, 1, 1])).tolist() == [1.5, 1.5, 1.5]
+    own = dataclasses.replace(common, class_thresholds=(1.0, 2.0), class_images=(200, 299))
+    assert own.thresholds_of(np.array([0, 1, 1])).tolist() == [1.0, 2.0, 2.0]
+    with pytest.raises(InvalidArgumentError, match="1 class_thresholds for 2 classes"):
+        manifest("", calibration=dataclasses.replace(own, class_thresholds=(1.0,)))
+
+
+def test_the_next_version_needs_no_other_configuration(written: Bundle) -> None:
+    config = written.folder.parent / "config.pbtxt"
+    config.write_text(config.read_text() + "# edited\n")
+    content = written.model_file.read_bytes()
+    new = write_next_version(written, written.manifest, content, {"notes.txt": b"more"})
+    assert new.folder == written.folder.parent / "2"
+    assert config.read_text().endswith("# edited\n")
+    assert (new.folder / "notes.txt").read_text() == "more"
+    other = dataclasses.replace(written.manifest, max_batch=9)
+    with pytest.raises(InvalidArgumentError, match="the same inputs and outputs"):
+        write_next_version(written, other, content, {})
+    assert versions(config.parent) == [1, 2]
 
 
 @pytest.mark.parametrize(

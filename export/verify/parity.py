@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from penstock.bundle import FLAG, SCORE, Calibration
+from penstock.bundle import FLAG, LOGITS, SCORE, Calibration
 from penstock.errors import VerificationError
 from penstock.export.capture.contract import Answer, ServedModel
 from penstock.export.runtime import Outputs
@@ -118,11 +118,14 @@ def verify_flags(got: Outputs, calibration: Calibration | None) -> None:
     Raises:
         VerificationError: a flag is raised or missing where the score says otherwise.
     """
-    threshold = np.float32(np.finfo(np.float32).max if calibration is None else calibration.threshold)
-    wrong = got[FLAG] != ~(got[SCORE] <= threshold)
+    predicted = got[LOGITS].argmax(axis=1)
+    never = np.full(len(predicted), np.finfo(np.float32).max, np.float32)
+    thresholds = never if calibration is None else calibration.thresholds_of(predicted)
+    wrong = got[FLAG] != ~(got[SCORE] <= thresholds[:, None])
     if wrong.any():
         raise VerificationError(
-            f"{int(wrong.sum())} of {len(wrong)} flags do not follow from their scores and the threshold {threshold}"
+            f"{int(wrong.sum())} of {len(wrong)} flags do not follow from their scores and the thresholds "
+            f"{', '.join(f'{value:g}' for value in np.unique(thresholds))}"
         )
 
 

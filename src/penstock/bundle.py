@@ -14,7 +14,7 @@ The configuration is written before the first version and never changed by a lat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,18 +107,52 @@ def write_bundle(
     config = config_text(name, manifest)
     labels = "".join(f"{label}\n" for label in manifest.class_names)
     home = repository / name
+
+    def configure() -> None:
+        _write_or_agree(home / CONFIG_FILE, config)
+        _write_or_agree(home / LABELS_FILE, labels)
+
+    return _write_version(home, manifest, model.read_bytes(), also or {}, configure)
+
+
+def write_next_version(
+    old: Bundle, manifest: Manifest, content: bytes, also: Mapping[str, str | bytes]
+) -> Bundle:
+    """Add a version to the model that a bundle is one of; the configuration stays, for somebody may have edited it.
+
+    Args:
+        old: any version of the model.
+        manifest: must carry the hash of ``content``.
+        content: of the ONNX file.
+        also: further files for the version folder, by name.
+
+    Raises:
+        InvalidArgumentError: it would need another configuration than ``old``.
+    """
+    home = old.folder.resolve().parent
+    if config_text(home.name, manifest) != config_text(home.name, old.manifest):
+        raise InvalidArgumentError(f"another version of {home.name!r} must have the same inputs and outputs")
+    return _write_version(home, manifest, content, also, lambda: None)
+
+
+def _write_version(
+    home: Path,
+    manifest: Manifest,
+    content: bytes,
+    also: Mapping[str, str | bytes],
+    configure: Callable[[], None],
+) -> Bundle:
     while True:
         version = home / str(max(_numbers(home), default=0) + 1)
         try:
             with folder_atomic(version) as folder:
-                (folder / MODEL_FILE).write_bytes(model.read_bytes())
+                (folder / MODEL_FILE).write_bytes(content)
                 (folder / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
-                for file, text in (also or {}).items():
+                for file, text in also.items():
                     (folder / file).write_bytes(text.encode() if isinstance(text, str) else text)
                 read_bundle(folder)
                 # Last, so that an export that failed leaves no configuration for others to trip over.
-                _write_or_agree(home / CONFIG_FILE, config)
-                _write_or_agree(home / LABELS_FILE, labels)
+                configure()
         except FileExistsError:
             continue  # another export took this number meanwhile
         return read_bundle(version)
@@ -237,4 +271,5 @@ __all__ = [
     "read_bundle",
     "versions",
     "write_bundle",
+    "write_next_version",
 ]

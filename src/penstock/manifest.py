@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 
+import numpy as np
+import numpy.typing as npt
+
 from penstock.errors import BundleError, InvalidArgumentError
 from penstock.paths import PathLayout
 from penstock.records import read_record
 
 # 2: layers read several others, depthwise convolutions follow them; 3: what tuning measured; 4: pixels may be bytes,
-# and precision less; 5: further files are hashed, the detector's tables among them.
-SCHEMA = 5
+# and precision less; 5: further files are hashed, the detector's tables among them; 6: classes may have thresholds of
+# their own, which is all that a manifest of schema 5 lacks.
+SCHEMA = 6
+READABLE = (5, SCHEMA)
 MANIFEST_FILE = "bundle.json"
 
 FP32, INT8, FP16 = PRECISIONS = ("fp32", "int8", "fp16")
@@ -34,10 +39,14 @@ class Calibration:
     Attributes:
         detector: name of the detector whose score the graph computes.
         target_fpr: promised share of flagged honest inputs, marginal over calibration sets.
-        threshold: a score above it raises the flag.
+        threshold: a score above it raises the flag, unless classes have thresholds of their own: then it is what
+            all of them together would have.
         images: number of calibration images.
         source: ``graph`` if the scores came from the exported graph itself, ``stored`` if they were stored
             with the checkpoint and the graph was verified to reproduce such scores.
+        data: what images they were, as far as it was said: the name of a data set or of a folder.
+        class_thresholds: one per class, for images that are taken for it; empty: one threshold for all.
+        class_images: number of calibration images that were taken for each class, where those are given.
     """
 
     detector: str
@@ -45,6 +54,15 @@ class Calibration:
     threshold: float
     images: int
     source: str
+    data: str = ""
+    class_thresholds: tuple[float, ...] = ()
+    class_images: tuple[int, ...] = ()
+
+    def thresholds_of(self, predicted: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """What each image's score is compared with, ``[N]``, given the classes that they are taken for, ``[N]``."""
+        if not self.class_thresholds:
+            return np.full(predicted.shape, self.threshold, np.float32)
+        return np.array(self.class_thresholds, np.float32)[predicted]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +170,9 @@ class Manifest:
             raise InvalidArgumentError(f"no precision {self.precision!r}; there are {', '.join(PRECISIONS)}")
         if min(self.input_shape) < 1:
             raise InvalidArgumentError(f"input_shape is {self.input_shape}; every number must be 1 or more")
+        own = () if self.calibration is None else self.calibration.class_thresholds
+        if len(own) not in (0, len(self.class_names)):
+            raise InvalidArgumentError(f"{len(own)} class_thresholds for {len(self.class_names)} classes")
 
     @property
     def output_widths(self) -> dict[str, int]:
@@ -172,10 +193,11 @@ class Manifest:
         """
         try:
             value = json.loads(text)
-            if value["schema"] != SCHEMA:
+            if value["schema"] not in READABLE:
                 raise BundleError(
-                    f"{MANIFEST_FILE} has schema {value['schema']!r}; this version reads {SCHEMA}: export again"
+                    f"{MANIFEST_FILE} has schema {value['schema']!r}; this version reads "
+                    f"{' and '.join(map(str, READABLE))}: export again"
                 )
-            return read_record(cls, value)
+            return read_record(cls, value | {"schema": SCHEMA})
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise BundleError(f"{MANIFEST_FILE} cannot be read ({error!r}): export again") from error

@@ -5,7 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.detect import conformal_threshold, false_positive_interval, resplit_rates
+from penstock.detect import (
+    class_thresholds,
+    conformal_threshold,
+    false_positive_interval,
+    resplit_rates,
+)
 from penstock.detect.calibration import conformal_rank
 from penstock.errors import InvalidArgumentError
 
@@ -98,3 +103,31 @@ def test_resplitting_gives_the_rate_in_the_mean() -> None:
 def test_resplitting_must_leave_something_to_test() -> None:
     with pytest.raises(InvalidArgumentError, match="none to test"):
         resplit_rates(np.zeros(100), 100, 0.05, rounds=1, seed=0)
+
+
+def test_each_class_gets_the_threshold_of_its_own_scores() -> None:
+    draw = np.random.default_rng(5)
+    predicted = draw.integers(0, 3, 600)
+    scores = draw.normal(size=600) + 10 * predicted
+    found = class_thresholds(scores, predicted, ("ant", "bee", "cat"), 0.05)
+    assert found.tolist() == [conformal_threshold(scores[predicted == label], 0.05) for label in range(3)]
+
+
+def test_a_class_with_too_few_images_is_named_and_never_gets_an_infinite_threshold() -> None:
+    predicted = np.repeat([0, 1], [99, 98])
+    with pytest.raises(InvalidArgumentError, match=r"needs 99 .* there for bee 98, cat 0: add images"):
+        class_thresholds(np.zeros(197), predicted, ("ant", "bee", "cat"), 0.01)
+    enough = class_thresholds(np.zeros(198), np.repeat([0, 1], 99), ("ant", "bee"), 0.01)
+    assert np.isfinite(enough).all()
+
+
+def test_measured_rates_hold_in_every_class() -> None:
+    """Exact at n + 1 a multiple of 20; the mean over 400 draws has a standard error of 0.0015."""
+    draw = np.random.default_rng(6)
+    predicted = np.repeat([0, 1], [199, 99])
+    widths = np.array([1.0, 5.0])
+    rates = []
+    for _ in range(400):
+        found = class_thresholds(draw.normal(size=298) * widths[predicted], predicted, ("a", "b"), 0.05)
+        rates.append(np.mean(draw.normal(size=(2, 500)) * widths[:, None] > found[:, None], axis=1))
+    assert np.mean(rates, axis=0) == pytest.approx([0.05, 0.05], abs=0.005)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from penstock.detect import PathDetector, PathFeatures, false_positive_interval
-from penstock.errors import InvalidArgumentError, NotCalibratedError, NotFittedError
+from penstock.errors import InvalidArgumentError, NotCalibratedError, NotFittedError, UnsupportedError
 
 Draw = Callable[..., PathFeatures]
 State = dict[str, npt.NDArray[np.float32]]
@@ -154,3 +154,26 @@ def test_arguments_that_cannot_be_are_refused(detector: PathDetector, features: 
 
 def test_nothing_scores_as_nothing(detector: PathDetector, features: Draw) -> None:
     assert detector.score(features(0, seed=1)).shape == (0,)
+
+
+def test_thresholds_per_class_keep_the_promise_in_each(features: Draw) -> None:
+    fitted = PathDetector(classes=4, rank=6).fit(features(500, seed=1))
+    fitted.calibrate(features(2000, seed=2), 0.1, per_class=True)
+    assert fitted.thresholds.shape == (4,)
+    assert len(set(fitted.thresholds.tolist())) == 4
+    test = features(4000, seed=3)
+    flags = fitted.predict(test)
+    for label in range(4):
+        own = test.predicted == label
+        low, high = false_positive_interval(int(own.sum()), 450, 0.1, confidence=0.999)
+        assert low <= flags[own].mean() <= high
+    again = PathDetector.from_state(fitted.state())
+    assert np.array_equal(again.predict(test), flags)
+    with pytest.raises(UnsupportedError, match="ask for `thresholds`"):
+        _ = again.threshold
+    with pytest.raises(InvalidArgumentError, match=r"'threshold' has shape \(3,\); \(1,\) or \(4,\)"):
+        PathDetector.from_state(fitted.state() | {"threshold": np.zeros(3, np.float32)})
+    with pytest.raises(InvalidArgumentError, match="for class 0 "):
+        fitted.calibrate(features(40, seed=2), 0.1, per_class=True).calibrate(
+            features(30, seed=2), 0.1, per_class=True
+        )

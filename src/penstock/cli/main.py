@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from penstock.cli import judging, learning, running
+from penstock.cli import detecting, judging, learning, running
 from penstock.errors import PenstockError
 
 EXTRAS = {
@@ -17,6 +17,7 @@ EXTRAS = {
     "infer": "serve",
     "watch": "serve",
     "export": "export,train",
+    "detect": "export,train",
     "demo": "serve,export,train,attacks",
 }
 
@@ -52,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
         "suspicious.",
     )
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for family in (running, judging, learning):
+    for family in (running, judging, detecting, learning):
         family.add(commands)
     return whole
 

@@ -36,13 +36,16 @@ def centre_crop(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, upper, left + size, upper + size))
 
 
-def decode(source: bytes | Path, size: int, fit: Fit | None = None) -> npt.NDArray[np.uint8]:
+def decode(
+    source: bytes | Path, size: int, fit: Fit | None = None, *, grey: bool = False
+) -> npt.NDArray[np.uint8]:
     """One image file as ``[3, size, size]``; grey becomes equal red, green and blue.
 
     Args:
         source: the file or what is in it.
         size: both sides of the result.
         fit: how an image of another size is made to fit; ``None`` refuses it.
+        grey: turn colours to grey instead: ``[1, size, size]``.
 
     Raises:
         ValueError: it cannot be read as an image, or does not fit.
@@ -56,11 +59,11 @@ def decode(source: bytes | Path, size: int, fit: Fit | None = None) -> npt.NDArr
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             if image.mode.startswith(("I", "F")):  # 16 or 32 bits, which Pillow cuts off rather than scales
                 raise ValueError(f"it has more than 8 bits a channel (mode {image.mode}); save it with 8")
-            fitted = image.convert("RGB")
+            fitted = image.convert("L" if grey else "RGB")
             fitted = fit(fitted, size) if fit else fitted
     # What Pillow raises for a spoilt file depends on the format.
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"it cannot be read as an image: {error}") from error
     if fitted.size != (size, size):
         raise ValueError(f"it is {fitted.width}x{fitted.height} instead of {size}x{size}")
-    return np.asarray(fitted).transpose(2, 0, 1)  # from [H, W, C]
+    return np.asarray(fitted)[None] if grey else np.asarray(fitted).transpose(2, 0, 1)  # from [H, W, C]

@@ -13,11 +13,16 @@ discrete scores have, only lower the rate.
 **The promise is marginal**: it averages over calibration sets and over inputs. With one calibration set, the
 rate that holds from then on is a draw from Beta(n + 1 - k, k), and it may differ between classes and change
 with the inputs. `false_positive_interval` says how far a measured rate may lie from r by chance alone.
+
+With a threshold for each predicted class (`class_thresholds`; Mondrian conformal prediction, the same book, section
+4.5), the promise holds among the inputs that are taken for each class, because exchangeable inputs stay so among those
+with one prediction.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -56,17 +61,56 @@ def conformal_rank(count: int, fpr: float) -> int:
     Raises:
         InvalidArgumentError: a rate that is not between 0 and 1, or too few scores for it.
     """
-    if not 0 < fpr < 1:
-        raise InvalidArgumentError(f"false-positive rate is {fpr}; it must be above 0 and below 1")
-    # The decimal that was written: in binary, 10 * (1 - 0.7) is a little above 3 and would give 4.
-    rate = Fraction(str(float(fpr)))
-    rank = math.ceil((count + 1) * (1 - rate))
+    rank = math.ceil((count + 1) * (1 - _decimal(fpr)))
     if rank > count:
-        needed = math.ceil(1 / rate) - 1
+        needed = fewest_scores(fpr)
         raise InvalidArgumentError(
             f"{count} calibration scores are too few for a false-positive rate of {fpr}: {needed} are needed"
         )
     return rank
+
+
+def fewest_scores(fpr: float) -> int:
+    """How many scores a threshold for this rate takes at least: ``1/fpr - 1``, rounded up."""
+    return math.ceil(1 / _decimal(fpr)) - 1
+
+
+def _decimal(fpr: float) -> Fraction:
+    """The rate as the decimal that was written: in binary, 10 * (1 - 0.7) is a little above 3 and would give 4."""
+    if not 0 < fpr < 1:
+        raise InvalidArgumentError(f"false-positive rate is {fpr}; it must be above 0 and below 1")
+    return Fraction(str(float(fpr)))
+
+
+def class_thresholds(
+    scores: Scores, predicted: npt.NDArray[np.int64], names: Sequence[str], fpr: float
+) -> npt.NDArray[np.float64]:
+    """The threshold of each predicted class, above which a score is flagged.
+
+    Args:
+        scores: ``[n]`` scores of honest inputs that the detector was not fitted on.
+        predicted: ``[n]`` the classes that they were taken for.
+        names: of all classes.
+        fpr: share of the honest inputs taken for a class that may be flagged.
+
+    Returns:
+        ``[classes]``, each one of the scores of its class.
+
+    Raises:
+        InvalidArgumentError: too few scores of some class, says of which, or what `conformal_threshold` refuses.
+    """
+    counts = np.bincount(predicted, minlength=len(names))
+    needed = fewest_scores(fpr)
+    lacking = [
+        f"{name} {count}" for name, count in zip(names, counts.tolist(), strict=True) if count < needed
+    ]
+    if lacking:
+        raise InvalidArgumentError(
+            f"a threshold per class for a false-positive rate of {fpr} needs {needed} honest images taken for each "
+            f"class; too few are there for {', '.join(lacking)}: add images, raise the rate, or set one threshold for "
+            "all classes"
+        )
+    return np.array([conformal_threshold(scores[predicted == label], fpr) for label in range(len(names))])
 
 
 def false_positive_interval(

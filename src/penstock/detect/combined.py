@@ -73,7 +73,7 @@ class CombinedScore:
         likelihood = BitLikelihood.fit(features, classes)
         mahalanobis = GateMahalanobis.fit(features, classes, rank)
         raw = _raw(likelihood, mahalanobis, features)
-        return cls(likelihood, mahalanobis, *_location_and_spread(raw, features.predicted, classes))
+        return cls(likelihood, mahalanobis, *location_and_spread(raw, features.predicted, classes))
 
     @property
     def classes(self) -> int:
@@ -140,8 +140,8 @@ def _raw(likelihood: BitLikelihood, mahalanobis: GateMahalanobis, features: Path
     return raw
 
 
-def _location_and_spread(raw: Floats, predicted: npt.NDArray[np.int64], classes: int) -> tuple[Table, Table]:
-    """``[C, 2]`` each, from scores ``[N, 2]``; pooled for a class with fewer than two inputs."""
+def location_and_spread(raw: Floats, predicted: npt.NDArray[np.int64], classes: int) -> tuple[Table, Table]:
+    """``[C, S]`` each, from scores ``[N, S]``; pooled for a class with fewer than two inputs."""
     totals, counts = class_totals(raw, predicted, classes)
     location = totals / counts
     # Around the overall mean first, so that the difference of squares below stays small against its terms.
@@ -150,7 +150,7 @@ def _location_and_spread(raw: Floats, predicted: npt.NDArray[np.int64], classes:
     variance = np.maximum(squares / counts - (location - center) ** 2, 0)
     average = ((raw - location[predicted]) ** 2).mean(axis=0)
     spread = np.sqrt((counts * variance + PRIOR * average) / (counts + PRIOR))
-    spread = np.maximum(spread, SMALLEST_SPREAD * location)
+    spread = np.maximum(spread, SMALLEST_SPREAD * np.abs(location))
     spread[spread == 0] = 1  # all honest inputs score exactly 0: any other score counts as it is
     return location.astype(np.float32), spread.astype(np.float32)
 

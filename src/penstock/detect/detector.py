@@ -1,4 +1,4 @@
-"""The life cycle of a detector: fit, calibrate, score, predict."""
+"""The detector that exported graphs carry: likelihood of the bits and distance of the gate logits."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from penstock.detect.calibration import conformal_threshold
 from penstock.detect.combined import CombinedScore, check_classes
 from penstock.detect.features import PathFeatures
 from penstock.detect.grouping import Floats
-from penstock.errors import InvalidArgumentError, NotCalibratedError, NotFittedError
+from penstock.detect.lifecycle import Detector
+from penstock.errors import InvalidArgumentError, NotFittedError
 
 THRESHOLD = "threshold"
 
 
-class PathDetector:
+class PathDetector(Detector):
     """Tells paths that look like no honest path of the predicted class.
 
     Example:
@@ -32,10 +32,9 @@ class PathDetector:
     def __init__(self, *, classes: int, rank: int = 32) -> None:
         if classes < 1 or rank < 1:
             raise InvalidArgumentError(f"classes is {classes} and rank {rank}; both must be at least 1")
-        self._classes = classes
+        super().__init__(classes=classes)
         self._rank = rank
         self._fitted: CombinedScore | None = None
-        self._threshold: float | None = None
 
     def fit(self, honest: PathFeatures) -> Self:
         """Learn what honest paths look like, and forget any threshold.
@@ -50,21 +49,7 @@ class PathDetector:
             raise InvalidArgumentError(f"{len(honest)} inputs to fit a detector to; at least 2 are needed")
         check_classes(honest, self._classes)
         self._fitted = CombinedScore.fit(honest, self._classes, self._rank)
-        self._threshold = None
-        return self
-
-    def calibrate(self, honest: PathFeatures, fpr: float) -> Self:
-        """Set the threshold so that a new honest input is flagged with probability ``fpr`` at most.
-
-        Args:
-            honest: inputs that neither the network nor `fit` has seen.
-            fpr: the promised rate, marginal over the draw of these inputs.
-
-        Raises:
-            NotFittedError: there is no score yet.
-            InvalidArgumentError: too few inputs for this rate, or a rate that is not between 0 and 1.
-        """
-        self._threshold = conformal_threshold(self.score(honest), fpr)
+        self._thresholds = None
         return self
 
     def score(self, features: PathFeatures) -> npt.NDArray[np.float32]:
@@ -86,41 +71,18 @@ class PathDetector:
         """
         return self._score().components(features)
 
-    def predict(self, features: PathFeatures) -> npt.NDArray[np.bool_]:
-        """``[N]``: which inputs are flagged.
-
-        Raises:
-            NotFittedError: call `fit` first.
-            NotCalibratedError: call `calibrate` first.
-        """
-        # Not `>`: whatever is no number is no honest score either.
-        flagged: npt.NDArray[np.bool_] = ~(self.score(features) <= np.float32(self.threshold))
-        return flagged
-
-    @property
-    def threshold(self) -> float:
-        """Scores above it are flagged; a single-precision number.
-
-        Raises:
-            NotFittedError: call `fit` first.
-            NotCalibratedError: call `calibrate` first.
-        """
-        self._score()
-        if self._threshold is None:
-            raise NotCalibratedError("no threshold yet: call calibrate() on honest inputs first")
-        return self._threshold
-
     def state(self) -> dict[str, npt.NDArray[np.float32]]:
         """All that was learnt, as float32 arrays: `penstock.detect.combined` says what is done with them.
 
-        The keys are those of `penstock.detect.combined.SHAPES` and, once calibrated, ``threshold`` ``[1]``.
+        The keys are those of `penstock.detect.combined.SHAPES` and, once calibrated, ``threshold`` ``[1]``, or
+        ``[C]`` where classes have their own.
 
         Raises:
             NotFittedError: call `fit` first.
         """
         arrays = self._score().arrays()
-        if self._threshold is not None:
-            arrays[THRESHOLD] = np.array([self._threshold], dtype=np.float32)
+        if self._thresholds is not None:
+            arrays[THRESHOLD] = self._thresholds
         return arrays
 
     @classmethod
@@ -134,8 +96,21 @@ class PathDetector:
         detector = cls(classes=fitted.classes, rank=fitted.mahalanobis.directions.shape[1])
         detector._fitted = fitted
         if THRESHOLD in state:
-            detector._threshold = float(state[THRESHOLD].item())
+            detector._thresholds = state[THRESHOLD]
+            shape, possible = state[THRESHOLD].shape, ((1,), (fitted.classes,))
+            if shape not in possible:
+                raise InvalidArgumentError(
+                    f"detector state {THRESHOLD!r} has shape {shape}; {possible[0]} or {possible[1]} is needed"
+                )
         return detector
+
+    def check_fitted(self) -> None:
+        """Refuse to go on without anything learnt.
+
+        Raises:
+            NotFittedError: call `fit` first.
+        """
+        self._score()
 
     def _score(self) -> CombinedScore:
         if self._fitted is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +54,10 @@ class PathFeatures:
     def filters(self) -> int:
         """Length ``P`` of a path."""
         return int(self.bits.shape[1])
+
+    def take(self, which: npt.NDArray[np.integer[Any]] | npt.NDArray[np.bool_]) -> PathFeatures:
+        """Those of the chosen inputs, ``[M]`` integers or a mask ``[N]``, in the order chosen."""
+        return PathFeatures(self.bits[which], self.gate_logits[which], self.predicted[which])
 
     def batches(self, size: int) -> Iterator[PathFeatures]:
         """Cut into pieces of at most ``size`` inputs, in order."""

@@ -1,0 +1,60 @@
+"""Commands about detectors."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from penstock.cli.options import Commands, say
+
+
+def add(commands: Commands) -> None:
+    """Add them all."""
+    detect = commands.add_parser("detect", help="calibrate detectors")
+    detect_commands = detect.add_subparsers(dest="detect_command", required=True, metavar="COMMAND")
+    _add_calibrate(detect_commands)
+
+
+def _add_calibrate(commands: Commands) -> None:
+    calibrate = commands.add_parser(
+        "calibrate",
+        help="set a bundle's threshold anew on clean images, and write it as a new version beside the old one",
+    )
+    calibrate.add_argument(
+        "bundle",
+        type=Path,
+        metavar="BUNDLE",
+        help="version folder in a model repository, or a model's folder: its newest version",
+    )
+    calibrate.add_argument(
+        "--data",
+        metavar="DATA",
+        help="a folder of image files, all of which count; a data set's name, whose calibration images count; or the "
+        "folder with the files of the bundle's own data set (default: $PENSTOCK_DATA)",
+    )
+    calibrate.add_argument(
+        "--fpr", type=float, metavar="RATE", help="promised false-positive rate (default: the bundle's)"
+    )
+    calibrate.add_argument("--per-class", action="store_true", help="a threshold for each predicted class")
+    calibrate.set_defaults(run=_calibrate)
+
+
+def _calibrate(parsed: argparse.Namespace) -> int:
+    from penstock.export.recalibrate import RecalibrateOptions, recalibrate
+
+    bundle = recalibrate(
+        RecalibrateOptions(
+            bundle=parsed.bundle, data=parsed.data, fpr=parsed.fpr, per_class=parsed.per_class
+        ),
+        say,
+    )
+    calibration = bundle.manifest.calibration
+    assert calibration is not None
+    own = calibration.class_thresholds
+    thresholds = (
+        f"thresholds {min(own):.4g} to {max(own):.4g}" if own else f"threshold {calibration.threshold:.4g}"
+    )
+    print(
+        f"{bundle.folder}: {thresholds} on {calibration.images} images for a rate of {calibration.target_fpr:g}"
+    )
+    return 0
