@@ -13,7 +13,7 @@ which is at most t with probability at most t for a new honest input. K of them 
 
 The minimum is the default: a member that is blind to an attack gives it ordinary p-values, which weigh down Fisher's
 sum and hardly touch the minimum. So it was on CIFAR-10's ResNet-20 under projected gradient descent, to which
-disagreement is blind.
+disagreement was blind; other networks and attacks may choose otherwise.
 
 Under independence the first follows a chi-squared distribution; scores of one path are anything but independent. So
 none of the textbook laws is used: the combined score gets a conformal threshold like any other, and keeps the promise
