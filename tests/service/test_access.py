@@ -298,3 +298,24 @@ def test_compressed_message_may_not_unfold_beyond_the_limit(repository: Path, st
             stub.ModelInfer(service_pb2.ModelInferRequest(model_name="nobody"))
         with urllib.request.urlopen(f"http://{server.metrics}/metrics", timeout=30) as page:
             assert 'penstock_rpc_unread_total{method="ModelInfer"} 3.0' in page.read().decode().splitlines()
+
+
+@pytest.mark.parametrize(
+    "name", ["../models/batched", "/etc", "batched/../single", "batched/1", "..", "a\\..\\b", "\0"]
+)
+def test_names_are_no_paths(server: Any, images: Images, request_for: Any, name: str) -> None:
+    """Of models and of versions; each refusal is counted."""
+    before = rpcs(server, "ModelInfer", "NOT_FOUND"), rpcs(server, "ModelInfer", "INVALID_ARGUMENT")
+    with grpc.insecure_channel(server.url) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        with pytest.raises(grpc.RpcError) as refusal:
+            stub.ModelInfer(request_for(name, images))
+        assert refusal.value.code() is grpc.StatusCode.NOT_FOUND
+        request = request_for("batched", images)
+        request.model_version = name
+        with pytest.raises(grpc.RpcError) as refusal:
+            stub.ModelInfer(request)
+        assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert not stub.ModelReady(service_pb2.ModelReadyRequest(name=name)).ready
+    after = rpcs(server, "ModelInfer", "NOT_FOUND"), rpcs(server, "ModelInfer", "INVALID_ARGUMENT")
+    assert after == (before[0] + 1, before[1] + 1)
