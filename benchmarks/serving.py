@@ -4,8 +4,8 @@
     python benchmarks/serving.py --only Penstock --seconds 0.5 --rounds 1 --sizes 32 --out /tmp/serving.json
 
 The model is small (a convolution and a linear layer), so that what is measured is the server. All servers answer the
-same requests of one image by the same client, in turn: every round asks each for some seconds at each concurrency.
-The client has a core of its own where there are two. Peers are installed into environments of their own, kept in
+same requests of one image by the same client, in turn: every round asks each for some seconds at each concurrency. The
+client has a core of its own where there are two. Peers are installed into environments of their own, kept in
 ``--environments``; one that cannot be installed or started is left out, with the reason. The bare server is always
 measured: it is the floor.
 """
