@@ -19,6 +19,7 @@ from typing import Any
 import table_disentangle
 import table_learning
 import table_main_job
+import table_serving
 import table_speed
 from machine import RESULTS
 
@@ -63,6 +64,10 @@ def _speed(lines: Callable[[dict[str, Any]], list[str]]) -> Table:
     return Table("speed.json", "speed.py", lines)
 
 
+def _serving(lines: Callable[[dict[str, Any]], list[str]]) -> Table:
+    return Table("serving.json", "serving.py", lines)
+
+
 BEST = _learning(table_learning.best_settings)
 PAGES: Mapping[str, Mapping[str, Table]] = {
     "README.md": {
@@ -74,6 +79,10 @@ PAGES: Mapping[str, Mapping[str, Table]] = {
     "docs/speed-results.md": {
         "speed-everything": _speed(table_speed.everything),
         "speed-exports": _speed(table_speed.exports),
+    },
+    "docs/serving-results.md": {
+        "serving-servers": _serving(table_serving.servers),
+        "serving-phases": _serving(table_serving.phases),
     },
     "docs/learning-results.md": {
         "best-settings": BEST,

@@ -49,6 +49,7 @@ def honoured_config(config: ModelConfig, manifest: Manifest, name: str, file: Pa
     if manifest.single:
         for tensor in (*full.input, *full.output):
             del tensor.dims[0]
+    full.input[0].format = model_config_pb2.ModelInput.FORMAT_NCHW  # a client that sends pixels asks
     full.parameters[CLASS_NAMES_PARAMETER].string_value = json.dumps(manifest.class_names)
     return full
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 
 from google.protobuf import json_format
@@ -60,14 +62,15 @@ class ModelControl:
         if files:
             if override is None:
                 raise InvalidArgumentError("files to load came without a 'config' parameter; give both")
-            with tempfile.TemporaryDirectory() as folder:
-                home = Path(folder) / name
+            with ExitStack() as scratch:
                 try:
+                    home = Path(scratch.enter_context(tempfile.TemporaryDirectory())) / name
                     await asyncio.to_thread(_write, home, name, files)
-                except OSError as error:  # such as a name that is too long
+                except OSError as error:  # such as a full disk, or a name that is too long
+                    reason = os.strerror(error.errno or 0)  # the error's own text may name folders
                     raise OperationError(
                         f"failed to load {name[:200]!r}, failed to poll from model repository: "
-                        f"its files cannot be written ({error.strerror})"
+                        f"its files cannot be written ({reason})"
                     ) from None
                 await self._load(name, home, override)
         elif name in self._repository.found():

@@ -21,12 +21,14 @@ class Credentials:
         certificate: PEM file of this client's own certificate, where the server asks for one.
         key: PEM file of its key.
         token_file: file whose first line is the token to send.
+        server_name: name in the server's certificate, where it is not the address's.
     """
 
     authority: Path | None = None
     certificate: Path | None = None
     key: Path | None = None
     token_file: Path | None = None
+    server_name: str | None = None
 
     def __post_init__(self) -> None:
         if (self.certificate is None) != (self.key is None):
@@ -60,7 +62,10 @@ class Credentials:
     def channel(self, url: str) -> grpc.Channel:
         """A channel to ``HOST:PORT``."""
         tls = self.tls
-        return grpc.insecure_channel(url) if tls is None else grpc.secure_channel(url, tls)
+        if tls is None:
+            return grpc.insecure_channel(url)
+        named = None if self.server_name is None else [("grpc.ssl_target_name_override", self.server_name)]
+        return grpc.secure_channel(url, tls, named)
 
 
 NOTHING = Credentials()

@@ -85,9 +85,7 @@ class Engine:
         parts = await model.scheduler.run(pieces, priority=work.priority, timeout=work.timeout)
         model.statistics.answered(work.rows, parts)
         tensors = joined([part.result.outputs for part in parts])
-        self._telemetry.answered(
-            model.name, model.version, rows=work.rows, runs=sum(part.first for part in parts)
-        )
+        self._telemetry.answered(model.name, model.version, work.rows, parts)
         if model.paths is not None:
             answer = Answer(**{name: tensors[name] for name in OUTPUTS})
             model.profile.record(answer)

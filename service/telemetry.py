@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import Thread
 from typing import Any
@@ -25,9 +25,16 @@ from penstock.errors import (
     UnsupportedError,
 )
 from penstock.service.answers import Answer
-from penstock.service.scheduler import Scheduler
+from penstock.service.runs import Run
+from penstock.service.scheduler import Ran, Scheduler
 
 _MODEL = ("model", "version")
+_PHASES = {
+    "queue": "in the queue",
+    "compute_input": "laying inputs together",
+    "compute_infer": "in the graph",
+    "compute_output": "taking outputs apart",
+}
 _MACS_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1)
 
 
@@ -43,6 +50,12 @@ class Telemetry:
         self._duration = self._gauge(
             "nv_inference_request_duration_us", "Microseconds spent on answered requests, waiting included"
         )
+        self._phases = {
+            phase: self._gauge(
+                f"nv_inference_{phase}_duration_us", f"Microseconds of answered requests {what}"
+            )
+            for phase, what in _PHASES.items()
+        }
         self._pending = self._gauge("nv_inference_pending_request_count", "Requests that wait for a run")
         self._running = self._gauge("penstock_running", "Runs of the graph in progress")
         self._flagged = Counter(
@@ -70,6 +83,8 @@ class Telemetry:
         labels = (model, str(version))
         for metric in (self._success, self._images, self._runs, self._duration, self._flagged, self._macs):
             metric.labels(*labels)
+        for phase in self._phases.values():
+            phase.labels(*labels)
         self._pending.labels(*labels).set_function(lambda: scheduler.waiting)
         self._running.labels(*labels).set_function(lambda: scheduler.running)
 
@@ -86,11 +101,19 @@ class Telemetry:
         self._success.labels(*labels).inc()
         self._duration.labels(*labels).inc((time.perf_counter() - begin) * 1e6)
 
-    def answered(self, model: str, version: int, *, rows: int, runs: int) -> None:
-        """Count the rows of one answer and the runs that it took."""
+    def answered(self, model: str, version: int, rows: int, parts: Sequence[Ran[Run]]) -> None:
+        """Count the rows of one answer, the runs that it took, and the time of each phase, as in the statistics."""
         labels = (model, str(version))
         self._images.labels(*labels).inc(rows)
-        self._runs.labels(*labels).inc(runs)
+        self._runs.labels(*labels).inc(sum(part.first for part in parts))
+        times = {
+            "queue": max(part.waited for part in parts) * 1e6,
+            "compute_input": sum(part.result.input_ns for part in parts) / 1e3,
+            "compute_infer": sum(part.result.infer_ns for part in parts) / 1e3,
+            "compute_output": sum(part.result.output_ns for part in parts) / 1e3,
+        }
+        for phase, microseconds in times.items():
+            self._phases[phase].labels(*labels).inc(microseconds)
 
     def flagged(self, model: str, version: int, answer: Answer) -> None:
         """Count what was found about the images of one answer."""

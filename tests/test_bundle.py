@@ -289,7 +289,7 @@ def test_configuration_of_a_graph_that_takes_batches() -> None:
     text = bundle.config_text("net", manifest(""))
     assert 'name: "net"' in text
     assert "max_batch_size: 8" in text
-    assert '{ name: "images" data_type: TYPE_FP32 dims: [3, 4, 4] }' in text
+    assert '{ name: "images" data_type: TYPE_FP32 dims: [3, 4, 4] format: FORMAT_NCHW }' in text
     assert '{ name: "path" data_type: TYPE_UINT8 dims: [4] }' in text
     assert "penstock_max_batch" not in text
 

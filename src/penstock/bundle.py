@@ -201,7 +201,8 @@ def config_text(name: str, manifest: Manifest) -> str:
     """The ``config.pbtxt`` that Triton and the service read.
 
     A graph for single images has no batch dimension of its own to announce: its dims include the 1, and
-    `MAX_BATCH_PARAMETER` tells the service how far it may spread.
+    `MAX_BATCH_PARAMETER` tells the service how far it may spread. Triton knows formats of three dims only, so that
+    such a graph's stands nowhere; the service announces it for both.
     """
     batch = [1] if manifest.single else []
     types = {PATH: "TYPE_UINT8", FLAG: "TYPE_BOOL"}
@@ -223,7 +224,12 @@ def config_text(name: str, manifest: Manifest) -> str:
         'backend: "onnxruntime"',
         f"max_batch_size: {0 if manifest.single else manifest.max_batch}",
         "input [",
-        tensor(INPUT, f"TYPE_{manifest.input_type.upper()}", [*batch, *manifest.input_shape]),
+        tensor(
+            INPUT,
+            f"TYPE_{manifest.input_type.upper()}",
+            [*batch, *manifest.input_shape],
+            "" if manifest.single else " format: FORMAT_NCHW",
+        ),
         "]",
         "output [",
         ",\n".join(outputs),

@@ -52,16 +52,16 @@ def add_model(
     return home
 
 
-def simple() -> onnx.ModelProto:
-    """Sum and difference of two INT32 tensors: the ``simple`` of Triton's examples."""
-    pair: dict[str, tuple[int, list[int | str]]] = {f"INPUT{n}": (INT32, ["N", 16]) for n in (0, 1)}
+def simple(kind: int = INT32) -> onnx.ModelProto:
+    """Sum and difference of two tensors: the ``simple`` of Triton's examples."""
+    pair: dict[str, tuple[int, list[int | str]]] = {f"INPUT{n}": (kind, ["N", 16]) for n in (0, 1)}
     return graph(
         [
             helper.make_node("Add", ["INPUT0", "INPUT1"], ["OUTPUT0"]),
             helper.make_node("Sub", ["INPUT0", "INPUT1"], ["OUTPUT1"]),
         ],
         pair,
-        {f"OUTPUT{n}": (INT32, ["N", 16]) for n in (0, 1)},
+        {f"OUTPUT{n}": (kind, ["N", 16]) for n in (0, 1)},
     )
 
 

@@ -28,6 +28,7 @@ from penstock.service.access import Access, Group, group_of
 from penstock.service.client import PathClient
 from penstock.service.credentials import Credentials
 from penstock.service.path_servicer import PATHS
+from penstock.service.probe import main as probe
 from penstock.service.servicer import INFERENCE
 
 Images = npt.NDArray[np.float32]
@@ -151,6 +152,25 @@ def test_wrong_token_is_unauthenticated_and_missing_right_denied(
     assert rpcs(server, "ModelInfer", "UNAUTHENTICATED") == 2
     assert rpcs(server, "ModelInfer", "PERMISSION_DENIED") == denied + 1
     assert rpcs(server, "RepositoryModelLoad", "PERMISSION_DENIED") == 1
+
+
+def test_probe_brings_credentials(secured: Any, tmp_path: Path) -> None:
+    """By flag or from the environment; the server's own certificate is authority enough for a probe beside it."""
+    server, right, files = secured
+    server_certificate = right["authority"].parent / "server.pem"
+    own = ["--certificate", str(right["certificate"]), "--key", str(right["key"])]
+    for authority in (right["authority"], server_certificate):
+        assert probe([server.url, "batched", "--authority", str(authority), *own], {}) == 0
+    environ = {f"PENSTOCK_PROBE_{name.upper()}": str(file) for name, file in right.items()}
+    environ["PENSTOCK_PROBE_TOKEN_FILE"] = str(files["inference"])
+    environ["PENSTOCK_PROBE_SERVER_NAME"] = ""
+    assert probe([server.url], environ) == 0
+    assert probe([server.url, "nobody"], environ) == 1
+    stranger = environ | {"PENSTOCK_PROBE_SERVER_NAME": "elsewhere"}
+    assert probe([server.url, "--timeout", "2"], stranger) == 1
+    assert probe([server.url, "--timeout", "2"], {}) == 1, "plain text"
+    assert probe([server.url], environ | {"PENSTOCK_PROBE_KEY": str(tmp_path / "nowhere")}) == 2
+    assert probe([server.url], environ | {"PENSTOCK_PROBE_KEY": ""}) == 2
 
 
 def test_wrong_certificates_do_not_connect(secured: Any, tmp_path: Path, images: Images) -> None:
@@ -278,3 +298,24 @@ def test_compressed_message_may_not_unfold_beyond_the_limit(repository: Path, st
             stub.ModelInfer(service_pb2.ModelInferRequest(model_name="nobody"))
         with urllib.request.urlopen(f"http://{server.metrics}/metrics", timeout=30) as page:
             assert 'penstock_rpc_unread_total{method="ModelInfer"} 3.0' in page.read().decode().splitlines()
+
+
+@pytest.mark.parametrize(
+    "name", ["../models/batched", "/etc", "batched/../single", "batched/1", "..", "a\\..\\b", "\0"]
+)
+def test_names_are_no_paths(server: Any, images: Images, request_for: Any, name: str) -> None:
+    """Of models and of versions; each refusal is counted."""
+    before = rpcs(server, "ModelInfer", "NOT_FOUND"), rpcs(server, "ModelInfer", "INVALID_ARGUMENT")
+    with grpc.insecure_channel(server.url) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        with pytest.raises(grpc.RpcError) as refusal:
+            stub.ModelInfer(request_for(name, images))
+        assert refusal.value.code() is grpc.StatusCode.NOT_FOUND
+        request = request_for("batched", images)
+        request.model_version = name
+        with pytest.raises(grpc.RpcError) as refusal:
+            stub.ModelInfer(request)
+        assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert not stub.ModelReady(service_pb2.ModelReadyRequest(name=name)).ready
+    after = rpcs(server, "ModelInfer", "NOT_FOUND"), rpcs(server, "ModelInfer", "INVALID_ARGUMENT")
+    assert after == (before[0] + 1, before[1] + 1)

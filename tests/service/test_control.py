@@ -19,9 +19,11 @@ from onnx import helper, numpy_helper
 from tritonclient.utils import InferenceServerException
 
 from tests.service.plain import FLOAT, add_model, graph
+from tests.service.scale import long, scaled
 
 Client = Any  # tritonclient is not typed
 
+RELOADS = scaled(500, 20)
 LATEST = "version_policy { latest { num_versions: 1 } }"
 
 
@@ -143,6 +145,7 @@ def test_folder_is_followed(models: Path, start: Any) -> None:
             client.load_model("model")
 
 
+@long
 def test_no_request_fails_while_versions_change(models: Path, start: Any) -> None:
     failures: list[Exception] = []
     answers: set[float] = set()
@@ -164,10 +167,11 @@ def test_no_request_fails_while_versions_change(models: Path, start: Any) -> Non
         for thread in threads:
             thread.start()
         try:
-            for number in range(2, 22):
+            for number in range(2, 2 + RELOADS):
                 add_model(models, "model", adding(number), version=number)
                 client.load_model("model")
                 assert ask(client) == number
+                shutil.rmtree(models / "model" / str(number - 1))  # nobody is served by it any more
         finally:
             done.set()
             for thread in threads:

@@ -107,6 +107,7 @@ def test_installation_of_the_image_serves_without_torch(
             shutil.copytree(ROOT / path, source / path, symlinks=True)
         else:
             shutil.copy(ROOT / path, source / path)
+    assert "ARG EXTRAS=serve" in DOCKERFILE
     binaries = environment(tmp_path / "image", ".[serve]", cwd=source)
     for check in re.findall(r'/python -c "([^"]+)"', "\n".join(DOCKERFILE)):
         subprocess.run([str(binaries / "python"), "-c", check], check=True, cwd=tmp_path, timeout=120)
@@ -154,7 +155,7 @@ def test_dockerfile_copies_what_is_there_and_runs_unprivileged() -> None:
         assert (ROOT / path).exists(), path
         assert f"!{path}" in ignored, f".dockerignore hides {path}"
     final = DOCKERFILE[max(index for index, line in enumerate(DOCKERFILE) if line.startswith("FROM")) :]
-    assert "USER 10001" in final
+    assert "USER 10001:10001" in final
     assert 'ENTRYPOINT ["penstock", "serve"]' in final
     assert any("penstock.service.probe" in line for line in final)
     assert not any("torch" in line for line in final)

@@ -97,6 +97,15 @@ def test_metrics(fresh: Any, images: Images) -> None:
     assert not any("nobody" in line for line in lines), "a client's text must not make a series"
     duration = 'nv_inference_request_duration_us{model="batched",version="2"} '
     assert [float(line.removeprefix(duration)) > 0 for line in lines if line.startswith(duration)] == [True]
+    values = {
+        name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")
+    }
+    phases = [
+        values[f'nv_inference_{phase}_duration_us{{model="batched",version="2"}}']
+        for phase in ("queue", "compute_input", "compute_infer", "compute_output")
+    ]
+    assert min(phases) > 0
+    assert sum(phases) < values[duration.strip()], "they are parts of it"
 
 
 def test_client_raises_what_the_server_raised(server: Any, images: Images) -> None:

@@ -13,13 +13,14 @@ from typing import Any
 import grpc
 import numpy as np
 import numpy.typing as npt
-import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from tests.service.scale import long, scaled
 
 Images = npt.NDArray[np.float32]
 Request = Callable[..., service_pb2.ModelInferRequest]
 
-CALLS = 20_000 if os.environ.get("PENSTOCK_STRESS") == "1" else 600
+CALLS = scaled(20_000, 600)
 AT_ONCE = 32
 
 
@@ -72,7 +73,7 @@ async def many_calls(url: str, images: Images, request_for: Request, seed: int) 
     return outcomes
 
 
-@pytest.mark.slow
+@long
 def test_clients_that_give_up(repository: Any, start: Any, images: Images, request_for: Request) -> None:
     with start(repository, threads=2, log_level="warning") as running:
         outcomes = asyncio.run(many_calls(running.url, images, request_for, seed=1))

@@ -1,0 +1,226 @@
+"""Time servers around the same ONNX model, and write ``results/serving.json``.
+
+    python benchmarks/serving.py                                   # everything
+    python benchmarks/serving.py --only Penstock --seconds 0.5 --rounds 1 --sizes 32 --out /tmp/serving.json
+
+The model is small (a convolution and a linear layer), so that what is measured is the server. All servers answer the
+same requests of one image by the same client, in turn: every round asks each for some seconds at each concurrency. The
+client has a core of its own where there are two. Peers are installed into environments of their own, kept in
+``--environments``; one that cannot be installed or started is left out, with the reason. The bare server is always
+measured: it is the floor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import onnx
+import onnxruntime
+from machine import RESULTS, about
+from onnx import TensorProto, helper, numpy_helper
+from serving_peers import FLOOR, PEERS, PENSTOCK, RAW, Peer, Unavailable, python_of, running
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from penstock.files import write_atomic
+
+FILE = "serving.json"
+Times = dict[tuple[str, int, int], list[tuple[list[float], float]]]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", action="append", metavar="NAME", help="a peer; may be repeated (all)")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[32, 224])
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of one measurement")
+    parser.add_argument("--environments", type=Path, default=Path.home() / ".cache" / "penstock" / "peers")
+    parser.add_argument("--out", type=Path, default=RESULTS / FILE)
+    given = parser.parse_args(arguments)
+    peers = [peer for peer in PEERS if not given.only or peer.name in (FLOOR, *given.only)]
+    rows: list[dict[str, Any]] = []
+    skipped: dict[str, str] = {}
+    machine = about()
+    own, theirs = _cores()
+    os.sched_setaffinity(0, own)
+    for size in given.sizes:
+        rows += measure(size, peers, given, theirs, skipped)
+    for name, reason in skipped.items():
+        print(f"{name} left out: {reason}")
+    results = {"machine": machine, "rows": rows, "skipped": skipped}
+    write_atomic(given.out, json.dumps(results, indent=2) + "\n")
+    return 0
+
+
+def measure(
+    size: int,
+    peers: Sequence[Peer],
+    given: argparse.Namespace,
+    cores: Sequence[int],
+    skipped: dict[str, str],
+) -> list[dict[str, Any]]:
+    """All servers side by side, for images of one size; who cannot be measured goes into ``skipped``."""
+    times: Times = {}
+    urls: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as servers:
+        repository = Path(folder) / "models"
+        write_model(repository, size)
+        for peer in peers:
+            if peer.name in skipped:
+                continue
+            try:
+                python = python_of(peer, given.environments)
+                log = Path(folder) / f"{Path(peer.script).stem or 'penstock'}.log"
+                urls[peer.name] = servers.enter_context(running(peer, python, repository, cores, log))
+                check(urls[peer.name], repository, size)
+            except Unavailable as error:
+                skipped[peer.name] = str(error)
+                urls.pop(peer.name, None)
+        for round_ in range(given.rounds):
+            names = list(urls) if round_ % 2 else list(reversed(urls))
+            for at_once in given.concurrency:
+                for name in names:
+                    found = asyncio.run(ask(urls[name], size, at_once, given.seconds))
+                    times.setdefault((name, size, at_once), []).append(found)
+        phases = {PENSTOCK: _phases(urls[PENSTOCK])} if PENSTOCK in urls else {}
+        raw = _raw(repository, size, given.seconds)
+    native = {peer.name for peer in peers if peer.native}
+    rows = [_row(key, found, phases, key[0] in native) for key, found in times.items()]
+    return [*rows, _row((RAW, size, 1), [raw], {}, False)]
+
+
+def write_model(repository: Path, size: int) -> None:
+    """A model of the size of nothing: what is measured around it is the server."""
+    rng = np.random.default_rng(0)
+    values = {"w": rng.normal(size=(8, 3, 3, 3)), "v": rng.normal(size=(8, 10))}
+    constants = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in values.items()]
+    nodes = [
+        helper.make_node("Conv", ["images", "w"], ["c"], strides=[4, 4], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("ReduceMean", ["r"], ["m"], axes=[2, 3], keepdims=0),
+        helper.make_node("MatMul", ["m", "v"], ["logits"]),
+    ]
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 3, size, size])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 10])
+    graph = helper.make_graph(nodes, "small", [images], [logits], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    folder = repository / "model" / "1"
+    folder.mkdir(parents=True)
+    onnx.save(model, folder / "model.onnx")
+
+
+def request(size: int) -> service_pb2.ModelInferRequest:
+    """One image."""
+    image = np.random.default_rng(1).uniform(size=(1, 3, size, size)).astype(np.float32)
+    asked = service_pb2.ModelInferRequest(model_name="model", raw_input_contents=[image.tobytes()])
+    asked.inputs.add(name="images", datatype="FP32", shape=image.shape)
+    return asked
+
+
+def check(url: str, repository: Path, size: int) -> None:
+    """See that a server gives the model's answer.
+
+    Raises:
+        Unavailable: it gives another, or none.
+    """
+    asked = request(size)
+    image = np.frombuffer(asked.raw_input_contents[0], np.float32).reshape(asked.inputs[0].shape)
+    (expected,) = _session(repository).run(None, {"images": image})
+    with grpc.insecure_channel(url, options=_OPTIONS) as channel:
+        try:
+            answer = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(asked, timeout=30)
+        except grpc.RpcError as error:
+            raise Unavailable(f"refused the request: {str(error.details())[:200]}") from error
+    raw = answer.raw_output_contents
+    got = np.frombuffer(raw[0], np.float32) if raw else np.array(answer.outputs[0].contents.fp32_contents)
+    if not np.allclose(got, expected.ravel(), rtol=1e-4, atol=1e-5):
+        raise Unavailable("gave a wrong answer")
+
+
+async def ask(url: str, size: int, at_once: int, seconds: float) -> tuple[list[float], float]:
+    """Ask all the time; returns the milliseconds of each request, and requests per second."""
+    asked, taken = request(size), []
+    async with grpc.aio.insecure_channel(url, options=_OPTIONS) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        await asyncio.gather(*(stub.ModelInfer(asked) for _ in range(at_once)))
+        begin = time.perf_counter()
+
+        async def client() -> None:
+            while (now := time.perf_counter()) < begin + seconds:
+                await stub.ModelInfer(asked)
+                taken.append((time.perf_counter() - now) * 1000)
+
+        await asyncio.gather(*(client() for _ in range(at_once)))
+        return taken, len(taken) / (time.perf_counter() - begin)
+
+
+_OPTIONS = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+
+
+def _row(
+    key: tuple[str, int, int], found: list[tuple[list[float], float]], phases: dict[str, Any], native: bool
+) -> dict[str, Any]:
+    """Medians over the rounds."""
+    name, size, at_once = key
+    return {
+        "server": name,
+        "size": size,
+        "concurrency": at_once,
+        "native": native,
+        "rounds": len(found),
+        "p50_ms": float(np.median([np.percentile(taken, 50) for taken, _ in found])),
+        "p99_ms": float(np.median([np.percentile(taken, 99) for taken, _ in found])),
+        "requests_per_second": float(np.median([rate for _, rate in found])),
+        "phases_us": phases.get(name),
+    }
+
+
+def _phases(url: str) -> dict[str, float]:
+    """Mean microseconds of a request by phase, over all that was asked."""
+    with grpc.insecure_channel(url) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        stats = stub.ModelStatistics(service_pb2.ModelStatisticsRequest(name="model")).model_stats[0]
+    names = ("queue", "compute_input", "compute_infer", "compute_output", "success")
+    parts = {name: getattr(stats.inference_stats, name) for name in names}
+    return {name: part.ns / max(1, part.count) / 1000 for name, part in parts.items()}
+
+
+def _raw(repository: Path, size: int, seconds: float) -> tuple[list[float], float]:
+    session, taken = _session(repository), []
+    image = np.zeros((1, 3, size, size), np.float32)
+    begin = time.perf_counter()
+    while (now := time.perf_counter()) < begin + seconds:
+        session.run(None, {"images": image})
+        taken.append((time.perf_counter() - now) * 1000)
+    return taken, len(taken) / (time.perf_counter() - begin)
+
+
+def _session(repository: Path) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    file = repository / "model" / "1" / "model.onnx"
+    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+
+def _cores() -> tuple[list[int], list[int]]:
+    """Those of the client and those of the servers; the same where there is only one."""
+    cores = sorted(os.sched_getaffinity(0))
+    return cores[:1], cores[1:] or cores
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,41 @@
+"""The serving benchmark, in a form that takes seconds: its figures mean nothing, its tables are whole."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import table_serving
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "serving.py"
+
+
+def test_reduced_form(tmp_path: Path) -> None:
+    out = tmp_path / "serving.json"
+    command = [sys.executable, str(SCRIPT), "--only", "Penstock", "--sizes", "32", "--concurrency", "1", "2"]
+    command += ["--rounds", "1", "--seconds", "0.1", "--out", str(out)]
+    subprocess.run(command, check=True, timeout=120)
+    results = json.loads(out.read_text())
+    assert results["skipped"] == {}
+    rows = {(row["server"], row["concurrency"]): row for row in results["rows"]}
+    assert rows.keys() == {
+        ("bare grpc.aio", 1),
+        ("bare grpc.aio", 2),
+        ("Penstock", 1),
+        ("Penstock", 2),
+        ("ONNX Runtime, no server", 1),
+    }
+    assert all(0 < row["p50_ms"] <= row["p99_ms"] and row["requests_per_second"] > 0 for row in rows.values())
+    phases = rows["Penstock", 1]["phases_us"]
+    assert 0 < phases["compute_infer"] < phases["success"]
+    table = table_serving.servers(results)
+    assert sum(line.startswith("| 32x32 ") for line in table) == 5
+    assert sum(line.startswith("| 32x32 ") for line in table_serving.phases(results)) == 1
+
+
+def test_peers_that_are_left_out_are_named() -> None:
+    machine = {"date": "2026-01-01", "commit": "x", "cpu": "c", "cores": 1, "python": "3", "versions": {}}
+    lines = table_serving.servers({"rows": [], "skipped": {"MLServer": "pip: no"}, "machine": machine})
+    assert "MLServer is not here: pip: no." in lines

@@ -1,0 +1,188 @@
+"""Long load: a soak at 80 % of what the server can do, and five times as much as it can."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from tests.service.conftest import add_bundle
+from tests.service.scale import FULL, long, scaled
+from tests.service.test_stress import metrics, one_call, resident_mib
+
+Images = npt.NDArray[np.float32]
+Request = Callable[..., service_pb2.ModelInferRequest]
+Send = Callable[[], Any]
+
+SOAK_SECONDS = scaled(1800, 6)
+WARM_UP_SECONDS = scaled(60, 3)
+# Of memory after warming up; the interpreter's own growth is a larger share of a short run.
+GROWTH = scaled(1.03, 1.10)
+OVERLOAD_SECONDS = scaled(60, 3)
+QUEUE = 16
+PIXEL = 0.02  # of the slow model: a run takes some milliseconds, so that a generator in Python can outdo it
+
+
+async def closed_loop(send: Send, seconds: float, at_once: int) -> float:
+    """Requests per second of ``at_once`` clients that ask one after the other."""
+    end = time.monotonic() + seconds
+    count = 0
+
+    async def client() -> None:
+        nonlocal count
+        while time.monotonic() < end:
+            await send()
+            count += 1
+
+    await asyncio.gather(*(client() for _ in range(at_once)))
+    return count / seconds
+
+
+async def open_loop(send: Send, seconds: float, rate: float) -> None:
+    """Send at a rate, whether or not there were answers; then wait for them all."""
+    begin = time.monotonic()
+    tasks: set[asyncio.Task[Any]] = set()
+    sent = 0
+    failures: list[BaseException] = []
+
+    def finished(task: asyncio.Task[Any]) -> None:
+        tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            failures.append(task.exception() or RuntimeError())
+
+    while (now := time.monotonic() - begin) < seconds and not failures:
+        for _ in range(int(now * rate) - sent):
+            task = asyncio.create_task(send())
+            tasks.add(task)
+            task.add_done_callback(finished)
+            sent += 1
+        await asyncio.sleep(0.002)
+    await asyncio.gather(*tasks, return_exceptions=True)
+    if failures:
+        raise failures[0]
+
+
+def malformed(request: service_pb2.ModelInferRequest, rng: random.Random) -> service_pb2.ModelInferRequest:
+    """A request that cannot be right."""
+    match rng.randrange(4):
+        case 0:
+            request.inputs[0].shape[1] = 4
+        case 1:
+            request.raw_input_contents[0] = request.raw_input_contents[0][:-1]
+        case 2:
+            request.inputs[0].datatype = "INT8"
+        case _:
+            request.inputs[0].name = "image"
+    return request
+
+
+class Soak:
+    """Valid requests, of which some are given up, and malformed ones."""
+
+    def __init__(self, stub: Any, images: Images, request_for: Request) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self._stub, self._images, self._request_for = stub, images, request_for
+        self._sums = images.mean(axis=(2, 3)).sum(axis=1)
+        self._rng = random.Random(0)
+
+    async def valid(self) -> None:
+        rows = [self._rng.randrange(len(self._images)) for _ in range(self._rng.randint(1, 8))]
+        request = self._request_for(self._rng.choice(["batched", "single"]), self._images[rows])
+        self.outcomes[await one_call(self._stub, request, self._sums[rows].tolist(), self._rng)] += 1
+
+    async def mixed(self) -> None:
+        if self._rng.random() < 0.9:
+            await self.valid()
+            return
+        request = malformed(self._request_for("batched", self._images), self._rng)
+        try:
+            await self._stub.ModelInfer(request, timeout=60)
+        except grpc.aio.AioRpcError as error:
+            self.outcomes[f"malformed: {error.code().name}"] += 1
+        else:
+            self.outcomes["malformed: OK"] += 1
+
+
+@long
+def test_soak(repository: Any, start: Any, images: Images, request_for: Request) -> None:
+    async def scenario(running: Any) -> tuple[Counter[str], float]:
+        async with grpc.aio.insecure_channel(running.url) as channel:
+            soak = Soak(service_pb2_grpc.GRPCInferenceServiceStub(channel), images, request_for)
+            rate = 0.8 * await closed_loop(soak.mixed, scaled(10, 2), at_once=8)
+            await open_loop(soak.mixed, WARM_UP_SECONDS, rate)
+            before = await asyncio.to_thread(resident_mib, running)
+            await open_loop(soak.mixed, SOAK_SECONDS, rate)
+            return soak.outcomes, await asyncio.to_thread(resident_mib, running) / before
+
+    with start(repository, threads=1, log_level="error") as running:
+        outcomes, growth = asyncio.run(scenario(running))
+        allowed = {"OK", "CANCELLED", "DEADLINE_EXCEEDED", "malformed: INVALID_ARGUMENT"}
+        assert outcomes.keys() == allowed, outcomes
+        assert outcomes["OK"] > outcomes.total() / 2, outcomes
+        assert growth < GROWTH
+        values = metrics(running)
+        for name in ("penstock_running", "nv_inference_pending_request_count"):
+            assert all(value == 0 for key, value in values.items() if key.startswith(name + "{"))
+        assert running.stop() == 0
+        assert not running.log.read_text()
+
+
+@long
+def test_overload(tmp_path: Path, start: Any, images: Images, request_for: Request) -> None:
+    """The queue is full all the time: who is accepted waits no longer than it is deep, and the rest hear so at once.
+
+    The full form judges the times too, which takes a core for the server and one for the load.
+    """
+    add_bundle(tmp_path / "models", "slow", single=True, work="slow")
+    image = images[:1].copy()
+    image[0, 0, 0, 0] = PIXEL
+    request = request_for("slow", image)
+    times: dict[str, list[float]] = {}
+
+    async def scenario(running: Any) -> tuple[float, float]:
+        async with grpc.aio.insecure_channel(running.url) as channel:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+            async def send() -> None:
+                begin = time.perf_counter()
+                try:
+                    await stub.ModelInfer(request, timeout=60)
+                    outcome = "OK"
+                except grpc.aio.AioRpcError as error:
+                    outcome = f"{error.code().name}: {error.details()}"
+                times.setdefault(outcome, []).append(time.perf_counter() - begin)
+
+            capacity = await closed_loop(send, scaled(5, 1.5), at_once=4)
+            await open_loop(send, scaled(10, 1), 5 * capacity)
+            before = await asyncio.to_thread(resident_mib, running)
+            times.clear()
+            await open_loop(send, OVERLOAD_SECONDS, 5 * capacity)
+            growth = await asyncio.to_thread(resident_mib, running) / before
+            begin = time.perf_counter()
+            await stub.ModelInfer(request, timeout=60)
+            assert time.perf_counter() - begin < max(1.0, 5 / capacity), "recovers at once"
+            return capacity, growth
+
+    with start(tmp_path / "models", threads=1, max_queue=QUEUE, log_level="warning") as running:
+        capacity, growth = asyncio.run(scenario(running))
+        assert running.stop() == 0
+    refusal = next((outcome for outcome in times if outcome != "OK"), "")
+    assert times.keys() == {"OK", refusal}, times.keys()
+    assert refusal.startswith("UNAVAILABLE: ")
+    assert "Exceeds maximum queue size" in refusal
+    accepted, refused = (len(times[outcome]) for outcome in ("OK", refusal))
+    assert refused > accepted, (accepted, refused)
+    assert accepted > 0.5 * capacity * OVERLOAD_SECONDS, "overload does not eat up what the server can do"
+    assert growth < scaled(1.03, 1.10)
+    if FULL:
+        assert np.percentile(times["OK"], 99) < 2 * (QUEUE + 1) / capacity
+        assert np.percentile(times[refusal], 99) < 0.05
