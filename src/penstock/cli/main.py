@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from penstock.cli import judging, learning, running
+from penstock.cli import detecting, judging, learning, running
 from penstock.errors import PenstockError
 
 EXTRAS = {
@@ -18,6 +18,7 @@ EXTRAS = {
     "watch": "serve",
     "export": "export,train",
     "demo": "serve,export,train,attacks",
+    "detect": "export,train,attacks",
 }
 
 
@@ -52,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
         "suspicious.",
     )
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for family in (running, judging, learning):
+    for family in (running, judging, detecting, learning):
         family.add(commands)
     return whole
 

@@ -131,7 +131,6 @@ class Batches(IterableDataset[Batch]):
             self._drawn = view, shifts, self._mirrored(view), centres
         return self._drawn[1:]
 
-
     def _mirrored(self, view: int) -> Tensor:
         count = len(self.labels)
         if not self.flip:
