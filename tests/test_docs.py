@@ -25,6 +25,7 @@ PAGES = [
     "docs/interpretation.md",
     "docs/learning-results.md",
     "docs/surgery.md",
+    "docs/threat-model.md",
 ]
 SERVER = "127.0.0.1:8001"
 

@@ -11,12 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from penstock.errors import UnsupportedError
-from penstock.nn.path_network import PathNetwork
+from penstock.attacks.classifier import Images, Labels, seeded, toolbox_classifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +32,7 @@ class PGD:
     steps: int = 20
     seed: int = 0
 
-    def __call__(
-        self, network: PathNetwork, images: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.float32]:
+    def __call__(self, network: nn.Module, images: Images, labels: Labels) -> Images:
         """Attack ``images`` ``[N, C, H, W]`` in 0..1 whose right classes are ``labels`` ``[N]``.
 
         Returns:
@@ -46,45 +41,19 @@ class PGD:
         Raises:
             UnsupportedError: the Adversarial Robustness Toolbox is not installed.
         """
-        try:
-            from art.attacks.evasion import ProjectedGradientDescentPyTorch
-            from art.estimators.classification import PyTorchClassifier
-        except ImportError as error:
-            raise UnsupportedError('attacks need an extra: pip install "penstock[attacks]"') from error
-        network.eval()
-        with torch.no_grad():
-            classes = network(torch.from_numpy(images[:1])).logits.shape[1]
-        classifier = PyTorchClassifier(
-            model=_LogitsOnly(network),
-            loss=nn.CrossEntropyLoss(),
-            input_shape=images.shape[1:],
-            nb_classes=classes,
-            clip_values=(0.0, 1.0),
-            device_type="cpu",
-        )
-        np.random.seed(self.seed)  # noqa: NPY002 - the toolbox draws its random start from the global generator
-        torch.manual_seed(self.seed)
-        attack = ProjectedGradientDescentPyTorch(
-            classifier,
-            norm=np.inf,
-            eps=self.eps,
-            eps_step=self.step,
-            max_iter=self.steps,
-            num_random_init=1,
-            batch_size=128,
-            verbose=False,
-        )
-        attacked: npt.NDArray[np.float32] = attack.generate(images, labels).astype(np.float32)
+        classifier = toolbox_classifier(network, images)
+        from art.attacks.evasion import ProjectedGradientDescentPyTorch
+
+        with seeded(self.seed):
+            attack = ProjectedGradientDescentPyTorch(
+                classifier,
+                norm=np.inf,
+                eps=self.eps,
+                eps_step=self.step,
+                max_iter=self.steps,
+                num_random_init=1,
+                batch_size=128,
+                verbose=False,
+            )
+            attacked: Images = attack.generate(images, labels).astype(np.float32)
         return attacked
-
-
-class _LogitsOnly(nn.Module):
-    """The network as attack libraries want it: images in, logits out."""
-
-    def __init__(self, network: PathNetwork) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.network(x).logits
-        return logits

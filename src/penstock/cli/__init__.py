@@ -3,7 +3,7 @@
     main       entry, errors, exit codes
     learning   train, decouple, consolidate, cascade, disentangle
     judging    zoo list, evaluate, report
-    detecting  detect calibrate
+    detecting  detect calibrate, detect evaluate
     running    version, demo, export, serve, infer
 
 Heavy libraries are imported inside the commands, so that ``penstock --help`` answers at once.

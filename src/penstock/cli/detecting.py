@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from penstock.cli.options import Commands, say
+from penstock.cli.options import SOURCE, Commands, add_config, add_run, say
 
 
 def add(commands: Commands) -> None:
     """Add them all."""
-    detect = commands.add_parser("detect", help="calibrate detectors")
+    detect = commands.add_parser("detect", help="detectors: how much their flags mean")
     detect_commands = detect.add_subparsers(dest="detect_command", required=True, metavar="COMMAND")
     _add_calibrate(detect_commands)
+    _add_evaluate(detect_commands)
 
 
 def _add_calibrate(commands: Commands) -> None:
@@ -39,6 +40,16 @@ def _add_calibrate(commands: Commands) -> None:
     calibrate.set_defaults(run=_calibrate)
 
 
+def _add_evaluate(commands: Commands) -> None:
+    evaluate = commands.add_parser(
+        "evaluate", help="attack a network in many ways and see what is flagged; goes on where it was killed"
+    )
+    evaluate.add_argument("source", metavar="SOURCE", help=SOURCE)
+    add_config(evaluate)
+    add_run(evaluate, devices=False)
+    evaluate.set_defaults(run=_evaluate)
+
+
 def _calibrate(parsed: argparse.Namespace) -> int:
     from penstock.export.recalibrate import RecalibrateOptions, recalibrate
 
@@ -57,4 +68,23 @@ def _calibrate(parsed: argparse.Namespace) -> int:
     print(
         f"{bundle.folder}: {thresholds} on {calibration.images} images for a rate of {calibration.target_fpr:g}"
     )
+    return 0
+
+
+def _evaluate(parsed: argparse.Namespace) -> int:
+    from rich.progress import track
+
+    from penstock.attacks.evaluation import RESULTS, evaluate_detection
+    from penstock.attacks.evaluation_config import EvaluationConfig
+    from penstock.learn.reading import read
+
+    evaluate_detection(
+        parsed.source,
+        read(EvaluationConfig, parsed.config, parsed.changes),
+        parsed.out,
+        parsed.data,
+        say,
+        lambda plan: track(plan, description="attacks"),
+    )
+    print(parsed.out / RESULTS)
     return 0

@@ -17,7 +17,7 @@ EXTRAS = {
     "infer": "serve",
     "watch": "serve",
     "export": "export,train",
-    "detect": "export,train",
+    "detect": "export,train,attacks",
     "demo": "serve,export,train,attacks",
 }
 

@@ -1,0 +1,168 @@
+"""Attacks that know the detector: an image is won when it is misread *and* scores no more than the threshold.
+
+All move within ``eps`` in the maximum norm by signed steps, from several starts, and keep of each image the best that
+they met: won before misread before neither, then the lowest score.
+
+- ``joint``: a margin loss against the classifier plus the score's excess over the threshold
+- ``orthogonal``: a step against the classifier while the image is read right, else against the detector, each freed of
+  its part along the other's gradient (Bryniarski et al., *Evading Adversarial Example Detection Defenses with
+  Orthogonal Projected Gradient Descent*, 2021, https://arxiv.org/abs/2106.15023)
+- ``matching``: gate logits and answer of an honest image of another class are imitated
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from penstock.attacks.classifier import Images, Labels, warn_of_masked_gradients
+from penstock.errors import InvalidArgumentError
+from penstock.nn.path_network import GatedOutput, PathNetwork
+
+BATCH = 128
+METHODS = ("joint", "orthogonal", "matching")
+MARGIN = 0.05  # how far under the threshold to go: numpy and graphs differ in the last digits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adaptive:
+    """An attack on classifier and detector together.
+
+    Attributes:
+        method: one of `METHODS`.
+        eps: largest change of a value, where images run from 0 to 1.
+        steps: per start.
+        restarts: number of starts, the first at the image itself.
+        weight: of the detector in ``joint``, of the gate logits in ``matching``.
+        seed: of the starts.
+    """
+
+    method: str = "joint"
+    eps: float = 8 / 255
+    steps: int = 1000
+    restarts: int = 2
+    weight: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise InvalidArgumentError(f"no adaptive attack {self.method!r}; there are {', '.join(METHODS)}")
+
+    def __call__(
+        self,
+        network: PathNetwork,
+        score: nn.Module,
+        threshold: float,
+        images: Images,
+        labels: Labels,
+        guides: Images | None = None,
+    ) -> Images:
+        """Attack ``images`` ``[N, C, H, W]`` in 0..1 with right classes ``labels`` ``[N]``.
+
+        Args:
+            network: in evaluation mode.
+            score: gives ``[N]`` scores of a `GatedOutput`.
+            threshold: scores above it are flagged.
+            images: what is attacked.
+            labels: their classes.
+            guides: for ``matching``: for each image an honest one of another class.
+
+        Warns:
+            MaskedGradientsWarning: gates let no gradient through.
+        """
+        if self.method == "matching" and guides is None:
+            raise InvalidArgumentError("matching needs guides: for each image an honest one of another class")
+        warn_of_masked_gradients(network, images)
+        generator = torch.Generator().manual_seed(self.seed)
+        pieces = []
+        for start in range(0, len(images), BATCH):
+            part = slice(start, start + BATCH)
+            guide = None if guides is None else _answer(network, torch.from_numpy(guides[part]))
+            victim = _Victim(network, score, threshold - MARGIN, torch.from_numpy(labels[part]), guide)
+            pieces.append(self._attack(victim, torch.from_numpy(images[part]), generator))
+        attacked: npt.NDArray[np.float32] = torch.cat(pieces).numpy()
+        return attacked
+
+    def _attack(self, victim: _Victim, images: Tensor, generator: torch.Generator) -> Tensor:
+        best, rank = images.clone(), torch.full((len(images),), torch.inf)
+        direction = {"joint": self._joint, "orthogonal": _orthogonal, "matching": self._matching}[self.method]
+        for restart in range(self.restarts):
+            noise = torch.rand(images.shape, generator=generator) * 2 - 1
+            x = (images + self.eps * noise * (restart > 0)).clamp(0, 1)
+            for step in range(self.steps + 1):
+                x = x.detach().requires_grad_()
+                output = victim.network(x)
+                scores = victim.score(output)
+                worth = victim.rank(output, scores)
+                better = worth < rank
+                best[better], rank[better] = x.detach()[better], worth[better]
+                if step == self.steps or bool((rank <= 0).all()):
+                    break
+                # Large steps first, to get somewhere, small ones last, to stay there.
+                size = 2 * self.eps * max(0.02, 0.25 * (1 - step / self.steps))
+                x = x.detach() - size * direction(victim, x, output, scores).sign()
+                x = torch.minimum(torch.maximum(x, images - self.eps), images + self.eps).clamp(0, 1)
+        return best
+
+    def _joint(self, victim: _Victim, x: Tensor, output: GatedOutput, scores: Tensor) -> Tensor:
+        lead = F.relu(victim.lead(output) + 0.5)
+        excess = F.relu(scores - victim.threshold)
+        return _gradient((lead + self.weight * excess).sum(), x)
+
+    def _matching(self, victim: _Victim, x: Tensor, output: GatedOutput, scores: Tensor) -> Tensor:
+        assert victim.guide is not None
+        logits, wanted = torch.cat(output.gate_logits, dim=1), torch.cat(victim.guide.gate_logits, dim=1)
+        apart = ((logits - wanted) ** 2).mean(1)
+        read = F.cross_entropy(output.logits, victim.guide.logits.argmax(1), reduction="none")
+        return _gradient((read + self.weight * apart).sum(), x)
+
+
+@dataclass(frozen=True, eq=False)
+class _Victim:
+    network: PathNetwork
+    score: nn.Module
+    threshold: float
+    labels: Tensor
+    guide: GatedOutput | None
+
+    def lead(self, output: GatedOutput) -> Tensor:
+        """``[N]``: how far the right class leads the best wrong one."""
+        right = F.one_hot(self.labels, output.logits.shape[1]).bool()
+        return output.logits[right] - output.logits.masked_fill(right, -torch.inf).amax(1)
+
+    def rank(self, output: GatedOutput, scores: Tensor) -> Tensor:
+        """``[N]``, smaller is better for the attacker, 0 or less is won."""
+        excess = (scores - self.threshold).detach()
+        read_right = self.lead(output).detach() >= 0
+        return torch.where(read_right, 1e6 + self.lead(output).detach(), excess)
+
+
+def _orthogonal(victim: _Victim, x: Tensor, output: GatedOutput, scores: Tensor) -> Tensor:
+    lead = victim.lead(output)
+    classifier = _gradient(lead.sum(), x, keep=True)
+    detector = _gradient(scores.sum(), x)
+    wrong = (lead < 0)[:, None, None, None]
+    return torch.where(wrong, _without(detector, classifier), _without(classifier, detector))
+
+
+def _without(vector: Tensor, other: Tensor) -> Tensor:
+    """Each image's vector without its part along the other."""
+    product = (vector * other).sum(dim=(1, 2, 3), keepdim=True)
+    squares = (other**2).sum(dim=(1, 2, 3), keepdim=True).clamp_min(1e-20)
+    return vector - product / squares * other
+
+
+def _gradient(loss: Tensor, x: Tensor, *, keep: bool = False) -> Tensor:
+    (gradient,) = torch.autograd.grad(loss, x, retain_graph=keep)
+    return gradient
+
+
+def _answer(network: Callable[[Tensor], GatedOutput], images: Tensor) -> GatedOutput:
+    with torch.no_grad():
+        return network(images)

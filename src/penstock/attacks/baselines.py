@@ -1,0 +1,159 @@
+"""Simple detectors to compare with, each fitted on honest training images alone, as the path detector is.
+
+All see what the network's inputs and outputs allow; larger is stranger.
+
+- ``max-softmax``: minus the largest probability (Hendrycks and Gimpel, 2017, https://arxiv.org/abs/1610.02136)
+- ``energy``: minus log sum exp of the logits (Liu et al., 2020, https://arxiv.org/abs/2010.03759)
+- ``feature-mahalanobis``: distance of the last layer's inputs (Lee et al., 2018, https://arxiv.org/abs/1807.03888), in
+  the same shrunk form that gate logits get
+- ``lid``: local intrinsic dimension of these inputs among training images (Ma et al., 2018,
+  https://arxiv.org/abs/1801.02613)
+- ``fourier``: distance of the image's log spectrum from that of training images (after Lorenz et al., 2021,
+  https://arxiv.org/abs/2111.08785, who train a classifier on attacks instead)
+- ``cdrp``: distance of channel weights that are optimised per image to keep the answer while most go to zero (after
+  Wang et al., CVPR 2018); 30 forward and backward runs per image, and so the only one that costs far more
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from penstock.attacks.classifier import Images, LogitsOnly
+from penstock.detect import GateMahalanobis, PathFeatures
+from penstock.nn.gates import Gate
+from penstock.nn.routing import StageRouter
+
+Floats = npt.NDArray[np.float64]
+Score = Callable[[Images], Floats]
+NEIGHBOURS = 20  # of the local intrinsic dimension
+RANK = 64  # directions of a Mahalanobis distance
+BATCH = 250
+CDRP_STEPS, CDRP_RATE, CDRP_SPARSITY = 30, 0.1, 0.05  # those of its release
+NAMES = ("max-softmax", "energy", "feature-mahalanobis", "lid", "fourier", "cdrp")
+
+
+def fit_baseline(name: str, network: nn.Module, honest: Images) -> Score:
+    """One of `NAMES`, fitted.
+
+    Args:
+        name: which.
+        network: in evaluation mode, with paths or without.
+        honest: ``[N, C, H, W]`` in 0..1, training images; ``cdrp`` takes seconds per hundred of them.
+    """
+    if name in ("max-softmax", "energy"):
+        return lambda images: _of_logits(name, read(network, images)[0])
+    if name == "lid":
+        reference = read(network, honest)[1]
+        return lambda images: local_dimension(read(network, images)[1], reference)
+    values: dict[str, Callable[[Images], npt.NDArray[np.float32]]] = {
+        "feature-mahalanobis": lambda images: read(network, images)[1],
+        "fourier": log_spectrum,
+        "cdrp": lambda images: channel_weights(network, images),
+    }
+    of, by_class = values[name], name != "fourier"  # an image's spectrum needs no class
+
+    def described(images: Images) -> PathFeatures:
+        found = of(images)
+        predicted = read(network, images)[0].argmax(1) if by_class else np.zeros(len(images), np.int64)
+        return PathFeatures((found > 0).astype(np.uint8), found, predicted)
+
+    known = described(honest)
+    classes = read(network, honest[:1])[0].shape[1]
+    fitted = GateMahalanobis.fit(known, classes, RANK)
+    return lambda images: fitted.score(described(images))
+
+
+def local_dimension(features: npt.NDArray[np.float32], reference: npt.NDArray[np.float32]) -> Floats:
+    """Maximum-likelihood local intrinsic dimension of each row ``[N, F]`` among reference rows ``[M, F]``."""
+    count = min(NEIGHBOURS, len(reference) - 1)
+    result = np.empty(len(features))
+    for start in range(0, len(features), BATCH):
+        distances = torch.cdist(
+            torch.from_numpy(features[start : start + BATCH]).double(), torch.from_numpy(reference).double()
+        ).numpy()
+        nearest = np.sort(np.partition(distances, count - 1, axis=1)[:, :count], axis=1).clip(1e-12)
+        mean = np.log(nearest / nearest[:, -1:]).mean(axis=1)
+        result[start : start + BATCH] = -1 / np.minimum(mean, -1e-12)
+    return result
+
+
+def log_spectrum(images: Images) -> npt.NDArray[np.float32]:
+    """Log magnitudes of each channel's Fourier transform, averaged over channels, ``[N, F]``."""
+    magnitude = np.abs(np.fft.rfft2(images)).mean(axis=1)
+    spectrum: npt.NDArray[np.float32] = np.log(magnitude + 1e-3).reshape(len(images), -1).astype(np.float32)
+    return spectrum
+
+
+def channel_weights(network: nn.Module, images: Images) -> npt.NDArray[np.float32]:
+    """Weights ``[N, channels]`` of all batch norms' outputs that keep the answer with as little weight as may be."""
+    model = LogitsOnly(network)
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    pieces = []
+    for start in range(0, len(images), BATCH):
+        x = torch.from_numpy(images[start : start + BATCH])
+        with torch.no_grad():
+            wanted = model(x).softmax(1)
+        weights = [torch.ones(len(x), norm.num_features, requires_grad=True) for norm in norms]
+        handles = [norm.register_forward_hook(_weighting(w)) for norm, w in zip(norms, weights, strict=True)]
+        try:
+            for _ in range(CDRP_STEPS):
+                kept = F.cross_entropy(model(x), wanted, reduction="sum")
+                loss = kept + CDRP_SPARSITY * sum(weight.sum() for weight in weights)
+                gradients = torch.autograd.grad(loss, weights)
+                with torch.no_grad():
+                    for weight, gradient in zip(weights, gradients, strict=True):
+                        weight.sub_(CDRP_RATE * gradient).clamp_(0, 10)
+        finally:
+            for handle in handles:
+                handle.remove()
+        pieces.append(torch.cat([weight.detach() for weight in weights], dim=1))
+    found: npt.NDArray[np.float32] = torch.cat(pieces).numpy()
+    return found
+
+
+@torch.no_grad()
+def read(network: nn.Module, images: Images) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Logits ``[N, classes]`` and what enters the last layer, averaged over space, ``[N, F]``."""
+    entering: list[Tensor] = []
+
+    def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        entering[:] = [inputs[0]]
+
+    deciding = {
+        id(inner)
+        for module in network.modules()
+        if isinstance(module, Gate | StageRouter)
+        for inner in module.modules()
+    }
+    layers = [
+        module
+        for module in network.modules()
+        if isinstance(module, nn.Linear | nn.Conv2d) and id(module) not in deciding
+    ]
+    handles = [layer.register_forward_pre_hook(keep) for layer in layers]
+    logits, features = [], []
+    try:
+        for start in range(0, len(images), BATCH):
+            logits.append(LogitsOnly(network)(torch.from_numpy(images[start : start + BATCH])))
+            (last,) = entering
+            features.append(last.mean(dim=(2, 3)) if last.ndim == 4 else last)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return torch.cat(logits).numpy(), torch.cat(features).numpy()
+
+
+def _of_logits(name: str, logits: npt.NDArray[np.float32]) -> Floats:
+    tensor = torch.from_numpy(logits).double()
+    score: Floats = (-tensor.softmax(1).amax(1) if name == "max-softmax" else -tensor.logsumexp(1)).numpy()
+    return score
+
+
+def _weighting(weight: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    return lambda _, __, output: output * weight[:, :, None, None]

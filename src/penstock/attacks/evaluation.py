@@ -1,0 +1,177 @@
+"""Evaluate a detector as a reviewer who does not believe in it would.
+
+What is measured, on images that neither network nor detector has seen: thresholds from calibration images, false
+positives on clean test images, and per attack only the images that were read right and are now misread; those on which
+the attack failed are counted apart. Each piece of work is one file in the run folder, written in one step, so that a
+killed run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from penstock.attacks.baselines import Score, fit_baseline
+from penstock.attacks.classifier import Images
+from penstock.attacks.evaluation_config import EvaluationConfig
+from penstock.attacks.evaluation_figures import attack_figures, clean_figures
+from penstock.attacks.evaluation_work import Subject, do
+from penstock.data import ImageSet, Splits, load
+from penstock.detect import PathDetector, PathFeatures
+from penstock.errors import AlreadyExistsError, InvalidArgumentError
+from penstock.files import write_atomic
+from penstock.nn.checkpoint import Checkpoint, load_source
+from penstock.nn.inference import answer
+
+RESULTS, CLAIM = "detection.json", "detection-config.json"
+OWN = "path"  # the name of the detector that is evaluated, beside the baselines'
+Say = Callable[[str], None]
+Track = Callable[[list[tuple[str, float]]], Iterable[tuple[str, float]]]
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """Everything that scores images.
+
+    Attributes:
+        checkpoint: the network under attack, with its detector.
+        detector: fitted on training images.
+        baselines: by name.
+    """
+
+    checkpoint: Checkpoint
+    detector: PathDetector
+    baselines: dict[str, Score]
+
+    def judge(self, images: Images) -> dict[str, npt.NDArray[Any]]:
+        """Scores ``[N]`` by detector, ``predicted`` ``[N]`` and ``active_macs`` ``[N]`` of images in 0..1."""
+        seen = answer(self.checkpoint.network, images * np.float32(255))
+        own = self.detector.score(PathFeatures(seen.bits, seen.gate_logits, seen.predicted))
+        scores = {name: score(images) for name, score in self.baselines.items()}
+        return {
+            "predicted": seen.predicted,
+            "active_macs": seen.active_macs,
+            OWN: own.astype(np.float64),
+            **scores,
+        }
+
+
+def evaluate_detection(
+    source: str,
+    config: EvaluationConfig,
+    out: Path,
+    folder: Path | None = None,
+    say: Say = lambda _: None,
+    track: Track = lambda plan: plan,
+) -> dict[str, Any]:
+    """Run what is not there yet, and write ``detection.json``.
+
+    Args:
+        source: run folder, checkpoint file, or ``zoo:NAME``, with a detector.
+        config: what to do.
+        out: run folder; one of the same source and configuration goes on.
+        folder: of the data set; by default what ``PENSTOCK_DATA`` says.
+        say: told what is going on, in short lines.
+        track: passes the plan on, and may show how far it is.
+
+    Raises:
+        AlreadyExistsError: the folder holds another evaluation.
+        InvalidArgumentError: the source has no detector, or does not say its data set.
+    """
+    checkpoint, about = load_source(source)
+    if not checkpoint.detector or "data" not in checkpoint.config:
+        raise InvalidArgumentError(
+            f"{about['name']} has no detector or no data set: take one that `penstock` trained"
+        )
+    claim(out, {"source": about, "config": asdict(config)})
+    splits = load(checkpoint.config["data"], folder=folder)
+    say("fitting baselines")
+    honest = splits.train.take(
+        np.linspace(0, len(splits.train) - 1, min(config.fit, len(splits.train))).astype(int)
+    )
+    baselines = {name: fit_baseline(name, checkpoint.network, honest.floats()) for name in config.baselines}
+    bench = Bench(checkpoint, PathDetector.from_state(checkpoint.detector), baselines)
+    say("scoring clean images")
+    clean = {
+        name: _kept(out / f"clean-{name}.npz", partial(_judged, bench, part))
+        for name, part in _clean_parts(splits, config).items()
+    }
+    subject = _subject(checkpoint, bench, splits, clean, config)
+    figures = []
+    for kind, eps in track(list(config.plan)):
+        name = f"{kind}-{eps:g}" if eps else kind
+        found = _kept(
+            out / f"attack-{name}.npz", partial(do, subject, bench.judge, kind, eps, config, folder)
+        )
+        figures.append(
+            {"attack": kind, "eps": eps, **attack_figures(found, clean, (OWN, *baselines), config.seed)}
+        )
+    result = {
+        "source": about,
+        "config": asdict(config),
+        "clean": {name: clean_figures(clean, name, config.seed) for name in (OWN, *baselines)},
+        "attacks": figures,
+    }
+    write_atomic(out / RESULTS, json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def claim(out: Path, what: dict[str, Any]) -> None:
+    """Make the folder this evaluation's.
+
+    Raises:
+        AlreadyExistsError: it is another one's.
+    """
+    text = json.dumps(what, indent=2, sort_keys=True) + "\n"
+    file = out / CLAIM
+    if file.is_file() and file.read_text(encoding="utf-8") != text:
+        raise AlreadyExistsError(
+            f"{out} holds an evaluation of another source or configuration: name another folder"
+        )
+    write_atomic(file, text)
+
+
+def _judged(bench: Bench, part: ImageSet) -> dict[str, npt.NDArray[Any]]:
+    return bench.judge(part.floats())
+
+
+def _clean_parts(splits: Splits, config: EvaluationConfig) -> dict[str, ImageSet]:
+    count = min(config.clean or len(splits.test), len(splits.test))
+    return {"calibration": splits.calibration, "test": splits.test.take(np.arange(count))}
+
+
+def _subject(
+    checkpoint: Checkpoint,
+    bench: Bench,
+    splits: Splits,
+    clean: dict[str, dict[str, npt.NDArray[Any]]],
+    config: EvaluationConfig,
+) -> Subject:
+    images = splits.test.take(np.arange(min(config.images, len(splits.test))))
+    calibrated = clean["calibration"][OWN]
+    right = answer(checkpoint.network, images.images).predicted == images.labels
+    return Subject(
+        checkpoint=checkpoint,
+        detector=bench.detector,
+        calibration=calibrated,
+        victims=images.take(right),
+        guides=splits.train.take(np.arange(min(2000, len(splits.train)))),
+    )
+
+
+def _kept(file: Path, make: Callable[[], dict[str, npt.NDArray[Any]]]) -> dict[str, npt.NDArray[Any]]:
+    """The arrays in a file, which are made and written first if it is not there."""
+    if not file.is_file():
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **make())
+        write_atomic(file, buffer.getvalue())
+    with np.load(file, allow_pickle=False) as content:
+        return {name: content[name] for name in content.files}

@@ -1,0 +1,77 @@
+"""What an evaluation of a detector does: a frozen dataclass, read from TOML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from penstock.attacks.baselines import NAMES
+from penstock.errors import ConfigurationError
+
+KINDS = (
+    "fgsm", "pgd", "autoattack", "cw", "deepfool", "square", "transfer",
+    "signs", "jpeg", "blur", "mnist", "caltech25",
+    "joint", "orthogonal", "matching", "inflation",
+)  # fmt: skip
+WITH_EPS = frozenset(
+    ("fgsm", "pgd", "autoattack", "square", "transfer", "signs", "joint", "orthogonal", "matching")
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What is attacked, how, and what is compared.
+
+    Attributes:
+        images: test images to attack, the first so many.
+        clean: test images for false-positive rates, the first so many; 0 takes all.
+        fit: training images that baselines are fitted on.
+        kinds: attacks and controls, of `KINDS`.
+        eps: bounds in grey levels of 255, for those that have one.
+        baselines: of `penstock.attacks.baselines.NAMES`.
+        other: source of the network whose adversarial images are transferred; empty for the dense network that the
+            source came from.
+        pgd_steps: of PGD.
+        auto_steps: of each adaptive PGD in AutoAttack.
+        auto_restarts: of each adaptive PGD in AutoAttack.
+        queries: of Square.
+        cw_steps: of Carlini and Wagner's attack in each bisection.
+        cw_searches: bisections of Carlini and Wagner's attack.
+        adaptive_steps: of each adaptive attack and of compute inflation.
+        adaptive_restarts: of each adaptive attack.
+        fpr: rate at which adaptive attacks must stay unflagged.
+        seed: of all random choices.
+    """
+
+    images: int = 1000
+    clean: int = 0
+    fit: int = 5000
+    kinds: tuple[str, ...] = KINDS
+    eps: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
+    baselines: tuple[str, ...] = NAMES
+    other: str = ""
+    pgd_steps: int = 100
+    auto_steps: int = 100
+    auto_restarts: int = 5
+    queries: int = 5000
+    cw_steps: int = 100
+    cw_searches: int = 9
+    adaptive_steps: int = 1000
+    adaptive_restarts: int = 2
+    fpr: float = 0.05
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, known in (("kinds", KINDS), ("baselines", NAMES)):
+            unknown = [value for value in getattr(self, name) if value not in known]
+            if unknown:
+                raise ConfigurationError(f"no {name} {unknown[0]!r}; there are {', '.join(known)}")
+        for name in ("images", "fit", "pgd_steps", "adaptive_steps", "adaptive_restarts"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not all(0 < eps < 255 for eps in self.eps):
+            raise ConfigurationError(f"eps is {list(self.eps)}; grey levels between 0 and 255 are needed")
+
+    @property
+    def plan(self) -> tuple[tuple[str, float], ...]:
+        """Kind and bound in grey levels, 0 where there is none, of each piece of work, in order."""
+        return tuple((kind, eps) for kind in self.kinds for eps in (self.eps if kind in WITH_EPS else (0.0,)))

@@ -1,0 +1,130 @@
+"""One piece of an evaluation: make the changed images, let everything judge them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from penstock.attacks.adaptive import METHODS, Adaptive
+from penstock.attacks.classifier import Images
+from penstock.attacks.controls import blur, foreign, gaussian_like, jpeg, random_signs
+from penstock.attacks.detector_score import DetectorScore
+from penstock.attacks.evaluation_config import EvaluationConfig
+from penstock.attacks.inflation import Inflation, bound
+from penstock.attacks.pgd import PGD
+from penstock.attacks.toolbox import FGSM, Attack, AutoAttack, CarliniL2, DeepFool, Square, Transfer
+from penstock.data import ImageSet, load
+from penstock.detect import PathDetector, conformal_threshold
+from penstock.nn.checkpoint import Checkpoint, load_source
+
+Arrays = dict[str, npt.NDArray[Any]]
+QUALITY = 75  # of JPEG, Pillow's own choice
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Subject:
+    """What is attacked.
+
+    Attributes:
+        checkpoint: the network.
+        detector: fitted.
+        calibration: its scores of honest calibration images.
+        victims: test images that the network reads right.
+        guides: honest training images.
+    """
+
+    checkpoint: Checkpoint
+    detector: PathDetector
+    calibration: npt.NDArray[np.float64]
+    victims: ImageSet
+    guides: ImageSet
+
+
+def do(
+    subject: Subject,
+    judge: Callable[[Images], Arrays],
+    kind: str,
+    eps: float,
+    config: EvaluationConfig,
+    folder: Path | None,
+) -> Arrays:
+    """Change images and judge them.
+
+    Returns:
+        what ``judge`` says of them, ``labels`` ``[N]`` (-1 where none is right), ``l2`` ``[N]``, for attacks
+        ``noise``, the path detector's scores under normal noise of equal length, and for inflation ``bound`` ``[1]``.
+    """
+    if kind in ("mnist", "caltech25"):
+        shown = foreign(load(kind, folder=folder).test, subject.checkpoint.input_shape, len(subject.victims))
+        return judge(shown) | {"labels": np.full(len(shown), -1), "l2": np.zeros(len(shown))}
+    images, labels = subject.victims.floats(), subject.victims.labels
+    changed = change(subject, kind, eps / 255, config)
+    moved = np.sqrt(((changed - images) ** 2).sum(axis=(1, 2, 3)))
+    found = judge(changed) | {"labels": labels, "l2": moved}
+    if kind not in ("signs", "jpeg", "blur", "inflation"):
+        found["noise"] = judge(gaussian_like(images, changed, config.seed))["path"]
+    if kind == "inflation":
+        found["bound"] = np.array([bound(subject.checkpoint.network)])
+        found["before"] = judge(images)["active_macs"]
+    return found
+
+
+def change(subject: Subject, kind: str, eps: float, config: EvaluationConfig) -> Images:
+    """The victims after an attack or control of ``KINDS``, with its bound in 0..1."""
+    images, labels, network = subject.victims.floats(), subject.victims.labels, subject.checkpoint.network
+    if kind == "signs":
+        return random_signs(images, eps, config.seed)
+    if kind == "jpeg":
+        return jpeg(images, QUALITY)
+    if kind == "blur":
+        return blur(images)
+    if kind == "inflation":
+        return Inflation(steps=config.adaptive_steps)(network, images)
+    if kind in METHODS:
+        attack = Adaptive(
+            method=kind,
+            eps=eps,
+            steps=config.adaptive_steps,
+            restarts=config.adaptive_restarts,
+            seed=config.seed,
+        )
+        threshold = conformal_threshold(subject.calibration, config.fpr)
+        guides = _guides(subject, config.seed)
+        return attack(network, DetectorScore(subject.detector), threshold, images, labels, guides)
+    return _attack(subject, kind, eps, config)(network, images, labels)
+
+
+def _attack(subject: Subject, kind: str, eps: float, config: EvaluationConfig) -> Attack:
+    seed = config.seed
+    pgd = PGD(eps=eps, step=eps / 10, steps=config.pgd_steps, seed=seed)
+    if kind == "transfer":
+        other = load_source(config.other)[0].network if config.other else subject.checkpoint.dense
+        return Transfer(attack=pgd, other=other)
+    made: dict[str, Attack] = {
+        "fgsm": FGSM(eps=eps, seed=seed),
+        "pgd": pgd,
+        "autoattack": AutoAttack(
+            eps=eps,
+            steps=config.auto_steps,
+            restarts=config.auto_restarts,
+            queries=config.queries,
+            seed=seed,
+        ),
+        "cw": CarliniL2(steps=config.cw_steps, searches=config.cw_searches, seed=seed),
+        "deepfool": DeepFool(seed=seed),
+        "square": Square(eps=eps, queries=config.queries, seed=seed),
+    }
+    return made[kind]
+
+
+def _guides(subject: Subject, seed: int) -> Images:
+    """For each victim an honest image of another class, drawn by chance."""
+    draw = np.random.default_rng(seed)
+    pool = subject.guides.labels
+    chosen = [draw.choice(np.flatnonzero(pool != label)) for label in subject.victims.labels]
+    return subject.guides.take(np.array(chosen)).floats()

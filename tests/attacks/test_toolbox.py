@@ -1,0 +1,98 @@
+"""Attacks keep their bounds, gates pass gradients to them, and gates that do not are noticed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from penstock.attacks import classifier as module
+from penstock.attacks.classifier import MaskedGradientsWarning, layers_that_pass
+from penstock.attacks.pgd import PGD
+from penstock.attacks.toolbox import FGSM, Attack, AutoAttack, CarliniL2, DeepFool, Square, Transfer
+from penstock.nn import gates
+from penstock.nn.gates import GateConfig
+from penstock.nn.path_network import PathNetwork
+from penstock.nn.surgery import attach_gates
+
+EPS = 0.1
+
+
+@pytest.fixture
+def network(chain: nn.Module) -> PathNetwork:
+    torch.manual_seed(0)
+    return attach_gates(chain, torch.zeros(1, 3, 8, 8), GateConfig(normalize=True)).eval()
+
+
+@pytest.fixture
+def images() -> module.Images:
+    return np.random.default_rng(0).random((6, 3, 8, 8), dtype=np.float32)
+
+
+def said(network: nn.Module, images: module.Images) -> module.Labels:
+    with torch.no_grad():
+        classes: module.Labels = network(torch.from_numpy(images)).logits.argmax(1).numpy()
+    return classes
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        FGSM(eps=EPS),
+        Square(eps=EPS, queries=50),
+        PGD(eps=EPS, step=0.02, steps=10),
+    ],
+)
+def test_bounded_attacks_keep_their_bound_and_repeat_themselves(
+    network: PathNetwork, images: module.Images, attack: Attack
+) -> None:
+    labels = said(network, images)
+    attacked = attack(network, images, labels)
+    assert attacked.dtype == np.float32
+    assert 0 < np.abs(attacked - images).max() <= EPS + 1e-6
+    assert 0 <= attacked.min() <= attacked.max() <= 1
+    np.testing.assert_array_equal(attacked, attack(network, images, labels))
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        AutoAttack(eps=EPS, steps=10, restarts=1, queries=20),
+        CarliniL2(searches=6, steps=100, rate=0.05),
+        DeepFool(),
+    ],
+)
+def test_attacks_that_go_on_until_they_succeed_turn_answers_of_a_linear_network(
+    images: module.Images, attack: Attack
+) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(192, 5)
+    linear = nn.Sequential(nn.Flatten(), layer)
+    with torch.no_grad():
+        layer.weight.mul_(30)  # answers as sure as those of a trained network
+    labels: module.Labels = linear(torch.from_numpy(images)).argmax(1).numpy()
+    attacked = attack(linear, images, labels)
+    assert (linear(torch.from_numpy(attacked)).argmax(1).numpy() != labels).mean() > 0.8
+    np.testing.assert_array_equal(attacked, attack(linear, images, labels))
+
+
+def test_a_transfer_is_made_on_the_other_network(
+    network: PathNetwork, chain: nn.Module, images: module.Images
+) -> None:
+    labels = said(network, images)
+    attack = FGSM(eps=EPS)
+    transferred = Transfer(attack=attack, other=chain)(network, images, labels)
+    np.testing.assert_array_equal(transferred, attack(chain, images, labels))
+    assert (transferred != attack(network, images, labels)).any()
+
+
+def test_gates_that_stop_gradients_are_warned_of(
+    network: PathNetwork, images: module.Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passing, layers = layers_that_pass(network, images)
+    assert 0 < passing <= layers
+    monkeypatch.setattr(gates, "binarize", lambda logits: (logits > 0).to(logits.dtype))
+    assert layers_that_pass(network, images) == (0, layers)
+    with pytest.warns(MaskedGradientsWarning, match="worthless"):
+        FGSM(eps=EPS)(network, images, said(network, images))
