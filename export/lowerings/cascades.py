@@ -53,7 +53,9 @@ def _computed(graph: ir.Graph, values: list[ir.Value | None]) -> list[ir.Value |
     """The values as results of the graph's own nodes, which those are not that no image has a say in."""
     build = Builder(graph, f"{graph.name}.known")
     made = {output for node in graph for output in node.outputs}
-    found = [value if value in made else build.op("Identity", value) for value in values]
+    found: list[ir.Value | None] = [
+        value if value in made else build.op("Identity", value) for value in values
+    ]
     graph.extend(list(build.tape.nodes))
     return found
 
