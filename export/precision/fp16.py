@@ -28,6 +28,7 @@ ON_MAPS = frozenset(
         "Compress",
         "Concat",
         "Conv",
+        "ConvTranspose",
         "Elu",
         "Gather",
         "HardSigmoid",

@@ -125,7 +125,7 @@ def _all_rows(feed: Feed) -> Feed:
 
 def _refuse_moving_weights(graph: ir.Graph) -> None:
     for node in graph:
-        if node.op_type == "Conv" and not is_constant(node.inputs[1]):
+        if node.op_type in ("Conv", "ConvTranspose") and not is_constant(node.inputs[1]):
             raise UnsupportedError(
                 f"the weights of {node.name} are gathered for each image, so they have no fixed scales to quantise "
                 "them with: take the lowering masked or routed for int8"

@@ -21,6 +21,7 @@ from penstock.data import load
 from penstock.errors import InvalidArgumentError, UnsupportedError, VerificationError
 from penstock.export.capture.contract import DenseModel
 from penstock.export.capture.exporting import capture
+from penstock.export.lowerings.compaction import Picking
 from penstock.export.lowerings.gathered import Gathered
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.masked import Masked
@@ -271,15 +272,22 @@ def test_gates_are_narrowed_behind_masks_and_gathered_weights_to_float16_only(
 ) -> None:
     images = some_images(24)
     gated = captured["residual"]
-    for lowering, narrows in ((Masked(), (to_int8, to_fp16)), (Gathered(), (to_fp16,))):
+    names = frozenset(gated.served.network.layout.names)
+    turned = Gathered(Picking(turned=names, turned_readers=names))
+    for lowering, narrows in (
+        (Masked(), (to_int8, to_fp16)),
+        (Gathered(), (to_fp16,)),
+        (turned, (to_fp16,)),
+    ):
         model = gated.lowered(lowering)
         expected = opened(model, single=lowering.single).run(images)
         for narrowed in narrows:
             result = to_int8(model, images) if narrowed is to_int8 else to_fp16(model)
             got = opened(result, single=lowering.single).run(images)
             assert compare(expected, got, real=False).same_bits >= 0.97
-    with pytest.raises(UnsupportedError, match="gathered for each image"):
-        to_int8(gated.lowered(Gathered()), images)
+    for lowering in (Gathered(), turned):
+        with pytest.raises(UnsupportedError, match="gathered for each image"):
+            to_int8(gated.lowered(lowering), images)
 
 
 def test_values_before_and_behind_a_mask_are_on_one_scale(

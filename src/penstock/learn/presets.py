@@ -36,6 +36,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
             "learning_rate": 0.1,
             "batch_size": 128,
             "weight_decay": 1e-4,
+            "clip": 0.0,
             "decay": "steps",
             "average": 0.0,
         },

@@ -8,6 +8,7 @@ epoch's number, so a run that was killed and resumed ends with the weights of on
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ class Training(L.LightningModule):
         self.seed = seed
         self.distillation = distillation
         self.accuracy = MulticlassAccuracy(classes, average="micro")
-        self.loss = MeanMetric(nan_strategy="disable")  # a loss that is no number is to be seen
+        self.loss = MeanMetric(nan_strategy=math.inf)  # a loss that is no number is to be seen
 
     def losses(self, batch: Batch) -> Mapping[str, Tensor]:
         """Weighted terms of the loss, by name; their sum is minimised."""
