@@ -60,6 +60,8 @@ class ServedModel(nn.Module):
             score = images.new_zeros((images.shape[0], 1))
         else:
             score = self.head(output.logits, codes, torch.cat(output.gate_logits, dim=1))
+            # Paths may be the same for all images; logits that are no numbers make a score that is none either.
+            score = score + 0 * output.logits.sum(dim=1, keepdim=True)
         # Not `score > threshold`: a broken image, NaN or beyond all bounds, has the score NaN and must be flagged.
         flag = torch.logical_not(score <= self.threshold)
         return Answer(output.logits, codes.to(torch.uint8), output.active_macs, score, flag)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -124,6 +125,20 @@ def grouped(routed: Named, network: str) -> Any:
     if network not in OPENED:
         OPENED[network] = routed(network).opened(Routed())
     return OPENED[network]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("lowering", LOWERINGS)
+def test_answers_that_are_no_numbers_are_flagged_wherever_the_image_is_broken(
+    lowering: str, network: str, routed: Named, some_images: SomeImages
+) -> None:
+    graph = routed(network).opened(LOWERINGS[lowering]())
+    for row, column in itertools.product((0, 3, 7), repeat=2):
+        for value in (np.nan, np.inf, -np.inf):
+            broken = some_images(1).astype(np.float32) / 255
+            broken[0, 1, row, column] = value
+            logits, flags = graph.session.run(["logits", "adversarial"], {"images": broken})
+            assert flags.all() or np.isfinite(logits).all(), (row, column, value)
 
 
 @pytest.mark.parametrize("network", NETWORKS)

@@ -5,7 +5,7 @@ exactly what the uninterrupted one saw. Augmentation comes in *views*: view ``v`
 way that depends on ``v`` alone, and epoch ``e`` shows view ``e mod views``. All runs thus share their views, and what a
 teacher says of a view needs to be computed only once (see `penstock.learn.teacher`). An odd view mirrors just those
 images that the even one before it does not: in a short training, seeing either side equally often is worth some epochs
-(Jordan, *94% on CIFAR-10 in 3.29 seconds on a single GPU*, 2024, section 3.6, https://arxiv.org/abs/2404.00498).
+(Jordan, *94% on CIFAR-10 in 3.29 seconds on a single GPU*, 2024, https://arxiv.org/abs/2404.00498).
 
 Under several devices each one takes its share of every batch.
 """
