@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from penstock import zoo
 from penstock.errors import InvalidArgumentError, UnsupportedError
-from penstock.learn.weights import load_weights
+from penstock.learn.weights import find_weights, load_weights
 from penstock.nn.backbones import build_backbone
+from penstock.nn.checkpoint import load_checkpoint
 
 SQUEEZENET = "weights/squeezenet1_1_imagenet_fp16.onnx"
 
@@ -39,6 +41,16 @@ def test_published_weights_load_in_their_usual_forms(inside: bool, prefix: str, 
     load_weights(target, tmp_path / "weights.th")
     for name, value in target.state_dict().items():
         assert torch.equal(value, source.state_dict()[name])
+
+
+@pytest.mark.parametrize("entry", [entry.name for entry in zoo.entries()])
+def test_a_zoo_entry_gives_its_dense_network(entry: str) -> None:
+    file = find_weights(f"zoo:{entry}", None)
+    checkpoint = load_checkpoint(file)
+    network = build_backbone(checkpoint.backbone, len(checkpoint.class_names))
+    load_weights(network, file)
+    for name, value in checkpoint.dense.state_dict().items():
+        assert torch.equal(network.state_dict()[name], value), name
 
 
 @pytest.mark.parametrize(

@@ -13,15 +13,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from penstock import zoo
 from penstock.errors import InvalidArgumentError, NotFoundError, UnsupportedError
 from penstock.nn.checkpoint import ZOO_PREFIX
 from penstock.nn.squeezenet import from_caffe, is_caffe
+from penstock.nn.tensor_file import read_content, with_prefix
 
-DENSE = "dense."  # what tensors of the dense network begin with in a checkpoint
+DENSE = "dense"  # what names of tensors of the dense network begin with in a checkpoint
 
 
 def load_weights(network: nn.Module, file: Path, *, fresh_classifier: bool = False) -> None:
@@ -107,11 +107,10 @@ def _read(file: Path) -> dict[str, Tensor]:
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
     try:
-        tensors = load_file(file)
-    except SafetensorError as error:
+        _, tensors = read_content(file)
+    except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
         raise InvalidArgumentError(f"{file} holds no weights of this network: {error}") from error
-    dense = {name: tensor for name, tensor in tensors.items() if name.startswith(DENSE)}
-    return {name.removeprefix(DENSE): tensor for name, tensor in dense.items()} or tensors
+    return with_prefix(DENSE, tensors) or tensors
 
 
 def _read_torch(file: Path) -> dict[str, Tensor]:

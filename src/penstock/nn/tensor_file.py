@@ -60,18 +60,29 @@ def read_tensors(
         BundleError: damaged, something else, or of another schema.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})[KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            for name, form in about.pop(FORMS, {}).items():
-                tensors[name] = unpack(tensors[name], form)
-            for name, source in about.pop(SAME, {}).items():
-                tensors[name] = tensors[source].clone()
+        about, tensors = read_content(path)
         if about["schema"] != schema:
             raise BundleError(f"{path} has schema {about['schema']}; this version reads {schema}: {remedy}")
         return restore(about, tensors)
     except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
         raise BundleError(f"{path} is not {what}: {error}") from error
+
+
+def read_content(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What is said in a safetensors file, and all of its tensors, whole; of a file of others nothing is said.
+
+    Raises:
+        SafetensorError: it is none.
+        LookupError, TypeError, ValueError, RuntimeError: what is said does not fit the tensors.
+    """
+    with safe_open(path, framework="pt") as file:
+        about: dict[str, Any] = json.loads((file.metadata() or {}).get(KEY, "{}"))
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    for name, form in about.pop(FORMS, {}).items():
+        tensors[name] = unpack(tensors[name], form)
+    for name, source in about.pop(SAME, {}).items():
+        tensors[name] = tensors[source].clone()
+    return about, tensors
 
 
 def _repeated(tensors: Mapping[str, Tensor]) -> dict[str, str]:
