@@ -22,7 +22,7 @@ from penstock.export.passes.simplify import tidy
 from penstock.export.runtime import Graph, Outputs, open_graph
 from penstock.export.verify.parity import reference, verify
 from penstock.nn.cascade import Cascade
-from penstock.nn.gates import Gate
+from penstock.nn.gates import GatedConv2d
 from penstock.nn.prototypes import ConsolidatedNetwork
 from penstock.nn.routing import StageRouter
 from penstock.nn.surgery import GatedNetwork
@@ -57,10 +57,11 @@ def _verify_gates(
     for logit in (1.0, -1.0):
         forced = copy.deepcopy(served)
         for module in forced.modules():
-            if isinstance(module, Gate):
-                asked = module.expand.weight.any(dim=1)
-                module.expand.weight.data.zero_()
-                module.expand.bias.data[asked] = logit
+            if isinstance(module, GatedConv2d):  # observers see what they see
+                expand = module.gate.expand
+                asked = expand.weight.any(dim=1)
+                expand.weight.data.zero_()
+                expand.bias.data[asked] = logit
         graph = captured.clone()
         for node in graph.graph:
             _force_gate(graph.graph, node, logit)

@@ -1,7 +1,7 @@
 """How far each path bit is from flipping: what decides on it may come out a little different in another engine.
 
-A gate's bit flips where its logit passes 0; all bits of a stage where another prototype's logit becomes the largest;
-those of a cascade's second member where the first one's confidence passes the threshold.
+The bit of a gate or an observer flips where its logit passes 0; all bits of a stage where another prototype's logit
+becomes the largest; those of a cascade's second member where the first one's confidence passes the threshold.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from penstock.nn.cascade import Cascade, confidence
+from penstock.nn.observers import observers_of
 from penstock.nn.path_network import PathNetwork
 from penstock.nn.prototypes import ConsolidatedNetwork
 
@@ -28,7 +29,11 @@ def margins(network: PathNetwork, images: Tensor) -> Tensor:
     output = network(images)
     if isinstance(network, ConsolidatedNetwork):
         stages = zip(output.router_logits, network.routers, strict=True)
-        return torch.cat([_lead(r)[:, None].expand(-1, sum(router.filters)) for r, router in stages], dim=1)
+        chosen = [_lead(r)[:, None].expand(-1, sum(router.filters)) for r, router in stages]
+        count = len(observers_of(network))
+        return torch.cat(
+            [*chosen, *(y.abs() for y in output.gate_logits[len(output.gate_logits) - count :])], dim=1
+        )
     distances: Tensor = torch.cat(output.gate_logits, dim=1).abs()
     return distances
 

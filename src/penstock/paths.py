@@ -11,9 +11,10 @@ The cost of a path is counted in multiply-accumulates (MACs). A gated convolutio
 
 of them: a closed filter is not computed, and where input channels come straight from other gated layers, from one or
 from several that are concatenated, neither are the products with those layers' closed filters. A *follower*, a
-depthwise convolution behind a gated one, has no bits of its own: it computes the channels that are there. With ``f``
-MACs that every input pays (ungated layers, the gates themselves) and ``D`` the dense network's MACs, without gates,
-the share that a path asks for is
+depthwise convolution behind a gated one, has no bits of its own: it computes the channels that are there. An *observer*
+is the opposite: its bits are part of the path, and rule and save nothing. With ``f`` MACs that every input pays
+(ungated layers, gates and observers) and ``D`` the dense network's MACs, without gates, the share that a path asks for
+is
 
     d_l = open_l / C_l                                            density of a gated layer
     e_r = (u_r + sum_{s in sources(r)} C_s d_s) / (u_r + sum_{s in sources(r)} C_s)
@@ -50,6 +51,7 @@ class PathLayer:
         sources: indices of the gated layers whose closed filters are missing from this layer's input, one as often
             as its filters stand there; empty if all input channels are always there.
         ungated: beside those of the sources, input channels that are always there.
+        observes: no convolution: the bits of an observer, which rule nothing.
     """
 
     name: str
@@ -57,6 +59,7 @@ class PathLayer:
     macs: int
     sources: tuple[int, ...] = ()
     ungated: int = 0
+    observes: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +102,10 @@ class PathLayout:
                     f"layer {layer.name!r} has {layer.filters} filters; at least 1 is needed"
                 )
             _check_reader(layer, earlier=index)
+            if layer.observes and (layer.macs or layer.sources):
+                raise InvalidArgumentError(
+                    f"layer {layer.name!r} observes, so it has neither MACs nor sources"
+                )
         for follower in self.followers:
             _check_reader(follower, earlier=len(self.layers))
         if self.fixed_macs < 0:
@@ -117,10 +124,26 @@ class PathLayout:
         return tuple(layer.name for layer in self.layers)
 
     @property
+    def rules(self) -> npt.NDArray[np.bool_]:
+        """``[P]`` which bits rule a filter; the others are observers'."""
+        return np.repeat(
+            [not layer.observes for layer in self.layers], [layer.filters for layer in self.layers]
+        )
+
+    @property
+    def watched(self) -> npt.NDArray[np.intp]:
+        """Places in the path of the bits that say most about an input: those of observers, or all if there are none."""
+        return np.flatnonzero(self.rules if self.rules.all() else ~self.rules)
+
+    @property
     def slices(self) -> tuple[slice, ...]:
         """The bits of each layer, in order."""
         ends = np.cumsum([layer.filters for layer in self.layers]).tolist()
         return tuple(slice(end - layer.filters, end) for end, layer in zip(ends, self.layers, strict=True))
+
+    def over_filters(self, values: npt.NDArray[Any], *, without: float) -> float:
+        """Mean of ``[..., P]`` over the bits that rule filters; ``without`` where none does."""
+        return float(values[..., self.rules].mean()) if self.rules.any() else without
 
     def split(self, path: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
         """Cut ``[..., P]`` into one ``[..., filters]`` array per layer."""

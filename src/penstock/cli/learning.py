@@ -38,6 +38,17 @@ def add(commands: Commands) -> None:
     consolidate.set_defaults(run=_consolidate)
     _add_cascade(commands)
 
+    observe = commands.add_parser(
+        "observe", help="put observers on a finished network, which leave its answers as they are, for flags"
+    )
+    observe.add_argument("source", metavar="SOURCE", help=SOURCE)
+    observe.add_argument(
+        "--dense", action="store_true", help="observe the network as it was before it got gates"
+    )
+    add_config(observe, required=False)
+    add_run(observe, devices=False)
+    observe.set_defaults(run=_observe)
+
     disentangle = commands.add_parser(
         "disentangle", help="find each class's sub-architecture of a frozen network"
     )
@@ -112,6 +123,16 @@ def _cascade(parsed: argparse.Namespace) -> int:
         data=parsed.data,
         say=say,
     )
+    print_figures(checkpoint.figures)
+    return 0
+
+
+def _observe(parsed: argparse.Namespace) -> int:
+    from penstock.learn.observe import observe
+    from penstock.learn.observe_config import read_observe_config
+
+    config = read_observe_config(parsed.config, parsed.changes)
+    checkpoint = observe(parsed.source, config, parsed.out, dense=parsed.dense, data=parsed.data, say=say)
     print_figures(checkpoint.figures)
     return 0
 

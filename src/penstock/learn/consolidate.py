@@ -113,6 +113,8 @@ def _gated(start: Checkpoint, source: str) -> GatedNetwork:
         raise ConfigurationError(
             f"{source} is consolidated already: name the decoupled network that it came from"
         )
+    if any(layer.observes for layer in start.network.layout.layers):
+        raise ConfigurationError(f"{source} has observers: name the decoupled network that they were put on")
     return start.network
 
 

@@ -31,7 +31,8 @@ def accuracy_figures(
         network: which answered; it is run once more, under noise.
         dense: the dense network.
     """
-    paths = PathSet(network.layout, answers.bits)
+    layout = network.layout
+    paths = PathSet(layout, answers.bits)
     steadiness = measure_steadiness(network, images.images, paths)
     found = dependence(paths, images.labels, len(images.class_names), steadiness)
     return {
@@ -39,10 +40,10 @@ def accuracy_figures(
         "dense_accuracy": float((predict(dense, images.images) == images.labels).mean()),
         "decoupled_accuracy": answers.accuracy(images.labels),
         "mac_fraction": float(paths.active_macs.mean()),
-        "density": float(paths.bits.mean()),
-        "varying": float(found.varies.mean()),
-        "input_dependent": float(found.input_dependent.mean()),
-        "dense_macs": network.layout.dense_macs,
+        "density": layout.over_filters(paths.bits, without=1.0),
+        "varying": layout.over_filters(found.varies, without=0.0),
+        "input_dependent": layout.over_filters(found.input_dependent, without=0.0),
+        "dense_macs": layout.dense_macs,
     }
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from penstock.errors import InvalidArgumentError
 from penstock.nn.cascade import Cascade
 from penstock.nn.gates import GateConfig
+from penstock.nn.observers import ObserverConfig, attach_observers, unruled
 from penstock.nn.path_network import PathNetwork
 from penstock.nn.prototypes import PrototypeConfig, attach_prototypes
 from penstock.nn.surgery import GatedNetwork, attach_gates
@@ -20,12 +21,14 @@ class Member:
     """One network with paths.
 
     Attributes:
-        gate: shape of its gates.
+        gate: shape of its gates; ``None``: the dense network as it is.
         prototypes: shape of its routers and prototypes; ``None`` if it has gates.
+        observers: number and shape of its observers; ``None`` if it has none.
     """
 
-    gate: GateConfig
+    gate: GateConfig | None
     prototypes: PrototypeConfig | None = None
+    observers: ObserverConfig | None = None
 
 
 def assemble(dense: nn.Module, example: Tensor, members: Sequence[Member]) -> PathNetwork:
@@ -49,5 +52,7 @@ def assemble(dense: nn.Module, example: Tensor, members: Sequence[Member]) -> Pa
 
 
 def _part(dense: nn.Module, example: Tensor, member: Member) -> GatedNetwork:
-    network = attach_gates(dense, example, member.gate)
-    return network if member.prototypes is None else attach_prototypes(network, member.prototypes)
+    network = unruled(dense, example) if member.gate is None else attach_gates(dense, example, member.gate)
+    if member.prototypes is not None:
+        network = attach_prototypes(network, member.prototypes)
+    return network if member.observers is None else attach_observers(network, member.observers)

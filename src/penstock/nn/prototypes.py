@@ -162,6 +162,10 @@ def set_prototypes(network: ConsolidatedNetwork, bits: Sequence[Tensor]) -> None
 def _refuse_misfit(network: GatedNetwork, config: PrototypeConfig) -> None:
     if isinstance(network, ConsolidatedNetwork):
         raise InvalidArgumentError("the network has prototypes already: start from the gated one")
+    if any(layer.observes for layer in network.layout.layers):
+        raise InvalidArgumentError(
+            "the network has observers: give prototypes to the network as it was before"
+        )
     if hasattr(network.body, "routers"):
         raise InvalidArgumentError(
             "the network has a module or tensor named 'routers', where prototypes put theirs: give it another name"

@@ -46,7 +46,8 @@ class GatedNetwork(PathNetwork):
     @property
     def gated_layers(self) -> tuple[GatedConv2d, ...]:
         """The gated convolutions in path order."""
-        return tuple(self.body.get_submodule(layer.name) for layer in self.layout.layers)  # type: ignore[misc]
+        names = [layer.name for layer in self.layout.layers if not layer.observes]
+        return tuple(self.body.get_submodule(name) for name in names)  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> GatedOutput:
         """Run on images ``[N, C, H, W]``."""

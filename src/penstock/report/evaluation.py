@@ -34,11 +34,11 @@ class ClassFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerFigures:
-    """One gated layer; entropies and spread are means over its filters.
+    """One gated layer or observer; entropies and spread are means over its filters.
 
     Attributes:
         name: of the convolution.
-        filters: how many it has.
+        filters: how many it has; of an observer, its bits.
         density: mean share of filters that are open.
         varying: share of filters open on 5 % to 95 % of the images.
         input_dependent: share of filters that vary and are steady, see `penstock.learn.dependence`.
@@ -77,7 +77,7 @@ class Evaluation:
         input_dependent: share of filters that vary and whose bit noise of +-1/255 leaves alone, the strict one.
         flags: promised and measured false-positive rate; ``None`` where no detector was fitted.
         classes: figures of each class.
-        layers: figures of each gated layer, in network order.
+        layers: figures of each gated layer, in network order, and of each observer.
     """
 
     source: str
@@ -104,6 +104,7 @@ def evaluate(seen: Observation) -> Evaluation:
     """The figures of what was observed."""
     dense = seen.dense_predicted == seen.images.labels
     decoupled = seen.predicted == seen.images.labels
+    layout = seen.paths.layout
     return Evaluation(
         source=seen.name,
         sha256=seen.sha256,
@@ -113,9 +114,9 @@ def evaluate(seen: Observation) -> Evaluation:
         decoupled_accuracy=float(decoupled.mean()),
         loss_points=100 * float(dense.mean() - decoupled.mean()),
         mac_fraction=float(seen.paths.active_macs.mean()),
-        density=float(seen.paths.bits.mean()),
-        varying=float(seen.dependence.varies.mean()),
-        input_dependent=float(seen.dependence.input_dependent.mean()),
+        density=layout.over_filters(seen.paths.bits, without=1.0),
+        varying=layout.over_filters(seen.dependence.varies, without=0.0),
+        input_dependent=layout.over_filters(seen.dependence.input_dependent, without=0.0),
         flags=seen.flags,
         classes=_class_figures(seen, dense, decoupled),
         layers=layer_figures(seen.paths, seen.dependence),
