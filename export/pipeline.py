@@ -57,7 +57,7 @@ def export(
     Raises:
         PenstockError: the source is missing or damaged, or the graph fails a check; nothing is written then.
     """
-    checkpoint, origin = load(options.source, options.class_name)
+    checkpoint, origin = load(options.source, options.class_name, options.member)
     if options.flagging and not checkpoint.detector:
         raise UnsupportedError(f"{options.source} holds no detector: export it with --no-flags")
     sample = sample_of(checkpoint, options.data, say)
