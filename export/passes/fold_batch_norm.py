@@ -14,8 +14,9 @@ ALONE = "there is no convolution in front of it that it alone reads"
 class FoldBatchNorm:
     """``norm(conv(x, W, b))`` becomes ``conv(x, s W, s (b - mean) + shift)`` with ``s = scale / sqrt(var + eps)``.
 
-    Those of gated and routed convolutions are part of their nodes already: `penstock.export.capture` folds them. The
-    pass declines where a batch norm reads something else than a convolution, or where others read that too.
+    Those of gated and routed convolutions are part of their nodes already: `penstock.export.capture` folds them. Newer
+    versions of PyTorch's exporter have folded most others too. The pass declines where a batch norm reads something
+    else than a convolution, or where others read that too.
     """
 
     name = "fold batch norms"

@@ -81,6 +81,8 @@ class PassRecord:
 
     def __str__(self) -> str:
         left = [f"{why}{f' ({count})' if count else ''}" for why, count in self.declined.items()]
+        if not self.changed and not left:
+            return f"{self.name}: nothing there to do"
         return f"{self.name}: {self.changed} places" + (f"; left alone: {'; '.join(left)}" if left else "")
 
 

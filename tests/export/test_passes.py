@@ -226,6 +226,7 @@ def test_a_report_adds_up_graphs_and_a_copy_goes_its_own_way(routed: Callable[[s
     assert [each.name for each in other.records] == [record.name, "another"]
     assert str(other.records[1]) == "another: 0 places; left alone: not here"
     assert report.records == (record,)
+    assert str(replace(record, declined={})) == "align widths: nothing there to do"
 
 
 @pytest.mark.parametrize("kind", ["masked", "gathered"])
