@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from penstock.export.building import constant_array, is_constant, supersede
+from penstock.export.building import supersede
+from penstock.export.lowerings.compact import PLACED
 from penstock.export.passes.reporting import Effect
 
 BROADCAST = "the other summand has another shape, or is made of open channels itself"
@@ -40,38 +41,32 @@ class ScatterAtAdds:
 
 
 def _scatter(value: ir.Value | None) -> ir.Node | None:
-    """The scatter onto zeros that a whole value comes from, in the form that `compact.scattered` gives it."""
-    unsqueezed = None if value is None else value.producer()
-    if unsqueezed is None or unsqueezed.op_type != "Unsqueeze" or unsqueezed.inputs[0] is None:
+    """The scatter onto zeros that a whole value comes from; none of a network's own, which may name a place twice."""
+    unsqueeze = None if value is None else value.producer()
+    if unsqueeze is None or unsqueeze.op_type != "Unsqueeze" or unsqueeze.inputs[0] is None:
         return None
-    scatter = unsqueezed.inputs[0].producer()
-    if (
-        scatter is None
-        or scatter.op_type != "ScatterND"
-        or scatter.attributes["reduction"].as_string() != "none"
-    ):
-        return None
-    onto = _onto(scatter)
-    return scatter if is_constant(onto) and not constant_array(onto).any() else None
+    scatter = unsqueeze.inputs[0].producer()
+    return scatter if scatter is not None and PLACED in scatter.meta else None
 
 
 def _onto(scatter: ir.Node) -> ir.Value:
-    """What is written onto, ``[1, C, H, W]``, in front of the squeeze."""
+    """What is written onto, ``[1, C, H, W]``."""
+    onto = _squeeze(scatter).inputs[0]
+    assert onto is not None
+    return onto
+
+
+def _squeeze(scatter: ir.Node) -> ir.Node:
+    """The node between what is written onto and the scatter."""
     squeezed = scatter.inputs[0]
-    assert squeezed is not None
-    squeeze = squeezed.producer()
+    squeeze = None if squeezed is None else squeezed.producer()
     assert squeeze is not None
-    assert squeeze.inputs[0] is not None
-    return squeeze.inputs[0]
+    return squeeze
 
 
 def _add_onto(graph: ir.Graph, add: ir.Node, scatter: ir.Node, other: ir.Value) -> None:
-    squeezed = scatter.inputs[0]
-    assert squeezed is not None
-    squeeze = squeezed.producer()
-    assert squeeze is not None
-    squeeze.replace_input_with(0, other)
+    _squeeze(scatter).replace_input_with(0, other)
     scatter.attributes["reduction"] = ir.AttrString("reduction", "add")
-    (unsqueeze, _), *_ = scatter.outputs[0].uses()
+    ((unsqueeze, _),) = scatter.outputs[0].uses()
     supersede(add.outputs[0], unsqueeze.outputs[0])
     graph.remove(add, safe=True)

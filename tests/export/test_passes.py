@@ -167,6 +167,27 @@ def test_activations_stay_compact_up_to_the_add(captured: dict[str, Any]) -> Non
     assert "NonZero" not in kinds(graph)
 
 
+def test_scatters_of_the_network_itself_are_left_alone() -> None:
+    """They may write to a place twice, which is not the same as adding there twice."""
+    draw = np.random.default_rng(0)
+    feed: dict[str, npt.NDArray[Any]] = {
+        "index": np.array([[1], [1]]),
+        "values": draw.standard_normal((2, 4)).astype(np.float32),
+        "other": draw.standard_normal((1, 3, 4)).astype(np.float32),
+    }
+
+    def build_it(build: Builder, inputs: Sequence[ir.Value]) -> ir.Value:
+        index, values, other = inputs
+        zeros = build.constant(np.zeros((3, 4), np.float32), "zeros")
+        placed = build.op("ScatterND", zeros, index, values)
+        return build.op("Add", build.op("Unsqueeze", placed, build.constant(np.array([0]), "first")), other)
+
+    graph = graph_of(build_it, feed)
+    before = kinds(graph)
+    effect = ScatterAtAdds()(graph)
+    assert (effect.changed, effect.declined, kinds(graph)) == ([], {}, before)
+
+
 @pytest.mark.parametrize("sides", ["scattered first", "scattered second", "broadcast", "static"])
 def test_open_channels_are_added_in_their_places(sides: str) -> None:
     draw = np.random.default_rng(0)
