@@ -25,7 +25,7 @@ class Effect:
 
 
 class Pass(Protocol):
-    """A rewrite of one graph, in place, after which it answers as before; the docstring says by which rule.
+    """A rewrite of one graph, in place, after which it answers as before; the class says by which rule, and when not.
 
     Attributes:
         name: what it does.
