@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test lint check stress proto bench serving speed clean
+.PHONY: setup demo test lint check stress proto bench serving speed speed-gpu clean
 
 setup: $(STAMP)
 
@@ -39,6 +39,10 @@ proto: setup
 
 speed: setup
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/tables.py
+
+speed-gpu: setup
+	$(BIN)/python benchmarks/speed_gpu.py
 	$(BIN)/python benchmarks/tables.py
 
 serving: setup

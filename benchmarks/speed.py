@@ -15,85 +15,21 @@ process of its own, whose time and peak memory are kept too. Rows of networks th
 from __future__ import annotations
 
 import argparse
-import fnmatch
-import hashlib
 import json
-import os
-import shlex
-import subprocess
 import sys
 import tempfile
-import time
-import tomllib
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from machine import RESULTS, about, cores
+from machine import RESULTS, about
+from speed_forms import ORT, Made, accuracy, exported, forms, networks, shown
 
-from penstock import data
-from penstock.bundle import LOGITS, read_bundle
 from penstock.export.autotune.engines import Loaded, load
 from penstock.export.autotune.measure import measure
-from penstock.export.runtime import open_graph
-from penstock.export.sample import synthetic_images
-from penstock.files import sha256, write_atomic
+from penstock.files import write_atomic
 
-SUBJECTS = Path(__file__).with_name("speed.toml")
 FILE = "speed.json"
-ORT = "onnxruntime"
-AUTO = "auto"
-LEAST_IMAGES = 64  # of a data set: how long a path takes depends on the image
 SECONDS_EACH = 1.5  # of measuring, for each form
-
-
-@dataclass(frozen=True)
-class Form:
-    """One form of a network at one precision.
-
-    Attributes:
-        label: for the table.
-        precision: as the command line has it.
-        command: what follows ``penstock export``, or the other script that makes it and what follows that.
-        script: of ``benchmarks/``; ``None``: ``penstock export``.
-        engines: what runs it.
-    """
-
-    label: str
-    precision: str
-    command: tuple[str, ...]
-    script: str | None = None
-    engines: tuple[str, ...] = (ORT,)
-
-
-@dataclass(frozen=True)
-class Made:
-    """A form's file, and what its export took.
-
-    Attributes:
-        form: what it is of.
-        file: the ONNX file.
-        macs: share of the dense MACs that it executes.
-        single: whether it takes exactly one image at a time.
-        seconds: of the export.
-        peak_mb: memory of the export.
-    """
-
-    form: Form
-    file: Path
-    macs: float
-    single: bool
-    seconds: float
-    peak_mb: float
-
-    @cached_property
-    def sha256(self) -> str:
-        """Hash of the file."""
-        return sha256(self.file)
 
 
 def main() -> int:
@@ -108,9 +44,7 @@ def main() -> int:
     parsed = parser.parse_args()
     file = parsed.out / FILE
     rows = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.is_file() else []
-    for network in tomllib.loads(SUBJECTS.read_text(encoding="utf-8"))["network"]:
-        if not any(fnmatch.fnmatch(network["name"], pattern) for pattern in parsed.only or ["*"]):
-            continue
+    for network in networks(parsed.only or ["*"]):
         for batch in parsed.batch or [1, 8]:
             new = timed(network, batch, parsed.threads or [1, 2])
             measured = {_setting(row) for row in new}
@@ -148,24 +82,6 @@ def _setting(row: dict[str, Any]) -> tuple[str, int, int]:
     return row["network"], row["batch"], row["threads"]
 
 
-def shown(network: dict[str, Any], count: int) -> npt.NDArray[np.uint8]:
-    """Images to time with, ``[N, C, H, W]``."""
-    if "data" not in network:
-        return synthetic_images(count, (3, network["size"], network["size"]))
-    test = data.load(network["data"]).test
-    return test.images[np.random.default_rng(0).permutation(len(test))[: max(count, LEAST_IMAGES)]]
-
-
-def accuracy(made: Made, network: dict[str, Any]) -> float | None:
-    """Share of the test images that a bundle's file gets right; nothing where the weights are random."""
-    if "data" not in network:
-        return None
-    test = data.load(network["data"]).test
-    graph = open_graph(made.file, single=made.single, threads=cores())
-    got = graph.run(test.images)[LOGITS]
-    return float((got.argmax(1) == test.labels).mean())
-
-
 def name(made: Made, engine: str, precision: str | None = None) -> str:
     """What a run is called among all of its network; with another precision, that of the same form at it."""
     return f"{made.form.label} / {precision or made.form.precision} / {engine}"
@@ -188,48 +104,11 @@ def row(
         "ms": ms,
         "speed_up": dense / ms,
         "efficiency": dense / ms * made.macs,
-        "export_seconds": made.seconds,
-        "export_peak_mb": made.peak_mb,
+        "export_seconds": made.took.seconds,
+        "export_peak_mb": made.took.peak_mb,
         "file_mb": made.file.stat().st_size / 2**20,
         "machine": about(),
     }
-
-
-def forms(network: dict[str, Any]) -> Iterator[Form]:
-    """Every form of a network at every precision."""
-    for form in network["form"]:
-        for precision in form["precisions"]:
-            engines = tuple(form.get("engines", (ORT,)))
-            words = tuple(shlex.split(form["export"]))
-            yield Form(form["label"], precision, words, form.get("script"), engines)
-
-
-@cache
-def exported(form: Form, folder: Path, batch: int, threads: int) -> Made:
-    """Export in a process of its own; what is not measured to choose a lowering serves all thread counts."""
-    if AUTO not in form.command and threads > 1:
-        return exported(form, folder, batch, 1)
-    model = hashlib.sha256(f"{form} {threads}".encode()).hexdigest()[:16]
-    if form.script is not None:
-        command = [str(Path(__file__).with_name(form.script)), *form.command]
-        command += ["--batch", str(batch), "--out", str(folder / model)]
-    else:
-        command = ["-m", "penstock.cli", "export", *form.command]
-        command += [] if form.precision == "fp32" else ["--precision", form.precision]
-        command += ["--repository", str(folder), "--name", model, "--max-batch", str(batch)]
-        command += ["--batch", str(batch), "--threads", str(threads)]
-    start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"export failed: {shlex.join(command)}")
-    seconds, peak_mb = time.perf_counter() - start, usage.ru_maxrss / 1024
-    if form.script is not None:
-        share = json.loads((folder / model / "about.json").read_text(encoding="utf-8"))["macs"]
-        return Made(form, folder / model / "model.onnx", share, False, seconds, peak_mb)
-    bundle = read_bundle(folder / model / "1")
-    about = bundle.manifest
-    return Made(form, bundle.model_file, about.executed_macs, about.single, seconds, peak_mb)
 
 
 def loaded(made: Made, engine: str, threads: int) -> Loaded:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from table_text import markdown, measured
 
+STATIC = re.compile(r"(?:routed, )?K = (\d+), (density [\d.]+)")  # forms that differ in K alone
 HEAD = ("network", "form", "precision", "engine", "accuracy", "MACs", "ms", "speed-up", "efficiency")
 
 
@@ -34,11 +36,35 @@ def exports(results: dict[str, Any]) -> list[str]:
     rows = [row for row in results["rows"] if row["batch"] == 1 and row["threads"] == 1]
     unique = {(row["network"], row["form"], row["precision"]): row for row in rows}
     head = ["network", "form", "precision", "export, s", "peak memory, MB", "file, MB"]
-    lines = [
-        [*key, f"{row['export_seconds']:.0f}", f"{row['export_peak_mb']:,.0f}", f"{row['file_mb']:.1f}"]
-        for key, row in unique.items()
-    ]
+    lines = [[*key, *_took(row)] for key, row in unique.items()]
     return _table(head, lines, rows, words=3)
+
+
+def growth(results: dict[str, Any]) -> list[str]:
+    """How time and memory of exports grow with K, network by network; the dense one says how large that is."""
+    rows = [row for row in results["rows"] if row["batch"] == row["threads"] == 1]
+    found = {}
+    for row in rows:
+        fits = STATIC.fullmatch(row["form"])
+        if row["precision"] == "fp32" and (fits or row["form"] == "dense"):
+            count, density = (int(fits[1]), fits[2]) if fits else (0, "")
+            found[row["network"], density, count] = row
+    several = {key[:2] for key in found if key[2] > 1}
+    shown = [
+        (key, row)
+        for key, row in sorted(found.items(), key=lambda item: item[0])
+        if key[:2] in several or (key[2] == 0 and any(key[0] == network for network, _ in several))
+    ]
+    head = ["network", "paths", "K", "export, s", "peak memory, MB", "file, MB"]
+    lines = [
+        [network, density or "dense", str(count or "-"), *_took(row)]
+        for (network, density, count), row in shown
+    ]
+    return _table(head, lines, [row for _, row in shown], words=2)
+
+
+def _took(row: dict[str, Any]) -> list[str]:
+    return [f"{row['export_seconds']:.0f}", f"{row['export_peak_mb']:,.0f}", f"{row['file_mb']:.1f}"]
 
 
 def _lines(rows: Iterable[dict[str, Any]]) -> list[list[str]]:

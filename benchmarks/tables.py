@@ -21,6 +21,7 @@ import table_learning
 import table_main_job
 import table_serving
 import table_speed
+import table_speed_gpu
 from machine import RESULTS
 
 ROOT = RESULTS.parent.parent
@@ -79,6 +80,8 @@ PAGES: Mapping[str, Mapping[str, Table]] = {
     "docs/speed-results.md": {
         "speed-everything": _speed(table_speed.everything),
         "speed-exports": _speed(table_speed.exports),
+        "speed-growth": _speed(table_speed.growth),
+        "speed-gpu": Table("speed_gpu.json", "speed_gpu.py", table_speed_gpu.everything),
     },
     "docs/serving-results.md": {
         "serving-servers": _serving(table_serving.servers),

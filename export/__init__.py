@@ -4,7 +4,7 @@ The stages, each in a room of its own:
 
     capture     wraps a network into the module whose outputs every exported model has, and translates that to
                 ``onnx_ir`` with one node for every convolution that a path rules
-    passes      take out of the graph what only the exporter needed
+    passes      rewrite graphs, one rule in each: what they did is told and kept
     lowerings   turn our nodes into plain operators: masked, gathered or routed
     precision   brings lowered graphs to int8 or float16, and says how close their answers stay
     autotune    measures what is possible on this machine and chooses, stage by stage

@@ -15,12 +15,13 @@ import onnxruntime
 
 from penstock.bundle import PATH, SCORE, Calibration
 from penstock.export.calibrate import calibration_of, set_thresholds
-from penstock.export.capture.contract import DenseModel, ServedModel
+from penstock.export.capture.contract import DenseModel
 from penstock.export.capture.exporting import capture
-from penstock.export.capture.head import DetectorHead
+from penstock.export.captured import CapturedNetwork
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.passes.byte_input import take_bytes
 from penstock.export.passes.gate_logits import name_gate_logits
+from penstock.export.passes.reporting import Report
 from penstock.export.passes.simplify import tidy
 from penstock.export.precision.agreement import compare, verify_agreement
 from penstock.export.precision.narrowing import narrow
@@ -29,13 +30,12 @@ from penstock.export.sample import Sample
 from penstock.export.verify.extremes import verify_extremes
 from penstock.export.verify.parity import (
     Parity,
-    Reference,
     reference,
     verify,
     verify_flags,
     verify_same,
 )
-from penstock.manifest import FP32, Agreement
+from penstock.manifest import FP32, Agreement, PassRecord
 from penstock.nn.checkpoint import Checkpoint
 
 DENSE = "dense"
@@ -49,6 +49,7 @@ class Compiled:
 
     Attributes:
         lowering: its name.
+        passes: what the compiler's passes did, in order.
         single: whether it takes exactly one image at a time.
         content: the serialised graph.
         precision: of its convolutions and its classifier.
@@ -59,6 +60,7 @@ class Compiled:
     """
 
     lowering: str
+    passes: tuple[PassRecord, ...]
     single: bool
     content: bytes
     precision: str
@@ -75,12 +77,14 @@ def compile_dense(checkpoint: Checkpoint, sample: Sample, precision: str = FP32)
         VerificationError: the graph does not answer as PyTorch does, or its precision costs too much.
     """
     served = DenseModel(checkpoint.dense, checkpoint.network.layout).eval()
-    model = tidy(capture(served, checkpoint.input_shape))
+    report = Report()
+    model = tidy(capture(served, checkpoint.input_shape, report))
     got = open_graph(serialize(model), single=False).run(sample.images)
     parity = verify(reference(served, sample.images), got, checkpoint.network.layout)
     model, _, agreement = _narrowed(model, precision, sample, got, single=False)
     return Compiled(
         lowering=DENSE,
+        passes=report.records,
         single=False,
         content=_finished(model, checkpoint, DENSE, precision, None),
         precision=precision,
@@ -88,47 +92,6 @@ def compile_dense(checkpoint: Checkpoint, sample: Sample, precision: str = FP32)
         agreement=agreement,
         executed_macs=1.0,
         calibration=None,
-    )
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class CapturedNetwork:
-    """A network with paths before any lowering, with what every lowering of it must answer.
-
-    Attributes:
-        checkpoint: where it comes from.
-        sample: images to check and, if they are real, to calibrate on.
-        fpr: promised false-positive rate; ``None``: without the detector.
-        served: the network in PyTorch.
-        model: the same in ``onnx_ir``, its decisions whole.
-        expected: what PyTorch answers for the sample.
-    """
-
-    checkpoint: Checkpoint
-    sample: Sample
-    fpr: float | None
-    served: ServedModel
-    model: ir.Model
-    expected: Reference
-
-
-def capture_paths(checkpoint: Checkpoint, sample: Sample, fpr: float | None) -> CapturedNetwork:
-    """What all lowerings of a checkpoint start from; capturing is the slow part, so it is done once.
-
-    Args:
-        checkpoint: what to compile.
-        sample: images to check and, if they are real, to calibrate on.
-        fpr: promised false-positive rate; ``None`` leaves the detector out.
-    """
-    head = None if fpr is None else DetectorHead(checkpoint.detector)
-    served = ServedModel(checkpoint.network, head).eval()
-    return CapturedNetwork(
-        checkpoint=checkpoint,
-        sample=sample,
-        fpr=fpr,
-        served=served,
-        model=capture(served, checkpoint.input_shape),
-        expected=reference(served, sample.images),
     )
 
 
@@ -143,8 +106,8 @@ def compile_paths(captured: CapturedNetwork, lowering: Lowering, precision: str 
     checkpoint, sample, fpr = captured.checkpoint, captured.sample, captured.fpr
     layout = checkpoint.network.layout
     verify_extremes(captured.model, captured.served, lowering, sample.images[:EXTREME_IMAGES])
-    model = captured.model.clone()
-    executed = lowering.lower(model)
+    model, report = captured.model.clone(), captured.report.copy()
+    executed = lowering.lower(model, report)
     tidy(model)
     got = open_graph(serialize(model), single=lowering.single).run(sample.images)
     parity = verify(captured.expected, got, layout)
@@ -158,6 +121,7 @@ def compile_paths(captured: CapturedNetwork, lowering: Lowering, precision: str 
     verify_flags(open_graph(content, single=lowering.single).run(sample.images[:FLAG_IMAGES]), calibration)
     return Compiled(
         lowering=lowering.name,
+        passes=report.records,
         single=lowering.single,
         content=content,
         precision=precision,

@@ -14,6 +14,7 @@ from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.masked import Masked
 from penstock.export.lowerings.routed import Routed
 from penstock.manifest import FP32, INPUT_TYPES, INT8, PRECISIONS
+from penstock.nn.cascade_member import MEMBERS
 
 # What makes a lowering, told whether the model takes one image at most.
 LOWERINGS: dict[str, Callable[..., Lowering]] = {
@@ -33,6 +34,7 @@ class ExportOptions:
         repository: model repository to write to.
         name: model name in it.
         class_name: export the sub-architecture of this class, a small static network without flags.
+        member: of a cascade, export only its ``first`` or its ``second`` member, without flags.
         dense: export the network as it was before it got gates, under the same contract.
         lowering: ``masked``, ``gathered``, ``routed``, or ``auto``: whichever is faster here.
         precision: of convolutions and classifier: ``fp32``, ``int8`` for processors, or ``fp16`` for GPUs.
@@ -52,6 +54,7 @@ class ExportOptions:
     repository: Path
     name: str
     class_name: str | None = None
+    member: str | None = None
     dense: bool = False
     lowering: str = AUTO
     precision: str = FP32
@@ -67,14 +70,17 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         check_name(self.name)
-        for what, value, known in (
+        choices: tuple[tuple[str, str | None, tuple[str | None, ...]], ...] = (
             ("lowering", self.lowering, (AUTO, *LOWERINGS)),
             ("precision", self.precision, PRECISIONS),
             ("input type", self.input_type, INPUT_TYPES),
             ("provider", self.provider, PROVIDERS),
-        ):
+            ("member", self.member, (None, *MEMBERS)),
+        )
+        for what, value, known in choices:
             if value not in known:
-                raise InvalidArgumentError(f"no {what} {value!r}; there are {', '.join(known)}")
+                names = ", ".join(filter(None, known))
+                raise InvalidArgumentError(f"no {what} {value!r}; there are {names}")
         if self.precision == INT8 and self.lowering == Gathered.name and not self.dense:
             raise InvalidArgumentError(
                 "precision int8 and lowering gathered: it gathers other weights for each image, which have no fixed "
@@ -83,6 +89,10 @@ class ExportOptions:
         if self.dense and self.class_name is not None:
             raise InvalidArgumentError(
                 f"dense and class_name {self.class_name!r}: the dense network is that of all classes; take one of both"
+            )
+        if self.member is not None and (self.dense or self.class_name is not None):
+            raise InvalidArgumentError(
+                f"member {self.member!r} is one of a cascade's own two networks: leave dense and class_name out"
             )
         if self.settle and self.flags:
             raise InvalidArgumentError("settle takes gates away that the detector looks at: add --no-flags")
@@ -96,5 +106,8 @@ class ExportOptions:
 
     @property
     def flagging(self) -> bool:
-        """Whether the bundle will have a detector: the dense network and a class's path are the same for all inputs."""
-        return self.flags and not self.dense and self.class_name is None
+        """Whether the bundle will have a detector.
+
+        The dense network and a class's path are the same for all inputs; a cascade's detector looks at both members.
+        """
+        return self.flags and not self.dense and self.class_name is None and self.member is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import onnx_ir as ir
@@ -14,10 +14,9 @@ from penstock.bundle import DETECTOR_FILE, Bundle, Manifest, write_bundle
 from penstock.detect.tables import tables_to_bytes
 from penstock.errors import InvalidArgumentError, UnsupportedError
 from penstock.export.autotune.tune import Target, tune
+from penstock.export.captured import CapturedNetwork, capture_paths, settled
 from penstock.export.compiling import (
-    CapturedNetwork,
     Compiled,
-    capture_paths,
     compile_dense,
     compile_paths,
     serialize,
@@ -26,6 +25,8 @@ from penstock.export.compiling import (
 )
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.options import AUTO, LOWERINGS, ExportOptions
+from penstock.export.passes.drop_closed import DropClosedFilters
+from penstock.export.passes.merge_open import MergeOpenFilters
 from penstock.export.passes.simplify import tidy
 from penstock.export.precision.narrowing import narrow
 from penstock.export.sample import Sample, sample_of
@@ -33,9 +34,11 @@ from penstock.export.source import load
 from penstock.files import sha256
 from penstock.manifest import FP32, Tuning
 from penstock.nn.checkpoint import Checkpoint
-from penstock.nn.inference import answer
-from penstock.nn.settling import settle
+from penstock.nn.prototypes import ConsolidatedNetwork
+from penstock.nn.surgery import GatedNetwork
 
+UNSETTLED = "gates stay as they were learned: --settle was not given"
+NO_GATES = "no gates: what a prototype leaves closed is left out of it anyway"
 SCALING_IMAGES = 8  # to calibrate int8 candidates with, which are only timed
 
 Say = Callable[[str], None]
@@ -54,28 +57,35 @@ def export(
     Raises:
         PenstockError: the source is missing or damaged, or the graph fails a check; nothing is written then.
     """
-    checkpoint, origin = load(options.source, options.class_name)
+    checkpoint, origin = load(options.source, options.class_name, options.member)
     if options.flagging and not checkpoint.detector:
         raise UnsupportedError(f"{options.source} holds no detector: export it with --no-flags")
     sample = sample_of(checkpoint, options.data, say)
     _refuse_made_up_images(checkpoint, sample, options.precision)
     if options.settle:
-        checkpoint = _settled(checkpoint, sample, options, say)
+        _refuse_to_settle(checkpoint, sample, options)
     compiled, tuning = _compile(checkpoint, sample, options, say)
+    for record in compiled.passes:
+        say(str(record))
     if options.input_type == "uint8":
         compiled = with_byte_input(compiled, sample)
     return _write(checkpoint, compiled, origin, tuning, options, also)
 
 
-def _settled(checkpoint: Checkpoint, sample: Sample, options: ExportOptions, say: Say) -> Checkpoint:
-    """The same network without the gates that no calibration image moves."""
+def _refuse_to_settle(checkpoint: Checkpoint, sample: Sample, options: ExportOptions) -> None:
+    """Gates are settled by what real images do to them."""
+    if not _has_gates(checkpoint):
+        raise UnsupportedError("only gates can be settled; the filters of a prototype are so already")
     if not sample.real:
         raise InvalidArgumentError(
             f"settling {options.source} needs images of its data set: name their folder (--data)"
         )
-    found = settle(checkpoint.network, answer(checkpoint.network, sample.images).bits)
-    say(f"settled {found.opened} filters open and {found.closed} closed; gates decide on {found.asked}")
-    return replace(checkpoint, network=found.network)
+
+
+def _has_gates(checkpoint: Checkpoint) -> bool:
+    """Whether gates decide, not prototypes or a cascade."""
+    network = checkpoint.network
+    return isinstance(network, GatedNetwork) and not isinstance(network, ConsolidatedNetwork)
 
 
 def _compile(
@@ -87,6 +97,11 @@ def _compile(
         return compile_dense(checkpoint, sample, options.precision), None
     say("capturing the network")
     captured = capture_paths(checkpoint, sample, options.fpr if options.flagging else None)
+    if options.settle:
+        captured = settled(captured)
+    else:
+        for step in (DropClosedFilters, MergeOpenFilters):
+            captured.report.skip(step.name, UNSETTLED if _has_gates(checkpoint) else NO_GATES)
     if options.lowering != AUTO:
         say(f"compiling {options.lowering}")
         lowering = LOWERINGS[options.lowering](single=options.max_batch == 1)
@@ -153,6 +168,7 @@ def _write(
             class_names=checkpoint.class_names,
             layout=checkpoint.network.layout,
             lowering=compiled.lowering,
+            passes=compiled.passes,
             tuning=tuning,
             executed_macs=compiled.executed_macs,
             precision=compiled.precision,

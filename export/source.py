@@ -1,4 +1,4 @@
-"""What an export starts from: a checkpoint, or one class's sub-architecture in the result of a disentanglement."""
+"""What an export starts from: a checkpoint, a member of a cascade, or one class's sub-architecture."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from penstock.errors import NotFoundError
 from penstock.files import sha256
+from penstock.nn.cascade_member import member_checkpoint
 from penstock.nn.checkpoint import Checkpoint, find_source, load_source
 from penstock.nn.class_network import class_checkpoint
 from penstock.nn.sub_architectures import SUB_ARCHITECTURES_FILE
@@ -34,16 +35,22 @@ def source_file(source: str, class_name: str | None) -> Path:
     return file
 
 
-def load(source: str, class_name: str | None) -> tuple[Checkpoint, dict[str, str]]:
+def load(
+    source: str, class_name: str | None = None, member: str | None = None
+) -> tuple[Checkpoint, dict[str, str]]:
     """The network to export, and what it was: its name, without the folders of this machine, and its file's hash.
 
     Args:
         source: as `source_file` takes it, or a timing source, which is built.
         class_name: whose sub-architecture; ``None``: the whole network.
+        member: of a cascade, which one; ``None``: both.
 
     Raises:
-        PenstockError: the source is missing or damaged, or has no such class.
+        PenstockError: the source is missing or damaged, or has no such class or member.
     """
+    if member is not None:
+        checkpoint, origin = load_source(source)
+        return member_checkpoint(checkpoint, member), {**origin, "member": member}
     if class_name is None:
         return load_source(source)
     file = source_file(source, class_name)

@@ -7,7 +7,8 @@ costs, whatever the large one does. So the median is taken over the runs of each
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -37,19 +38,33 @@ def measure(
         rounds: measurements of each candidate, after a tenth as many that are not counted.
         seconds: stop earlier than that many rounds when so much time has gone, all candidates together.
     """
-    batches = _batches(images, batch)
-    times: dict[str, list[list[float]]] = {name: [[] for _ in batches] for name in graphs}
-    for graph in graphs.values():
-        for feed in batches[: max(1, rounds // 10)]:
-            graph.run_batch(feed)
+    batches = feeds(images, batch)
+    runs = {name: [partial(graph.run_batch, feed) for feed in batches] for name, graph in graphs.items()}
+    return interleaved(runs, rounds=rounds, seconds=seconds)
+
+
+def interleaved(
+    runs: Mapping[str, Sequence[Callable[[], object]]], *, rounds: int = ROUNDS, seconds: float = SECONDS
+) -> dict[str, float]:
+    """Milliseconds of one run: median over the repetitions of each, mean over all of a candidate.
+
+    Args:
+        runs: by candidate, what is to be timed, as many for each; all are taken in turn.
+        rounds: measurements of each candidate, after a tenth as many that are not counted.
+        seconds: stop earlier than that many rounds when so much time has gone, all candidates together.
+    """
+    count = min(map(len, runs.values()))
+    times: dict[str, list[list[float]]] = {name: [[] for _ in range(count)] for name in runs}
+    for own in runs.values():
+        for run in own[: max(1, rounds // 10)]:
+            run()
     start = time.perf_counter()
     for turn in range(rounds):
-        place = turn % len(batches)
-        for name, graph in graphs.items():
+        for name, own in runs.items():
             begin = time.perf_counter()
-            graph.run_batch(batches[place])
-            times[name][place].append(time.perf_counter() - begin)
-        if turn + 1 >= max(LEAST, len(batches)) and time.perf_counter() - start > seconds:
+            own[turn % count]()
+            times[name][turn % count].append(time.perf_counter() - begin)
+        if turn + 1 >= max(LEAST, count) and time.perf_counter() - start > seconds:
             break
     return {
         name: float(np.mean([np.median(each) for each in of_batches if each])) * 1000
@@ -57,7 +72,7 @@ def measure(
     }
 
 
-def _batches(images: npt.NDArray[np.uint8], batch: int) -> list[dict[str, npt.NDArray[np.float32]]]:
+def feeds(images: npt.NDArray[np.uint8], batch: int) -> list[dict[str, npt.NDArray[np.float32]]]:
     """Inputs that hold the images in turn, from the beginning again where there are too few."""
     count = -(-len(images) // batch)
     floats = np.resize(images, (count * batch, *images.shape[1:])).astype(np.float32) / np.float32(255)

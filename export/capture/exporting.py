@@ -19,17 +19,22 @@ from penstock.bundle import INPUT, OUTPUTS
 from penstock.errors import UnsupportedError
 from penstock.export.capture.contract import DenseModel, ServedModel
 from penstock.export.capture.standing_in import capturable
+from penstock.export.passes.fold_batch_norm import FoldBatchNorm
+from penstock.export.passes.reporting import Report
 from penstock.export.passes.simplify import simplify
 
 OPSET = 18
 
 
-def capture(model: ServedModel | DenseModel, input_shape: tuple[int, int, int]) -> ir.Model:
+def capture(
+    model: ServedModel | DenseModel, input_shape: tuple[int, int, int], report: Report | None = None
+) -> ir.Model:
     """Translate a model to ``onnx_ir``.
 
     Args:
         model: what to export; it is not changed.
         input_shape: ``(C, H, W)`` of one image.
+        report: is told what passes did.
 
     Returns:
         A model of opset 18 with a free batch dimension named ``batch``; gated convolutions are still nodes of the
@@ -54,6 +59,7 @@ def capture(model: ServedModel | DenseModel, input_shape: tuple[int, int, int]) 
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
         raise UnsupportedError(f"PyTorch's exporter cannot translate this network: {error}") from error
     assert program is not None
+    (report or Report()).run(FoldBatchNorm(), program.model.graph)
     return simplify(program.model)
 
 

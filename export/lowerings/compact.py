@@ -19,6 +19,8 @@ from penstock.export.building import Builder
 Array: TypeAlias = npt.NDArray[Any]
 Index: TypeAlias = npt.NDArray[np.int64] | ir.Value
 NOTHING = -1  # in a known index: a channel of zeros that only fills up the width
+PLACED = "placed"  # note on a scatter that brings channels, each once, to their places among zeros
+LAYER = "layer"  # note on an index whose gated layer decides on it, and on that layer's convolution
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +48,13 @@ def take(
         zeros = np.zeros_like(data.take([0], axis=axis))
         return np.concatenate([data, zeros], axis=axis).take(index, axis=axis)
     return build.op("Gather", given(build, data, name), given(build, index, f"{name}.index"), axis=axis)
+
+
+def picked(
+    build: Builder, weight: Array, filters: Index | None, channels: Index | None, name: str = "weight"
+) -> ir.Value:
+    """Of a convolution's weights ``[C_out, C_in, kh, kw]``, those of some filters on some channels; ``None``: all."""
+    return given(build, take(build, take(build, weight, filters, 0, name), channels, 1, name), name)
 
 
 def given(build: Builder, data: Array | ir.Value, name: str) -> ir.Value:
@@ -93,21 +102,24 @@ def whole(build: Builder, compact: Compact, channels: int, shape: tuple[int, ...
     if isinstance(compact.index, np.ndarray):
         return _spread(build, compact.value, compact.index, channels, len(shape))
     onto = build.constant(np.zeros((1, channels, *shape), np.float32), name)
-    return scattered(build, compact, onto, add=False)
+    return _scattered(build, compact, onto)
 
 
-def scattered(build: Builder, compact: Compact, onto: ir.Value, *, add: bool) -> ir.Value:
-    """Write or add the channels of one image's compact value into ``onto`` ``[1, C, ...]``."""
+def _scattered(build: Builder, compact: Compact, onto: ir.Value) -> ir.Value:
+    """Write the channels of one image's compact value into ``onto`` ``[1, C, ...]``."""
     batch = build.constant(np.array([0]), "batch")
     index = given(build, compact.index, "channels")
-    result = build.op(
+    placed = build.op(
         "ScatterND",
         build.op("Squeeze", onto, batch),
         build.op("Unsqueeze", index, build.constant(np.array([1]), "last")),
         build.op("Squeeze", compact.value, batch),
-        reduction="add" if add else "none",
+        reduction="none",
     )
-    return build.op("Unsqueeze", result, batch)
+    producer = placed.producer()
+    assert producer is not None
+    producer.meta[PLACED] = True
+    return build.op("Unsqueeze", placed, batch)
 
 
 def _spread(

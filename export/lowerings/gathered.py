@@ -1,6 +1,6 @@
 """The ``gathered`` lowering: gather the open filters' weights and run a convolution that is that much smaller.
 
-`penstock.export.lowerings.compaction` says how. Indices differ from image to image, so the graph takes one at a time.
+`penstock.export.passes.keep_compact` says how. Indices differ from image to image, so the graph takes one at a time.
 """
 
 from __future__ import annotations
@@ -12,8 +12,27 @@ import onnx_ir as ir
 from penstock.errors import UnsupportedError
 from penstock.export.building import fix_batch
 from penstock.export.capture.operators import DOMAIN, GATED_CONV
-from penstock.export.lowerings.compaction import Compaction, Picking
 from penstock.export.lowerings.executed import Executed, OpenOnly
+from penstock.export.passes.align_widths import AlignWidths
+from penstock.export.passes.keep_compact import KeepCompact
+from penstock.export.passes.long_gathers import LongGathers
+from penstock.export.passes.reporting import Report
+from penstock.export.passes.scatter_at_adds import ScatterAtAdds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picking:
+    """How the convolutions run whose weights are picked for each image, by the gated layer that decides.
+
+    Attributes:
+        whole: layers that nevertheless run whole and are masked.
+        turned: layers whose own convolution is turned, see `penstock.export.passes.long_gathers`.
+        turned_readers: layers whose open channels are read by turned convolutions.
+    """
+
+    whole: frozenset[str] = frozenset()
+    turned: frozenset[str] = frozenset()
+    turned_readers: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -28,7 +47,7 @@ class Gathered:
     name = "gathered"
     single = True
 
-    def lower(self, model: ir.Model) -> Executed:
+    def lower(self, model: ir.Model, report: Report | None = None) -> Executed:
         """Replace every gated convolution of ``model``, in place, and fix the batch at one.
 
         Raises:
@@ -39,6 +58,9 @@ class Gathered:
                 "the network has prototypes or is a cascade, whose paths are known beforehand: take the lowering routed"
             )
         fix_batch(model.graph)
-        compaction = Compaction(model.graph, picking=self.picking)
-        compaction.run()
-        return OpenOnly(frozenset(compaction.narrow), self.picking.whole)
+        report = report or Report()
+        report.skip(AlignWidths.name, "gates decide how many filters run when the graph does")
+        compact = KeepCompact({}, whole=self.picking.whole)
+        for step in (compact, ScatterAtAdds(), LongGathers(self.picking.turned, self.picking.turned_readers)):
+            report.run(step, model.graph)
+        return OpenOnly(compact.narrow, self.picking.whole)

@@ -13,13 +13,12 @@ import onnx_ir as ir
 
 from penstock.errors import UnsupportedError
 from penstock.export.building import Builder
-from penstock.export.lowerings.compact import NOTHING, Array, Compact, Index, given, take
+from penstock.export.lowerings.compact import LAYER, NOTHING, Array, Compact, Index, given, picked, take
 from penstock.export.lowerings.gated_conv import GatedConvNode, codes, gate_logits, pooled_input
-from penstock.export.lowerings.picked_conv import picked_conv
 
 
 def gather_conv(
-    build: Builder, conv: GatedConvNode, x: ir.Value, columns: Index | None, *, turned: bool = False
+    build: Builder, conv: GatedConvNode, x: ir.Value, columns: Index | None
 ) -> tuple[Compact, ir.Value, ir.Value]:
     """Write the convolution and its gate.
 
@@ -28,7 +27,6 @@ def gather_conv(
         conv: what it stands for.
         x: what it reads, ``[1, channels, H, W]``.
         columns: which channels those are; ``None``: all.
-        turned: as a transposed convolution, see `penstock.export.lowerings.picked_conv`.
 
     Returns:
         its open channels, its code and its gate's logits.
@@ -47,16 +45,11 @@ def gather_conv(
     # Behind the filters stands one of zeros, for when none is open.
     filters = np.concatenate([conv.weight, np.zeros_like(conv.weight[:1])])
     bias = take(build, np.append(conv.bias, np.float32(0)), rows, 0, "bias")
-    output = picked_conv(
-        build,
-        x,
-        filters,
-        given(build, bias, "bias"),
-        filters=rows,
-        channels=columns,
-        attributes=conv.conv_attributes,
-        turned=turned,
-    )
+    weight = picked(build, filters, rows, columns)
+    output = build.op("Conv", x, weight, given(build, bias, "bias"), **conv.conv_attributes)
+    for noted in (output.producer(), index):
+        if isinstance(noted, ir.Node | ir.Value):
+            noted.meta[LAYER] = conv.layer
     return Compact(build.op("Relu", output) if conv.relu else output, index), code, logits
 
 

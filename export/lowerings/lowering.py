@@ -7,6 +7,7 @@ from typing import Protocol
 import onnx_ir as ir
 
 from penstock.export.lowerings.executed import Executed
+from penstock.export.passes.reporting import Report
 
 
 class Lowering(Protocol):
@@ -20,8 +21,12 @@ class Lowering(Protocol):
     name: str
     single: bool
 
-    def lower(self, model: ir.Model) -> Executed:
+    def lower(self, model: ir.Model, report: Report | None = None) -> Executed:
         """Replace every operator of our domain in ``model``, in place.
+
+        Args:
+            model: captured.
+            report: is told what passes did.
 
         Returns:
             what the result really computes.

@@ -17,14 +17,14 @@ import onnx_ir as ir
 from penstock.export.building import Builder
 from penstock.export.capture.operators import DOMAIN, ESCALATE, RESOLVE
 from penstock.export.lowerings.executed import Executed, everything
-from penstock.export.lowerings.gated_conv import (
-    GatedConvNode,
-    codes,
-    gate_logits,
-    pooled_input,
-    read_gated_conv,
-)
+from penstock.export.lowerings.gated_conv import read_gated_conv
+from penstock.export.lowerings.masked_conv import mask_gated, spatial
 from penstock.export.lowerings.routed_conv import RoutedConvNode, read_routed_conv
+from penstock.export.passes.align_widths import AlignWidths
+from penstock.export.passes.keep_compact import KeepCompact
+from penstock.export.passes.long_gathers import LongGathers
+from penstock.export.passes.reporting import Report
+from penstock.export.passes.scatter_at_adds import ScatterAtAdds
 
 
 class Masked:
@@ -33,8 +33,10 @@ class Masked:
     name = "masked"
     single = False
 
-    def lower(self, model: ir.Model) -> Executed:
+    def lower(self, model: ir.Model, report: Report | None = None) -> Executed:
         """Replace every operator of our domain in ``model``, in place."""
+        for step in (AlignWidths, KeepCompact, ScatterAtAdds, LongGathers):
+            (report or Report()).skip(step.name, "the lowering masked runs every filter")
         for node in list(model.graph):
             gated, routed = read_gated_conv(node), read_routed_conv(node)
             if gated is not None:
@@ -57,18 +59,6 @@ def lower_cascade(graph: ir.Graph, node: ir.Node) -> None:
         build.replace(node, (build.op("Where", column, second, first),))
 
 
-def mask_gated(graph: ir.Graph, conv: GatedConvNode) -> None:
-    """Run a gated convolution whole and multiply by its code, in place."""
-    build = Builder(graph, conv.layer)
-    logits = gate_logits(build, conv, pooled_input(build, conv.x))
-    code = codes(build, logits)
-    weight = build.constant(conv.weight, "weight")
-    bias = build.constant(conv.bias, "bias")
-    output = build.op("Conv", conv.x, weight, bias, **conv.conv_attributes)
-    output = build.op("Relu", output) if conv.relu else output
-    build.replace(conv.node, (build.op("Mul", output, _spatial(build, code)), code, logits))
-
-
 def _lower_routed(graph: ir.Graph, conv: RoutedConvNode) -> None:
     build = Builder(graph, conv.layer)
 
@@ -77,12 +67,7 @@ def _lower_routed(graph: ir.Graph, conv: RoutedConvNode) -> None:
 
     code = rows(conv.bits.astype(np.float32), "bits")
     output = build.op("Conv", conv.x, build.constant(conv.weight, "weight"), **conv.conv_attributes)
-    output = build.op("Mul", output, _spatial(build, rows(conv.scale, "scale")))
-    output = build.op("Add", output, _spatial(build, rows(conv.shift, "shift")))
+    output = build.op("Mul", output, spatial(build, rows(conv.scale, "scale")))
+    output = build.op("Add", output, spatial(build, rows(conv.shift, "shift")))
     output = build.op("Relu", output) if conv.relu else output
-    build.replace(conv.node, (build.op("Mul", output, _spatial(build, code)), code))
-
-
-def _spatial(build: Builder, code: ir.Value) -> ir.Value:
-    """``[N, C]`` as ``[N, C, 1, 1]``."""
-    return build.op("Unsqueeze", code, build.constant(np.array([2, 3]), "spatial"))
+    build.replace(conv.node, (build.op("Mul", output, spatial(build, code)), code))

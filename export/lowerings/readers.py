@@ -1,8 +1,8 @@
 """Let operators read compact values, or bring the channels to their places in front of them.
 
 What treats channels alike works on the open ones. A convolution or linear layer takes the columns of its weights that
-belong to them, a depthwise convolution of known channels loses the closed ones. At a residual add the open channels of
-one image are added onto the other summand, in their places. Everything else gets all channels, the closed ones zero.
+belong to them, a depthwise convolution of known channels loses the closed ones. Everything else gets all channels, the
+closed ones zero.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import onnx_ir as ir
 
 from penstock.export.building import Builder, constant_array, dimension, is_constant
 from penstock.export.lowerings.channelwise import is_flattening, keeps_zeros
-from penstock.export.lowerings.compact import Compact, given, joined, scattered, shifted, take
-from penstock.export.lowerings.picked_conv import picked_conv
+from penstock.export.lowerings.compact import Compact, given, joined, picked, shifted, take
 from penstock.export.lowerings.regions import origin
 from penstock.export.lowerings.tracking import Tracked
+from penstock.export.passes.reporting import Effect
 
 # What stands in front of a network's own names; of a cascade's member, the layout names keep which one it is.
 WRAPPING = re.compile(r"^network\.((?:first\.|second\.)?)body\.")
@@ -34,13 +34,13 @@ class Readers:
         shares: of each convolution whose open filters and channels are known, the share of its products that is really
             computed.
         narrow: the convolutions that read only those channels that a gate has opened.
-        turned: indices of channels that convolutions read in the turned form.
+        effect: what was rewritten, and what needs all channels.
     """
 
     tracked: Tracked
     shares: dict[str, float] = field(default_factory=dict)
     narrow: set[str] = field(default_factory=set)
-    turned: set[ir.Value] = field(default_factory=set)
+    effect: Effect = field(default_factory=Effect)
 
     def read(self, node: ir.Node) -> None:
         """Rewrite one node."""
@@ -67,8 +67,10 @@ class Readers:
             entering is not None and entering.clean and node.op_type == "Gemm" and is_constant(node.inputs[1])
         ):
             self._linear(build, node, entering)
-        elif not self._added(build, node):
+        else:
             self._complete(build, node)
+        if build.prefix not in self.effect.declined:
+            self.effect.changed.append(build.prefix)
 
     def _multiplied(self, build: Builder, node: ir.Node) -> None:
         """A product of two values that hold the same channels: zero where either is."""
@@ -95,16 +97,8 @@ class Readers:
         depthwise = group == len(weight) and weight.shape[1] == 1 and group > 1
         name = _layer(node.inputs[1])
         if group == 1:
-            output = picked_conv(
-                build,
-                entering.value,
-                weight,
-                node.inputs[2] if len(node.inputs) > 2 else None,
-                filters=None,
-                channels=entering.index,
-                attributes=_attributes(node),
-                turned=isinstance(entering.index, ir.Value) and entering.index in self.turned,
-            )
+            columns = picked(build, weight, None, entering.index)
+            output = build.op("Conv", entering.value, columns, *node.inputs[2:], **_attributes(node))
             if isinstance(entering.index, np.ndarray):
                 self.shares[name] = len(entering.index) / weight.shape[1]
             else:
@@ -150,20 +144,6 @@ class Readers:
             offset += channels
         return Compact(build.op("Concat", *values, axis=1), joined(build, indices))
 
-    def _added(self, build: Builder, node: ir.Node) -> bool:
-        """At an add of one image's open channels to a whole value, add them in their places."""
-        inside = [value for value in node.inputs if value in self.tracked.compact]
-        if node.op_type != "Add" or len(inside) != 1 or inside[0] is None:
-            return False
-        entering = self.tracked.compact[inside[0]]
-        other = next(value for value in node.inputs if value is not inside[0])
-        if other is None or inside[0].shape != other.shape or not entering.clean:  # something is broadcast
-            return False
-        if isinstance(entering.index, np.ndarray):
-            return False
-        build.replace(node, (scattered(build, entering, other, add=True),))
-        return True
-
     def _complete(self, build: Builder, node: ir.Node) -> None:
         """Give an operator all channels of what it reads."""
         for position, value in enumerate(node.inputs):
@@ -171,6 +151,7 @@ class Readers:
                 assert value is not None
                 node.replace_input_with(position, self.tracked.whole(build, value))
         build.insert_before(node)
+        self.effect.declined[build.prefix] = f"{node.op_type} needs all channels"
 
 
 def share_of(weight: ir.Value, dense: tuple[int, ...]) -> float:

@@ -2,7 +2,7 @@
 
     k = argmax router(x);  out = stage_k(x)
 
-A stage, from its router's input to the next router's, is copied for each prototype; `compaction` leaves in each copy
+A stage, from its router's input to the next router's, is copied for each prototype; `KeepCompact` leaves in each copy
 only what its prototype runs, with static weights, so that it works as fast as any dense network of its size. Each image
 takes one copy. With a single prototype there is nothing to choose, and the network simply becomes smaller. Of a
 cascade, the second member runs for those images only of which the first is not sure.
@@ -25,11 +25,15 @@ from penstock.export.lowerings.branches import choose_one, group_rows
 from penstock.export.lowerings.cascades import lower_cascades
 from penstock.export.lowerings.channelwise import MASK_FORMS
 from penstock.export.lowerings.compact import Index
-from penstock.export.lowerings.compaction import Compaction, Widths
 from penstock.export.lowerings.executed import Executed, Prototypes, Stage
 from penstock.export.lowerings.gated_conv import read_gated_conv
 from penstock.export.lowerings.regions import copied, drop_unused, stage_region
 from penstock.export.lowerings.routed_conv import RoutedConvNode, read_routed_conv
+from penstock.export.passes.align_widths import AlignWidths, Widths
+from penstock.export.passes.keep_compact import KeepCompact
+from penstock.export.passes.long_gathers import LongGathers
+from penstock.export.passes.reporting import Report
+from penstock.export.passes.scatter_at_adds import ScatterAtAdds
 
 Masks = Mapping[ir.Value, RoutedConvNode]  # codes in whatever form, and whose they are
 
@@ -47,7 +51,7 @@ class Routed:
     widths: Mapping[str, Widths] = field(default_factory=dict)
     name = "routed"
 
-    def lower(self, model: ir.Model) -> Executed:
+    def lower(self, model: ir.Model, report: Report | None = None) -> Executed:
         """Replace every operator of our domain in ``model``, in place.
 
         Raises:
@@ -61,21 +65,27 @@ class Routed:
                 "the network has gates, which no prototypes stand for: take the lowering gathered, or masked for a "
                 "cascade, or consolidate it first"
             )
+        report = report or Report()
         masks = _masks(graph, single=self.single)
         stages = _stages(graph)
-        executed = [self._lower_stage(graph, stage, masks) for stage in stages if stage[0].prototypes > 1]
+        several = [stage for stage in stages if stage[0].prototypes > 1]
+        executed = [self._lower_stage(graph, stage, masks, report) for stage in several]
         static = [conv for stage in stages if stage[0].prototypes == 1 for conv in stage]
         if static:
-            executed.append(_executed(static, [self._compact(graph, static, masks, 0)]))
+            executed.append(_executed(static, [self._compact(graph, static, masks, 0, report)]))
+        for step in (ScatterAtAdds, LongGathers):
+            report.skip(step.name, "prototypes fix all channels and weights beforehand")
         lower_cascades(graph, single=self.single)
         return Prototypes(executed)
 
-    def _lower_stage(self, graph: ir.Graph, stage: Sequence[RoutedConvNode], masks: Masks) -> Stage:
+    def _lower_stage(
+        self, graph: ir.Graph, stage: Sequence[RoutedConvNode], masks: Masks, report: Report
+    ) -> Stage:
         region = stage_region(graph, [conv.node for conv in stage])
         branches, shares = [], []
         for number in range(stage[0].prototypes):
             branch = copied(region, f"{stage[0].layer}.prototype{number}")
-            shares.append(self._compact(branch, stage, masks, number))
+            shares.append(self._compact(branch, stage, masks, number, report))
             branches.append(branch)
         build = Builder(graph, f"{stage[0].layer}.route")
         results = (choose_one if self.single else group_rows)(build, stage[0].chosen, branches)
@@ -87,18 +97,23 @@ class Routed:
         return _executed(stage, shares)
 
     def _compact(
-        self, graph: ir.Graph, convs: Collection[RoutedConvNode], masks: Masks, prototype: int
+        self,
+        graph: ir.Graph,
+        convs: Collection[RoutedConvNode],
+        masks: Masks,
+        prototype: int,
+        report: Report,
     ) -> Mapping[str, float]:
         """Leave in a graph only what one prototype runs, and say by convolution which share that is."""
         nodes = {conv.node for conv in convs}
         known: dict[ir.Value, Index] = {
             value: np.flatnonzero(conv.bits[prototype]) for value, conv in masks.items() if conv.node in nodes
         }
-        compaction = Compaction(graph, self.widths, known, prototype)
-        compaction.run()
-        compaction.complete_outputs()
+        compact = KeepCompact(known, prototype=prototype)
+        for step in (AlignWidths(self.widths, prototype), compact):
+            report.run(step, graph)
         drop_unused(graph)
-        return compaction.shares
+        return compact.shares
 
 
 def _executed(convs: Sequence[RoutedConvNode], shares: Sequence[Mapping[str, float]]) -> Stage:

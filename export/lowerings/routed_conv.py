@@ -14,6 +14,7 @@ from penstock.export.capture.operators import DOMAIN, ROUTED_CONV
 from penstock.export.lowerings.gated_conv import conv_attributes
 
 Floats = npt.NDArray[np.float32]
+WIDTH = "width"  # attribute of the node: how many filters the static convolution gets
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -7,15 +7,12 @@ from collections.abc import Sequence
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass
 from onnx_ir.passes import common as passes
-from onnxscript.rewriter import RewritePass
-from onnxscript.rewriter.rules.common import fuse_batchnorm_into_conv_rule
 
 IR_VERSION = 8  # read by every ONNX Runtime since 1.10; newer versions add nothing that we use
 
 
 def simplify(model: ir.Model) -> ir.Model:
-    """Fold batch norms into their convolutions, and drop identities, repetitions and what nobody reads."""
-    RewritePass([fuse_batchnorm_into_conv_rule])(model)
+    """Drop identities, repetitions and what nobody reads."""
     return _apply(
         model,
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from penstock.errors import VerificationError
 from penstock.export.building import Builder
 from penstock.export.capture.contract import ServedModel
 from penstock.export.capture.operators import ESCALATE
-from penstock.export.lowerings.gated_conv import read_gated_conv
+from penstock.export.lowerings.gated_conv import GatedConvNode, read_gated_conv
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.routed_conv import read_routed_conv
 from penstock.export.passes.simplify import tidy
@@ -55,16 +56,13 @@ def _verify_gates(
     captured: ir.Model, served: ServedModel, lowering: Lowering, images: npt.NDArray[np.uint8]
 ) -> None:
     for logit in (1.0, -1.0):
-        forced = copy.deepcopy(served)
-        for module in forced.modules():
-            if isinstance(module, GatedConv2d):  # observers see what they see
-                expand = module.gate.expand
-                asked = expand.weight.any(dim=1)
-                expand.weight.data.zero_()
-                expand.bias.data[asked] = logit
-        graph = captured.clone()
-        for node in graph.graph:
-            _force_gate(graph.graph, node, logit)
+        forced, graph = copy.deepcopy(served), captured.clone()
+        for conv in filter(None, map(read_gated_conv, graph.graph)):
+            bias = np.where(conv.fixed, conv.expand_bias, np.float32(logit))
+            _force_gate(graph.graph, conv, bias)
+            gate = cast(GatedConv2d, forced.network.get_submodule(f"body.{conv.layer}")).gate
+            nn.init.zeros_(gate.expand.weight)
+            gate.expand.bias.data = torch.from_numpy(bias)
         got = _lowered(graph, lowering).run(images)
         _compare(forced, images, got, f"with all gates {'open' if logit > 0 else 'closed'}")
 
@@ -151,16 +149,12 @@ def _choices(graph: ir.Graph) -> list[tuple[ir.Value, int, int]]:
     return [(value, *how) for value, how in found.items()]
 
 
-def _force_gate(graph: ir.Graph, node: ir.Node, logit: float) -> None:
-    """Let a gated convolution's gate answer ``logit`` whatever it sees, but for filters that are settled."""
-    conv = read_gated_conv(node)
-    if conv is None:
-        return
+def _force_gate(graph: ir.Graph, conv: GatedConvNode, bias: npt.NDArray[np.float32]) -> None:
+    """Let a gated convolution's gate answer ``bias`` ``[filters]`` whatever it sees."""
     build = Builder(graph, conv.layer)
     # New initializers: the old ones may have other readers, because the exporter merges equal tensors.
     # Not zeros: the filters would count as settled, and be lowered in another way.
     tiny = np.full_like(conv.expand_weight, TINY)
     weight = build.constant(np.where(conv.fixed[:, None], 0, tiny), "forced.weight")
-    bias = build.constant(np.where(conv.fixed, conv.expand_bias, np.float32(logit)), "forced.bias")
-    node.replace_input_with(len(node.inputs) - 2, weight)
-    node.replace_input_with(len(node.inputs) - 1, bias)
+    conv.node.replace_input_with(len(conv.node.inputs) - 2, weight)
+    conv.node.replace_input_with(len(conv.node.inputs) - 1, build.constant(bias, "forced.bias"))

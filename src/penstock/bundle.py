@@ -33,13 +33,11 @@ from penstock.manifest import (
     Calibration,
     Manifest,
 )
+from penstock.model_config import CONFIG_FILE, LABELS_FILE, MAX_BATCH_PARAMETER, config_text
 
 MODEL_FILE = "model.onnx"
 DETECTOR_FILE = "detector.npz"
 GATE_LOGITS = "gate_logits"  # inside graphs that flag, the tensor [N, P] of which the detector's tables speak
-CONFIG_FILE = "config.pbtxt"
-LABELS_FILE = "labels.txt"
-MAX_BATCH_PARAMETER = "penstock_max_batch"
 
 
 @dataclass(frozen=True)
@@ -195,50 +193,6 @@ def check_name(name: str) -> None:
         raise InvalidArgumentError(
             f"model name {name!r}: use letters, digits, '-', '_' and '.', and do not begin with '.'"
         )
-
-
-def config_text(name: str, manifest: Manifest) -> str:
-    """The ``config.pbtxt`` that Triton and the service read.
-
-    A graph for single images has no batch dimension of its own to announce: its dims include the 1, and
-    `MAX_BATCH_PARAMETER` tells the service how far it may spread. Triton knows formats of three dims only, so that
-    such a graph's stands nowhere; the service announces it for both.
-    """
-    batch = [1] if manifest.single else []
-    types = {PATH: "TYPE_UINT8", FLAG: "TYPE_BOOL"}
-
-    def tensor(tensor_name: str, datatype: str, dims: list[int], extra: str = "") -> str:
-        return f'  {{ name: "{tensor_name}" data_type: {datatype} dims: {dims}{extra} }}'
-
-    outputs = [
-        tensor(
-            output,
-            types.get(output, "TYPE_FP32"),
-            [*batch, width],
-            f' label_filename: "{LABELS_FILE}"' if output == LOGITS else "",
-        )
-        for output, width in manifest.output_widths.items()
-    ]
-    lines = [
-        f'name: "{name}"',
-        'backend: "onnxruntime"',
-        f"max_batch_size: {0 if manifest.single else manifest.max_batch}",
-        "input [",
-        tensor(
-            INPUT,
-            f"TYPE_{manifest.input_type.upper()}",
-            [*batch, *manifest.input_shape],
-            "" if manifest.single else " format: FORMAT_NCHW",
-        ),
-        "]",
-        "output [",
-        ",\n".join(outputs),
-        "]",
-    ]
-    if manifest.single:
-        value = f'{{ string_value: "{manifest.max_batch}" }}'
-        lines.append(f'parameters {{ key: "{MAX_BATCH_PARAMETER}" value {value} }}')
-    return "\n".join(lines) + "\n"
 
 
 def _write_or_agree(path: Path, text: str) -> None:

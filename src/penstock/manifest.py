@@ -14,9 +14,9 @@ from penstock.records import read_record
 
 # 2: layers read several others, depthwise convolutions follow them; 3: what tuning measured; 4: pixels may be bytes,
 # and precision less; 5: further files are hashed, the detector's tables among them; 6: classes may have thresholds of
-# their own, which is all that a manifest of schema 5 lacks.
-SCHEMA = 6
-READABLE = (5, SCHEMA)
+# their own; 7: what passes did. Manifests of schemas 5 and 6 lack that and nothing else.
+SCHEMA = 7
+READABLE = (5, 6, SCHEMA)
 MANIFEST_FILE = "bundle.json"
 
 FP32, INT8, FP16 = PRECISIONS = ("fp32", "int8", "fp16")
@@ -63,6 +63,27 @@ class Calibration:
         if not self.class_thresholds:
             return np.full(predicted.shape, self.threshold, np.float32)
         return np.array(self.class_thresholds, np.float32)[predicted]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassRecord:
+    """What one pass of the compiler did, over all the graphs of a model.
+
+    Attributes:
+        name: of the pass.
+        changed: number of places that it changed.
+        declined: why it left places alone, and how many; none, where it had nothing to do with this kind of graph.
+    """
+
+    name: str
+    changed: int
+    declined: dict[str, int]
+
+    def __str__(self) -> str:
+        left = [f"{why}{f' ({count})' if count else ''}" for why, count in self.declined.items()]
+        if not self.changed and not left:
+            return f"{self.name}: nothing there to do"
+        return f"{self.name}: {self.changed} places" + (f"; left alone: {'; '.join(left)}" if left else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +149,7 @@ class Manifest:
         class_names: one name per logit.
         layout: what the path's bits mean.
         lowering: ``dense``, ``masked``, ``gathered`` or ``routed``.
+        passes: what the compiler's passes did, in order.
         tuning: what was measured where ``auto`` chose.
         executed_macs: mean share of the dense MACs that the graph really executes, whatever its paths ask for.
         precision: of convolutions and classifier: ``fp32``, ``int8`` or ``fp16``.
@@ -147,6 +169,7 @@ class Manifest:
     class_names: tuple[str, ...]
     layout: PathLayout
     lowering: str
+    passes: tuple[PassRecord, ...] = ()
     tuning: Tuning | None = None
     executed_macs: float = 1.0
     precision: str = FP32

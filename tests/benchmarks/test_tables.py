@@ -10,6 +10,7 @@ import pytest
 import table_disentangle
 import table_learning
 import table_speed
+import table_speed_gpu
 from study_runs import read_study
 from table_main_job import FIGURES
 from tables import PAGES, MarksError, fill, main
@@ -271,3 +272,50 @@ def test_speed_is_told_shortly_and_in_full() -> None:
     _, _, *exported = table_speed.exports({"rows": rows})
     assert [cells(line)[3:] for line in exported[:2]] == [["30", "1,234", "60.0"]] * 2
     assert table_speed.summary({"rows": []}) == []
+
+
+def test_growth_shows_networks_of_several_numbers_of_prototypes_beside_the_dense_one() -> None:
+    rows = [
+        speed("dense", 1, 10.0, export_seconds=3.0),
+        speed("K = 1, density 0.5", 1, 5.0, export_seconds=4.0),
+        speed("routed, K = 16, density 0.5", 1, 6.0, export_seconds=20.0),
+        speed("routed, K = 2, density 0.5", 1, 6.0, export_seconds=5.0),
+        speed("routed, K = 2, density 0.5, with flags", 1, 6.0),
+        speed("routed, K = 2, density 0.5", 8, 6.0),
+        speed("K = 1, density 0.5", 1, 2.0, network="another"),
+    ]
+    _, _, *lines = table_speed.growth({"rows": rows})
+    assert [cells(line)[1:4] for line in lines if line.startswith("|")] == [
+        ["dense", "-", "3"],
+        ["density 0.5", "1", "4"],
+        ["density 0.5", "2", "5"],
+        ["density 0.5", "16", "20"],
+    ]
+    assert table_speed.growth({"rows": []}) == []
+
+
+@pytest.mark.parametrize("gpu", [None, "Some GPU, driver 1"])
+def test_figures_of_a_gpu_name_it_and_those_without_say_so(gpu: str | None) -> None:
+    line = {
+        "network": "net",
+        "size": 32,
+        "form": "dense",
+        "precision": "fp16",
+        "provider": "cpu" if gpu is None else "cuda",
+        "batch": 64,
+        "cuda_graph": gpu is not None,
+        "macs": 1.0,
+        "ms": 2.0,
+        "images_per_second": 32000.0,
+        "speed_up": 1.0,
+        "efficiency": 1.0,
+        "difference": 0.00123,
+        "machine": MACHINE | {"gpu": gpu},
+    }
+    head, _, only, _, *notes = table_speed_gpu.everything({"rows": [line]})
+    told = dict(zip(cells(head), cells(only), strict=True))
+    assert (told["images/s"], told["difference"], told["batch"]) == ("32,000", "1.2e-03", "64")
+    assert (told["provider"], told["CUDA graph"]) == (("cpu", "no") if gpu is None else ("cuda", "yes"))
+    assert (table_speed_gpu.NO_GPU in notes) == (gpu is None)
+    assert f"2 cores, {gpu or 'no GPU'};" in notes[-1]
+    assert table_speed_gpu.everything({"rows": []}) == []

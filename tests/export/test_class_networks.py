@@ -11,7 +11,8 @@ import torch
 
 from penstock.data import load
 from penstock.errors import InvalidArgumentError, NotFoundError
-from penstock.export.compiling import capture_paths, compile_paths
+from penstock.export.captured import capture_paths
+from penstock.export.compiling import compile_paths
 from penstock.export.lowerings.masked import Masked
 from penstock.export.lowerings.routed import Routed
 from penstock.export.pipeline import ExportOptions, export

@@ -20,8 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.bundle import PATH
-from penstock.export.lowerings.compaction import Widths
 from penstock.export.lowerings.routed import Routed
+from penstock.export.passes.align_widths import Widths
 from penstock.export.passes.simplify import tidy
 from penstock.export.runtime import open_graph
 from penstock.export.verify.parity import reference, verify

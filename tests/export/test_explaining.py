@@ -18,7 +18,8 @@ from penstock.bundle import DETECTOR_FILE, GATE_LOGITS, INPUT, Bundle
 from penstock.detect import CombinedScore, PathFeatures, explain
 from penstock.detect.tables import tables_from_bytes
 from penstock.errors import VerificationError
-from penstock.export.compiling import capture_paths, compile_paths, serialize
+from penstock.export.captured import capture_paths
+from penstock.export.compiling import compile_paths, serialize
 from penstock.export.lowerings.routed import Routed
 from penstock.export.passes.gate_logits import name_gate_logits
 from penstock.export.pipeline import ExportOptions, export

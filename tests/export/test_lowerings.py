@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.export.lowerings.compaction import Picking
-from penstock.export.lowerings.gathered import Gathered
+from penstock.export.lowerings.gathered import Gathered, Picking
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.masked import Masked
 from penstock.export.verify.parity import reference

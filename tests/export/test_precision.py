@@ -21,8 +21,7 @@ from penstock.data import load
 from penstock.errors import InvalidArgumentError, UnsupportedError, VerificationError
 from penstock.export.capture.contract import DenseModel
 from penstock.export.capture.exporting import capture
-from penstock.export.lowerings.compaction import Picking
-from penstock.export.lowerings.gathered import Gathered
+from penstock.export.lowerings.gathered import Gathered, Picking
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.masked import Masked
 from penstock.export.lowerings.regions import inner_graphs

@@ -22,6 +22,7 @@ from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.masked import Masked
 from penstock.export.lowerings.regions import inner_graphs
 from penstock.export.lowerings.routed import Routed
+from penstock.export.passes.reporting import Report
 from penstock.export.verify.extremes import verify_extremes
 from penstock.export.verify.parity import reference, verify
 
@@ -230,8 +231,8 @@ class Damaged(Routed):
         super().__init__(single)
         self.prototype = prototype
 
-    def lower(self, model: ir.Model) -> Executed:
-        executed = super().lower(model)
+    def lower(self, model: ir.Model, report: Report | None = None) -> Executed:
+        executed = super().lower(model, report)
         damaged = [
             part for part in parts(model.graph) if str(part.name).endswith(f"prototype{self.prototype}")
         ]

@@ -11,7 +11,8 @@ import pytest
 
 from penstock.data import load
 from penstock.errors import InvalidArgumentError
-from penstock.export.compiling import Compiled, capture_paths, compile_paths
+from penstock.export.captured import capture_paths, settled
+from penstock.export.compiling import Compiled, compile_paths
 from penstock.export.lowerings.gathered import Gathered
 from penstock.export.lowerings.masked import Masked
 from penstock.export.pipeline import ExportOptions, export
@@ -19,18 +20,14 @@ from penstock.export.runtime import open_bundle, open_graph
 from penstock.export.sample import Sample
 from penstock.nn.checkpoint import Checkpoint
 from penstock.nn.inference import answer
-from penstock.nn.settling import settle
 
 IMAGES = load("digits").calibration.images
 
 
 def compiled(tiny: Checkpoint, images: int, lowering: Gathered | Masked) -> Compiled:
     """Settled by the paths of a few images, verified, and compiled."""
-    settled = settle(tiny.network, answer(tiny.network, IMAGES[:images]).bits)
-    captured = capture_paths(
-        replace(tiny, network=settled.network), Sample(IMAGES[:100], real=True), fpr=None
-    )
-    return compile_paths(captured, lowering)
+    captured = capture_paths(tiny, Sample(IMAGES[:images], real=True), fpr=None)
+    return compile_paths(settled(captured), lowering)
 
 
 def convolutions(content: bytes) -> list[tuple[int, ...] | None]:
@@ -69,9 +66,12 @@ def test_settling_is_an_option_of_the_export(tiny: Checkpoint, tiny_run: Path, t
         source=str(tiny_run), repository=tmp_path, name="x", flags=False, settle=True, lowering="gathered"
     )
     bundle = export(options, said.append)
-    found = settle(tiny.network, answer(tiny.network, IMAGES).bits)
-    line = f"settled {found.opened} filters open and {found.closed} closed; gates decide on {found.asked}"
-    assert line in said
+    paths = answer(tiny.network, IMAGES).bits
+    never, always = int((~paths.any(axis=0)).sum()), int(paths.all(axis=0).sum())
+    told = {record.name: record.changed for record in bundle.manifest.passes}
+    assert told["drop filters that no image opens"] == never > 0
+    assert told["merge filters that every image opens"] == always > 0
+    assert set(map(str, bundle.manifest.passes)) <= set(said)
     got = open_bundle(bundle, threads=1).run(IMAGES[:50])
     np.testing.assert_array_equal(got["path"], answer(tiny.network, IMAGES[:50]).bits)
 

@@ -82,6 +82,9 @@ def _add_export(commands: Commands) -> None:
         metavar="NAME",
         help="only this class's sub-architecture; SOURCE is a disentanglement's run folder then",
     )
+    export.add_argument(
+        "--member", metavar="WHICH", help="of a cascade, only its first or its second network, without flags"
+    )
     export.add_argument("--dense", action="store_true", help="the network as it was before it got gates")
     export.add_argument(
         "--lowering", help="auto (default: whatever is fastest here), masked, gathered or routed"

@@ -15,16 +15,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.export.building import Builder
-from penstock.export.lowerings.compact import Index
-from penstock.export.lowerings.picked_conv import picked_conv
+from penstock.export.lowerings.compact import LAYER, Index, picked
+from penstock.export.passes.long_gathers import STRIDED, UNASKED, LongGathers
+from penstock.export.passes.reporting import Effect
 
 Floats = npt.NDArray[np.float32]
 
 
 def built(
-    x: Floats, weight: Floats, bias: Floats, filters: Any, channels: Any, *, running: bool, **options: Any
-) -> tuple[Floats, list[str]]:
-    """What a graph with the one convolution gives, indices as inputs of the graph or known; and its operators."""
+    x: Floats,
+    weight: Floats,
+    bias: Floats,
+    filters: npt.NDArray[np.int64] | None,
+    channels: npt.NDArray[np.int64] | None,
+    *,
+    asked: bool = True,
+    attributes: dict[str, Any],
+) -> tuple[Floats, list[str], Effect]:
+    """What a graph with the one convolution gives behind the pass, its indices inputs of the graph; its operators."""
     graph = ir.Graph([], [], nodes=[], opset_imports={"": 18}, name="picked")
     fed: dict[str, npt.NDArray[Any]] = {"x": x}
 
@@ -35,26 +43,22 @@ def built(
         return made
 
     def index(name: str, picked: npt.NDArray[np.int64] | None) -> Index | None:
-        return value(name, picked) if running and picked is not None else picked
+        return None if picked is None else value(name, picked)
 
     build = Builder(graph, "conv")
     entering = value("x", x)
     rows = np.arange(len(weight)) if filters is None else filters
-    output = picked_conv(
-        build,
-        entering,
-        weight,
-        build.constant(bias[rows], "bias"),
-        filters=index("filters", filters),
-        channels=index("channels", channels),
-        **options,
-    )
+    weights = picked(build, weight, index("filters", filters), index("channels", channels))
+    output = build.op("Conv", entering, weights, build.constant(bias[rows], "bias"), **attributes)
+    (conv,) = (node for node in build.tape.nodes if node.op_type == "Conv")
+    conv.meta[LAYER] = "conv"
     graph.extend(list(build.tape.nodes))
     output.type = ir.TensorType(ir.DataType.FLOAT)
     graph.outputs.append(output)
+    effect = LongGathers({"conv"} if asked else (), ())(graph)
     content = ir.serde.serialize_model(ir.Model(graph, ir_version=8)).SerializeToString()
     session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
-    return session.run(None, fed)[0], [node.op_type for node in graph]
+    return session.run(None, fed)[0], [node.op_type for node in graph], effect
 
 
 def picks(draw: np.random.Generator, size: int, what: str) -> npt.NDArray[np.int64] | None:
@@ -70,7 +74,6 @@ def picks(draw: np.random.Generator, size: int, what: str) -> npt.NDArray[np.int
     strides=st.sampled_from([(1, 1), (1, 1), (2, 2), (1, 2)]),
     filters=st.sampled_from(["all", "some"]),
     channels=st.sampled_from(["all", "some"]),
-    running=st.booleans(),
 )
 def test_both_forms_are_the_sum_that_pytorch_computes(
     seed: int,
@@ -80,7 +83,6 @@ def test_both_forms_are_the_sum_that_pytorch_computes(
     strides: tuple[int, int],
     filters: str,
     channels: str,
-    running: bool,
 ) -> None:
     draw = np.random.default_rng(seed)
     weight = draw.standard_normal((5, 6, *kernel)).astype(np.float32)
@@ -97,22 +99,25 @@ def test_both_forms_are_the_sum_that_pytorch_computes(
         dilation=dilations,
     )
     attributes = {"strides": strides, "pads": pads, "dilations": dilations, "group": 1}
-    for turned in (False, True):
-        got, kinds = built(
-            x, weight, bias, rows, columns, running=running, attributes=attributes, turned=turned
-        )
+    reach = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)] * 2
+    able = strides == (1, 1) and all(p <= r for p, r in zip(pads, reach, strict=True))
+    moves = rows is not None or columns is not None  # weights that stay put are nobody's Gather
+    for asked in (False, True):
+        got, kinds, effect = built(x, weight, bias, rows, columns, attributes=attributes, asked=asked)
         np.testing.assert_allclose(got, want.numpy(), atol=1e-4)
-        reach = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)] * 2
-        can = turned and strides == (1, 1) and all(p <= r for p, r in zip(pads, reach, strict=True))
-        assert kinds[-1] == ("ConvTranspose" if can else "Conv")
+        assert kinds[-1] == ("ConvTranspose" if asked and able and moves else "Conv")
+        assert len(effect.changed) == (kinds[-1] == "ConvTranspose")
+        why = {UNASKED} if not asked else set() if able else {STRIDED}
+        assert set(effect.declined.values()) == (why if moves else set())
 
 
-@pytest.mark.parametrize("turned", [False, True])
-def test_attributes_that_a_convolution_leaves_out_are_those_of_onnx(turned: bool) -> None:
+@pytest.mark.parametrize("asked", [False, True])
+def test_attributes_that_a_convolution_leaves_out_are_those_of_onnx(asked: bool) -> None:
     draw = np.random.default_rng(0)
     weight = draw.standard_normal((4, 3, 3, 3)).astype(np.float32)
     x = draw.standard_normal((1, 3, 6, 6)).astype(np.float32)
     zeros = np.zeros(4, np.float32)
-    got, _ = built(x, weight, zeros, None, None, running=False, attributes={}, turned=turned)
+    got, kinds, _ = built(x, weight, zeros, np.arange(4), None, attributes={}, asked=asked)
     want = F.conv2d(torch.from_numpy(x), torch.from_numpy(weight))
     np.testing.assert_allclose(got, want.numpy(), atol=1e-5)
+    assert (kinds[-1] == "ConvTranspose") == asked

@@ -1,0 +1,135 @@
+"""What the benchmarks of speed time: forms of networks as ``speed.toml`` names them, each exported by itself."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from machine import cores
+from usage import Usage, usage
+
+from penstock import data
+from penstock.bundle import LOGITS, read_bundle
+from penstock.export.runtime import open_graph
+from penstock.export.sample import synthetic_images
+from penstock.files import sha256
+
+SUBJECTS = Path(__file__).with_name("speed.toml")
+ORT = "onnxruntime"
+AUTO = "auto"
+LEAST_IMAGES = 64  # of a data set: how long a path takes depends on the image
+
+
+@dataclass(frozen=True)
+class Form:
+    """One form of a network at one precision.
+
+    Attributes:
+        label: for the table.
+        precision: as the command line has it.
+        command: what follows ``penstock export``, or the other script that makes it and what follows that.
+        script: of ``benchmarks/``; ``None``: ``penstock export``.
+        engines: what runs it.
+    """
+
+    label: str
+    precision: str
+    command: tuple[str, ...]
+    script: str | None = None
+    engines: tuple[str, ...] = (ORT,)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A form's file, and what its export took.
+
+    Attributes:
+        form: what it is of.
+        file: the ONNX file.
+        macs: share of the dense MACs that it executes.
+        single: whether it takes exactly one image at a time.
+        took: time and memory of the export.
+    """
+
+    form: Form
+    file: Path
+    macs: float
+    single: bool
+    took: Usage
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the file."""
+        return sha256(self.file)
+
+
+def networks(patterns: Sequence[str], subjects: Path = SUBJECTS) -> Iterator[dict[str, Any]]:
+    """The networks whose names fit one of the patterns, as they stand in the file."""
+    for network in tomllib.loads(subjects.read_text(encoding="utf-8"))["network"]:
+        if any(fnmatch.fnmatch(network["name"], pattern) for pattern in patterns):
+            yield network
+
+
+def forms(network: dict[str, Any]) -> Iterator[Form]:
+    """Every form of a network at every precision."""
+    for form in network["form"]:
+        for precision in form["precisions"]:
+            engines = tuple(form.get("engines", (ORT,)))
+            words = tuple(shlex.split(form["export"]))
+            yield Form(form["label"], precision, words, form.get("script"), engines)
+
+
+@cache
+def exported(form: Form, folder: Path, batch: int, threads: int, provider: str = "cpu") -> Made:
+    """Export in a process of its own; what is not measured to choose a lowering serves all thread counts."""
+    if AUTO not in form.command and threads > 1:
+        return exported(form, folder, batch, 1, provider)
+    model = hashlib.sha256(f"{form} {batch} {threads}".encode()).hexdigest()[:16]
+    if form.script is not None:
+        command = [str(Path(__file__).with_name(form.script)), *form.command]
+        command += ["--batch", str(batch), "--out", str(folder / model)]
+    else:
+        command = ["-m", "penstock.cli", "export", *form.command]
+        command += [] if form.precision == "fp32" else ["--precision", form.precision]
+        command += ["--repository", str(folder), "--name", model, "--max-batch", str(batch)]
+        command += ["--batch", str(batch), "--threads", str(threads), "--provider", provider]
+    try:
+        took = usage([sys.executable, *command])
+    except subprocess.CalledProcessError:
+        raise SystemExit(f"export failed: {shlex.join(command)}") from None
+    if form.script is not None:
+        share = json.loads((folder / model / "about.json").read_text(encoding="utf-8"))["macs"]
+        return Made(form, folder / model / "model.onnx", share, False, took)
+    bundle = read_bundle(folder / model / "1")
+    about = bundle.manifest
+    return Made(form, bundle.model_file, about.executed_macs, about.single, took)
+
+
+def shown(network: dict[str, Any], count: int) -> npt.NDArray[np.uint8]:
+    """Images to time with, ``[N, C, H, W]``."""
+    if "data" not in network:
+        return synthetic_images(count, (3, network["size"], network["size"]))
+    test = data.load(network["data"]).test
+    return test.images[np.random.default_rng(0).permutation(len(test))[: max(count, LEAST_IMAGES)]]
+
+
+def accuracy(made: Made, network: dict[str, Any]) -> float | None:
+    """Share of the test images that a bundle's file gets right; nothing where the weights are random."""
+    if "data" not in network:
+        return None
+    test = data.load(network["data"]).test
+    graph = open_graph(made.file, single=made.single, threads=cores())
+    got = graph.run(test.images)[LOGITS]
+    return float((got.argmax(1) == test.labels).mean())

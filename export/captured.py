@@ -1,0 +1,72 @@
+"""A network with paths once it is captured: what all its lowerings start from, and what they must answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import onnx_ir as ir
+
+from penstock.export.capture.contract import ServedModel
+from penstock.export.capture.exporting import capture
+from penstock.export.capture.head import DetectorHead
+from penstock.export.passes.drop_closed import DropClosedFilters
+from penstock.export.passes.merge_open import MergeOpenFilters
+from penstock.export.passes.reporting import Report
+from penstock.export.sample import Sample
+from penstock.export.verify.parity import Reference, reference
+from penstock.nn.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CapturedNetwork:
+    """A network with paths before any lowering, with what every lowering of it must answer.
+
+    Attributes:
+        checkpoint: where it comes from.
+        sample: images to check and, if they are real, to calibrate on.
+        fpr: promised false-positive rate; ``None``: without the detector.
+        served: the network in PyTorch.
+        model: the same in ``onnx_ir``, its decisions whole.
+        report: what passes did so far.
+        expected: what PyTorch answers for the sample.
+    """
+
+    checkpoint: Checkpoint
+    sample: Sample
+    fpr: float | None
+    served: ServedModel
+    model: ir.Model
+    report: Report
+    expected: Reference
+
+
+def capture_paths(checkpoint: Checkpoint, sample: Sample, fpr: float | None) -> CapturedNetwork:
+    """What all lowerings of a checkpoint start from; capturing is the slow part, so it is done once.
+
+    Args:
+        checkpoint: what to compile.
+        sample: images to check and, if they are real, to calibrate on.
+        fpr: promised false-positive rate; ``None`` leaves the detector out.
+    """
+    head = None if fpr is None else DetectorHead(checkpoint.detector)
+    served = ServedModel(checkpoint.network, head).eval()
+    report = Report()
+    return CapturedNetwork(
+        checkpoint=checkpoint,
+        sample=sample,
+        fpr=fpr,
+        served=served,
+        model=capture(served, checkpoint.input_shape, report),
+        report=report,
+        expected=reference(served, sample.images),
+    )
+
+
+def settled(captured: CapturedNetwork) -> CapturedNetwork:
+    """The same network without the gates that no image of its sample moves."""
+    layout = captured.checkpoint.network.layout
+    paths = dict(zip(layout.names, layout.split(captured.expected.answer.path.numpy()), strict=True))
+    model, report = captured.model.clone(), captured.report.copy()
+    for step in (DropClosedFilters(paths), MergeOpenFilters(paths)):
+        report.run(step, model.graph)
+    return replace(captured, model=model, report=report)
