@@ -19,6 +19,7 @@ from penstock.export.capture.contract import DenseModel, ServedModel
 from penstock.export.capture.exporting import capture
 from penstock.export.capture.head import DetectorHead
 from penstock.export.lowerings.lowering import Lowering
+from penstock.export.lowerings.observed import Observed
 from penstock.export.passes.byte_input import take_bytes
 from penstock.export.passes.gate_logits import name_gate_logits
 from penstock.export.passes.simplify import tidy
@@ -34,6 +35,7 @@ from penstock.export.verify.parity import (
     verify,
     verify_flags,
     verify_same,
+    verify_untouched,
 )
 from penstock.manifest import FP32, Agreement
 from penstock.nn.checkpoint import Checkpoint
@@ -140,9 +142,34 @@ def compile_paths(captured: CapturedNetwork, lowering: Lowering, precision: str 
         UnsupportedError: the lowering cannot have this precision.
         InvalidArgumentError: too few calibration images for this rate.
     """
+    images = captured.sample.images[:EXTREME_IMAGES]
+    verify_extremes(captured.model, captured.served, lowering, images)
+    return _compile(captured, lowering, precision)
+
+
+def compile_observed(checkpoint: Checkpoint, sample: Sample, fpr: float, precision: str = FP32) -> Compiled:
+    """The dense network with gates that look on, and a detector of what they see.
+
+    Args:
+        checkpoint: its network is observed.
+        sample: images to check and to calibrate on.
+        fpr: promised false-positive rate.
+        precision: of convolutions and classifier.
+
+    Raises:
+        VerificationError: what `compile_paths` says, or an answer is not, to the bit, that of the dense network alone.
+        InvalidArgumentError: too few calibration images for this rate.
+    """
+    compiled = _compile(capture_paths(checkpoint, sample, fpr), Observed(), precision)
+    alone = compile_dense(checkpoint, sample, precision)
+    contents = (alone.content, compiled.content)
+    verify_untouched(*(open_graph(each, single=False).run(sample.images) for each in contents))
+    return compiled
+
+
+def _compile(captured: CapturedNetwork, lowering: Lowering, precision: str) -> Compiled:
     checkpoint, sample, fpr = captured.checkpoint, captured.sample, captured.fpr
     layout = checkpoint.network.layout
-    verify_extremes(captured.model, captured.served, lowering, sample.images[:EXTREME_IMAGES])
     model = captured.model.clone()
     executed = lowering.lower(model)
     tidy(model)

@@ -13,7 +13,7 @@ from penstock.export.lowerings.gathered import Gathered
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.masked import Masked
 from penstock.export.lowerings.routed import Routed
-from penstock.manifest import FP32, INPUT_TYPES, INT8, PRECISIONS
+from penstock.manifest import FP16, FP32, INPUT_TYPES, INT8, PRECISIONS
 
 # What makes a lowering, told whether the model takes one image at most.
 LOWERINGS: dict[str, Callable[..., Lowering]] = {
@@ -34,6 +34,7 @@ class ExportOptions:
         name: model name in it.
         class_name: export the sub-architecture of this class, a small static network without flags.
         dense: export the network as it was before it got gates, under the same contract.
+        observe: with ``dense``: let the gates look on, and flag by what they would have opened.
         lowering: ``masked``, ``gathered``, ``routed``, or ``auto``: whichever is faster here.
         precision: of convolutions and classifier: ``fp32``, ``int8`` for processors, or ``fp16`` for GPUs.
         flags: compute anomaly scores and flags, where there are paths that depend on the input.
@@ -53,6 +54,7 @@ class ExportOptions:
     name: str
     class_name: str | None = None
     dense: bool = False
+    observe: bool = False
     lowering: str = AUTO
     precision: str = FP32
     flags: bool = True
@@ -84,6 +86,16 @@ class ExportOptions:
             raise InvalidArgumentError(
                 f"dense and class_name {self.class_name!r}: the dense network is that of all classes; take one of both"
             )
+        if self.observe and not (self.dense and self.flags):
+            raise InvalidArgumentError(
+                "observe lets gates look on at the dense network, to flag by what they see: add --dense, and leave out "
+                "--no-flags"
+            )
+        if self.observe and self.precision == FP16:
+            raise InvalidArgumentError(
+                "observe and precision fp16: processors, on which exports are checked, round float16 at other places "
+                "when somebody looks on, so that answers cannot be shown to be untouched; take fp32 or int8"
+            )
         if self.settle and self.flags:
             raise InvalidArgumentError("settle takes gates away that the detector looks at: add --no-flags")
         if not 0 < self.fpr < 1:
@@ -96,5 +108,5 @@ class ExportOptions:
 
     @property
     def flagging(self) -> bool:
-        """Whether the bundle will have a detector: the dense network and a class's path are the same for all inputs."""
-        return self.flags and not self.dense and self.class_name is None
+        """Whether the bundle will have a detector: where nothing gates, and for a class, all inputs have one path."""
+        return self.flags and (self.observe or not self.dense) and self.class_name is None

@@ -19,6 +19,7 @@ from penstock.export.compiling import (
     Compiled,
     capture_paths,
     compile_dense,
+    compile_observed,
     compile_paths,
     serialize,
     versions,
@@ -34,6 +35,7 @@ from penstock.files import sha256
 from penstock.manifest import FP32, Tuning
 from penstock.nn.checkpoint import Checkpoint
 from penstock.nn.inference import answer
+from penstock.nn.observing import observed_checkpoint
 from penstock.nn.settling import settle
 
 SCALING_IMAGES = 8  # to calibrate int8 candidates with, which are only timed
@@ -55,6 +57,9 @@ def export(
         PenstockError: the source is missing or damaged, or the graph fails a check; nothing is written then.
     """
     checkpoint, origin = load(options.source, options.class_name)
+    if options.observe:
+        say("fitting a detector to what the gates see of the dense network")
+        checkpoint = observed_checkpoint(checkpoint, options.data)
     if options.flagging and not checkpoint.detector:
         raise UnsupportedError(f"{options.source} holds no detector: export it with --no-flags")
     sample = sample_of(checkpoint, options.data, say)
@@ -82,6 +87,9 @@ def _compile(
     checkpoint: Checkpoint, sample: Sample, options: ExportOptions, say: Say
 ) -> tuple[Compiled, Tuning | None]:
     """What was asked for, and what was measured to choose it."""
+    if options.observe:
+        say("compiling the dense network with observers")
+        return compile_observed(checkpoint, sample, options.fpr, options.precision), None
     if options.dense:
         say("compiling the dense network")
         return compile_dense(checkpoint, sample, options.precision), None

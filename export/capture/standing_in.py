@@ -11,9 +11,11 @@ from torch import nn
 from penstock.export.capture.cascaded import CapturedCascade
 from penstock.export.capture.contract import DenseModel, ServedModel
 from penstock.export.capture.gated import CapturedGatedConv
+from penstock.export.capture.observed import CapturedObserver
 from penstock.export.capture.routed import CapturedRoutedConv, CapturedRouter
 from penstock.nn.cascade import Cascade
 from penstock.nn.gates import GatedConv2d
+from penstock.nn.observed import ObservedConv2d, ObservedNetwork
 from penstock.nn.prototypes import ConsolidatedNetwork
 from penstock.nn.routing import RoutedConv2d
 from penstock.nn.surgery import GatedNetwork
@@ -37,6 +39,10 @@ def _stand_in(network: nn.Module, prefix: str = "") -> nn.Module:
         for layer in network.layout.layers:
             gated = cast(GatedConv2d, network.body.get_submodule(layer.name))
             network.body.set_submodule(layer.name, CapturedGatedConv(gated, prefix + layer.name))
+    elif isinstance(network, ObservedNetwork):
+        for name in network.layout.names:
+            observed = cast(ObservedConv2d, network.body.get_submodule(name))
+            network.body.set_submodule(name, CapturedObserver(observed))
     return network
 
 

@@ -127,7 +127,7 @@ class Manifest:
         input_type: ``fp32`` or ``uint8``, as in `INPUT_TYPES`.
         class_names: one name per logit.
         layout: what the path's bits mean.
-        lowering: ``dense``, ``masked``, ``gathered`` or ``routed``.
+        lowering: ``dense``, ``observed`` (dense, with gates that look on), ``masked``, ``gathered`` or ``routed``.
         tuning: what was measured where ``auto`` chose.
         executed_macs: mean share of the dense MACs that the graph really executes, whatever its paths ask for.
         precision: of convolutions and classifier: ``fp32``, ``int8`` or ``fp16``.

@@ -84,6 +84,11 @@ def _add_export(commands: Commands) -> None:
     )
     export.add_argument("--dense", action="store_true", help="the network as it was before it got gates")
     export.add_argument(
+        "--observe",
+        action="store_true",
+        help="with --dense: the gates look on, change no answer, and a detector flags by what they see",
+    )
+    export.add_argument(
         "--lowering", help="auto (default: whatever is fastest here), masked, gathered or routed"
     )
     export.add_argument("--precision", metavar="P", help="fp32 (default), int8 or, for GPUs, fp16")

@@ -1,0 +1,40 @@
+"""The stand-in for an observed convolution while its network is captured."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from penstock.nn.observed import ObservedConv2d
+
+
+class CapturedObserver(nn.Module):
+    """Stands for an `ObservedConv2d`: the convolution as it was, and its gate in operators that export well."""
+
+    reduce_weight: Tensor
+    reduce_bias: Tensor
+    expand_weight: Tensor
+    expand_bias: Tensor
+
+    def __init__(self, layer: ObservedConv2d) -> None:
+        super().__init__()
+        self.conv = layer.conv
+        self.norm = layer.norm
+        self.activation = layer.activation
+        names = ("reduce_weight", "reduce_bias", "expand_weight", "expand_bias")
+        for name, tensor in zip(names, layer.gate.folded(), strict=True):
+            self.register_buffer(name, tensor)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The four results of `ObservedConv2d.forward`; the response, which no graph answers with, is the code."""
+        output: Tensor = self.activation(self.norm(self.conv(x)))
+        # Not `mean`: ONNX Runtime pools in the layout of its fast convolutions, but would turn it for a ReduceMean.
+        size = (x.shape[0], x.shape[1], 1, 1)
+        pooled = torch.onnx.ops.symbolic(
+            "GlobalAveragePool", (x,), {}, dtype=x.dtype, shape=size, version=1
+        ).flatten(1)
+        hidden = torch.relu(F.linear(pooled, self.reduce_weight, self.reduce_bias))
+        logits = F.linear(hidden, self.expand_weight, self.expand_bias)
+        code = (logits > 0).to(x.dtype)
+        return output, code, logits, code
