@@ -14,10 +14,11 @@ import onnx_ir as ir
 import onnxruntime
 
 from penstock.bundle import PATH, SCORE, Calibration
+from penstock.detect.family import DEFAULT
 from penstock.export.calibrate import calibration_of, set_thresholds
 from penstock.export.capture.contract import DenseModel, ServedModel
 from penstock.export.capture.exporting import capture
-from penstock.export.capture.head import DetectorHead
+from penstock.export.detectors import detector_head
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.observed import Observed
 from penstock.export.passes.byte_input import take_bytes
@@ -101,6 +102,7 @@ class CapturedNetwork:
         checkpoint: where it comes from.
         sample: images to check and, if they are real, to calibrate on.
         fpr: promised false-positive rate; ``None``: without the detector.
+        detector: its name.
         served: the network in PyTorch.
         model: the same in ``onnx_ir``, its decisions whole.
         expected: what PyTorch answers for the sample.
@@ -109,25 +111,39 @@ class CapturedNetwork:
     checkpoint: Checkpoint
     sample: Sample
     fpr: float | None
+    detector: str
     served: ServedModel
     model: ir.Model
     expected: Reference
 
 
-def capture_paths(checkpoint: Checkpoint, sample: Sample, fpr: float | None) -> CapturedNetwork:
+def capture_paths(
+    checkpoint: Checkpoint,
+    sample: Sample,
+    fpr: float | None,
+    detector: str = DEFAULT,
+    folder: Path | None = None,
+) -> CapturedNetwork:
     """What all lowerings of a checkpoint start from; capturing is the slow part, so it is done once.
 
     Args:
         checkpoint: what to compile.
         sample: images to check and, if they are real, to calibrate on.
         fpr: promised false-positive rate; ``None`` leaves the detector out.
+        detector: which, of `penstock.detect.family.DETECTORS`.
+        folder: of the data set, whose training images one that the checkpoint does not hold is fitted on.
+
+    Raises:
+        NotFoundError: these images are needed, and not there.
+        UnsupportedError: the detector's threshold cannot be set, because there are no real images.
     """
-    head = None if fpr is None else DetectorHead(checkpoint.detector)
+    head = None if fpr is None else detector_head(checkpoint, sample, detector, folder)
     served = ServedModel(checkpoint.network, head).eval()
     return CapturedNetwork(
         checkpoint=checkpoint,
         sample=sample,
         fpr=fpr,
+        detector=detector,
         served=served,
         model=capture(served, checkpoint.input_shape),
         expected=reference(served, sample.images),
@@ -147,23 +163,23 @@ def compile_paths(captured: CapturedNetwork, lowering: Lowering, precision: str 
     return _compile(captured, lowering, precision)
 
 
-def compile_observed(checkpoint: Checkpoint, sample: Sample, fpr: float, precision: str = FP32) -> Compiled:
+def compile_observed(captured: CapturedNetwork, precision: str = FP32) -> Compiled:
     """The dense network with gates that look on, and a detector of what they see.
 
     Args:
-        checkpoint: its network is observed.
-        sample: images to check and to calibrate on.
-        fpr: promised false-positive rate.
+        captured: its network is observed.
         precision: of convolutions and classifier.
 
     Raises:
         VerificationError: what `compile_paths` says, or an answer is not, to the bit, that of the dense network alone.
         InvalidArgumentError: too few calibration images for this rate.
     """
-    compiled = _compile(capture_paths(checkpoint, sample, fpr), Observed(), precision)
-    alone = compile_dense(checkpoint, sample, precision)
-    contents = (alone.content, compiled.content)
-    verify_untouched(*(open_graph(each, single=False).run(sample.images) for each in contents))
+    compiled = _compile(captured, Observed(), precision)
+    alone = compile_dense(captured.checkpoint, captured.sample, precision)
+    images = captured.sample.images
+    verify_untouched(
+        *(open_graph(each, single=False).run(images) for each in (alone.content, compiled.content))
+    )
     return compiled
 
 
@@ -178,9 +194,10 @@ def _compile(captured: CapturedNetwork, lowering: Lowering, precision: str) -> C
     model, got, agreement = _narrowed(model, precision, sample, got, single=lowering.single)
     calibration = None
     if fpr is not None:
-        calibration = _calibrate(checkpoint, sample, got, fpr)
+        calibration = _calibrate(checkpoint, sample, got, fpr, captured.detector)
         set_thresholds(model, calibration)
-        name_gate_logits(model)
+        if captured.detector == DEFAULT:  # scores of others are not explained
+            name_gate_logits(model)
     content = _finished(model, checkpoint, lowering.name, precision, calibration)
     verify_flags(open_graph(content, single=lowering.single).run(sample.images[:FLAG_IMAGES]), calibration)
     return Compiled(
@@ -235,12 +252,14 @@ def _narrowed(
     return narrowed, got, agreement
 
 
-def _calibrate(checkpoint: Checkpoint, sample: Sample, got: Outputs, fpr: float) -> Calibration:
+def _calibrate(
+    checkpoint: Checkpoint, sample: Sample, got: Outputs, fpr: float, detector: str
+) -> Calibration:
     # Of images of one's own, the folder: where that lies is nobody's business.
     kind, _, path = str(checkpoint.config.get("data", "")).partition(":")
     data = f"{kind}:{Path(path).name}" if path else kind
     if sample.real:
-        return calibration_of(got[SCORE][:, 0], fpr, "graph", data)
+        return calibration_of(got[SCORE][:, 0], fpr, "graph", data, detector)
     return calibration_of(checkpoint.calibration, fpr, "stored", data)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from penstock.bundle import check_name
+from penstock.detect.family import DEFAULT, DETECTORS
 from penstock.errors import InvalidArgumentError
 from penstock.export.autotune.engines import PROVIDERS
 from penstock.export.lowerings.gathered import Gathered
@@ -38,6 +39,7 @@ class ExportOptions:
         lowering: ``masked``, ``gathered``, ``routed``, or ``auto``: whichever is faster here.
         precision: of convolutions and classifier: ``fp32``, ``int8`` for processors, or ``fp16`` for GPUs.
         flags: compute anomaly scores and flags, where there are paths that depend on the input.
+        detector: which, of `penstock.detect.family.DETECTORS`.
         settle: take away the gates of filters that every calibration image opens, or none; only without flags, because
             a detector looks at all gates.
         fpr: promised false-positive rate.
@@ -58,6 +60,7 @@ class ExportOptions:
     lowering: str = AUTO
     precision: str = FP32
     flags: bool = True
+    detector: str = DEFAULT
     settle: bool = False
     fpr: float = 0.05
     data: Path | None = None
@@ -74,6 +77,7 @@ class ExportOptions:
             ("precision", self.precision, PRECISIONS),
             ("input type", self.input_type, INPUT_TYPES),
             ("provider", self.provider, PROVIDERS),
+            ("detector", self.detector, DETECTORS),
         ):
             if value not in known:
                 raise InvalidArgumentError(f"no {what} {value!r}; there are {', '.join(known)}")

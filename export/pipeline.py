@@ -11,6 +11,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from penstock.bundle import DETECTOR_FILE, Bundle, Manifest, write_bundle
+from penstock.detect.family import DEFAULT
 from penstock.detect.tables import tables_to_bytes
 from penstock.errors import InvalidArgumentError, UnsupportedError
 from penstock.export.autotune.tune import Target, tune
@@ -89,12 +90,14 @@ def _compile(
     """What was asked for, and what was measured to choose it."""
     if options.observe:
         say("compiling the dense network with observers")
-        return compile_observed(checkpoint, sample, options.fpr, options.precision), None
+        captured = capture_paths(checkpoint, sample, options.fpr, options.detector, options.data)
+        return compile_observed(captured, options.precision), None
     if options.dense:
         say("compiling the dense network")
         return compile_dense(checkpoint, sample, options.precision), None
     say("capturing the network")
-    captured = capture_paths(checkpoint, sample, options.fpr if options.flagging else None)
+    fpr = options.fpr if options.flagging else None
+    captured = capture_paths(checkpoint, sample, fpr, options.detector, options.data)
     if options.lowering != AUTO:
         say(f"compiling {options.lowering}")
         lowering = LOWERINGS[options.lowering](single=options.max_batch == 1)
@@ -148,7 +151,7 @@ def _write(
     also: dict[str, str] | None,
 ) -> Bundle:
     tables: dict[str, bytes] = {}
-    if compiled.calibration is not None:
+    if compiled.calibration is not None and compiled.calibration.detector == DEFAULT:
         tables[DETECTOR_FILE] = tables_to_bytes(checkpoint.detector)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"

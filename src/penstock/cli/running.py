@@ -92,6 +92,12 @@ def _add_export(commands: Commands) -> None:
         "--lowering", help="auto (default: whatever is fastest here), masked, gathered or routed"
     )
     export.add_argument("--precision", metavar="P", help="fp32 (default), int8 or, for GPUs, fp16")
+    export.add_argument(
+        "--detector",
+        metavar="D",
+        help="path-likelihood+gate-mahalanobis (default), path-likelihood, gate-mahalanobis, disagreement, "
+        "pvalues-minimum, pvalues-harmonic or pvalues-fisher",
+    )
     export.add_argument("--no-flags", dest="flags", action="store_false", help="leave the detector out")
     export.add_argument(
         "--settle",
