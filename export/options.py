@@ -40,6 +40,8 @@ class ExportOptions:
         precision: of convolutions and classifier: ``fp32``, ``int8`` for processors, or ``fp16`` for GPUs.
         flags: compute anomaly scores and flags, where there are paths that depend on the input.
         detector: which, of `penstock.detect.family.DETECTORS`.
+        gates: a decoupled source whose gates look on beside the routers of this one, one for each stage, so that the
+            detector sees what they would open.
         settle: take away the gates of filters that every calibration image opens, or none; only without flags, because
             a detector looks at all gates.
         fpr: promised false-positive rate.
@@ -61,6 +63,7 @@ class ExportOptions:
     precision: str = FP32
     flags: bool = True
     detector: str = DEFAULT
+    gates: str | None = None
     settle: bool = False
     fpr: float = 0.05
     data: Path | None = None
@@ -89,6 +92,10 @@ class ExportOptions:
         if self.dense and self.class_name is not None:
             raise InvalidArgumentError(
                 f"dense and class_name {self.class_name!r}: the dense network is that of all classes; take one of both"
+            )
+        if self.gates is not None and (self.dense or not self.flags):
+            raise InvalidArgumentError(
+                f"gates {self.gates!r} look on beside routers, for a detector: leave out --dense and --no-flags"
             )
         if self.observe and not (self.dense and self.flags):
             raise InvalidArgumentError(

@@ -36,7 +36,7 @@ from penstock.files import sha256
 from penstock.manifest import FP32, Tuning
 from penstock.nn.checkpoint import Checkpoint
 from penstock.nn.inference import answer
-from penstock.nn.observing import observed_checkpoint
+from penstock.nn.observing import observed_checkpoint, watched_checkpoint
 from penstock.nn.settling import settle
 
 SCALING_IMAGES = 8  # to calibrate int8 candidates with, which are only timed
@@ -61,6 +61,9 @@ def export(
     if options.observe:
         say("fitting a detector to what the gates see of the dense network")
         checkpoint = observed_checkpoint(checkpoint, options.data)
+    if options.gates is not None:
+        say("fitting a detector to what the gates see beside the routers")
+        checkpoint = watched_checkpoint(checkpoint, load(options.gates, None)[0], options.data)
     if options.flagging and not checkpoint.detector:
         raise UnsupportedError(f"{options.source} holds no detector: export it with --no-flags")
     sample = sample_of(checkpoint, options.data, say)

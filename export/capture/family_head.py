@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from penstock.detect.family import DEFAULT, DISAGREEMENT, PARTS, FamilyDetector
+from penstock.detect.family import DEFAULT, DISAGREEMENT, PARTS, ROUTER_GATE, FamilyDetector
+from penstock.detect.router_gate import GateDisagreement
 from penstock.detect.surprisal import Surprisal
 from penstock.export.capture.disagreement_head import DisagreementHead
 from penstock.export.capture.head import DetectorHead
@@ -29,6 +30,31 @@ class SurprisalHead(nn.Module):
         return torch.relu(score - self.knots) @ self.bends + self.start
 
 
+class RouterGateHead(nn.Module):
+    """`penstock.detect.router_gate` in single precision.
+
+    Args:
+        tables: fitted.
+    """
+
+    usual: Tensor
+    surprise: Tensor
+    location: Tensor
+    spread: Tensor
+
+    def __init__(self, tables: GateDisagreement) -> None:
+        super().__init__()
+        for name, table in vars(tables).items():
+            self.register_buffer(name, torch.from_numpy(table.copy()))
+
+    def forward(self, logits: Tensor, bits: Tensor, gate_logits: Tensor) -> Tensor:
+        """Anomaly score ``[N, 1]`` of logits ``[N, classes]``, bits and gate logits ``[N, P]``."""
+        own = logits.argmax(dim=1)
+        apart = (bits - (gate_logits + 0.5).clamp(0, 1)).abs()
+        strange = ((apart - self.usual[own]).abs() * self.surprise[own]).sum(dim=1, keepdim=True)
+        return (strange - self.location[own]) / self.spread[own]
+
+
 class FamilyHead(nn.Module):
     """Scores paths as a fitted detector of the family does.
 
@@ -42,6 +68,7 @@ class FamilyHead(nn.Module):
         self.combination = detector.combination
         self.both = DetectorHead(detector.combined.arrays())
         self.disagreement = DisagreementHead(detector.disagreement)
+        self.router_gate = RouterGateHead(detector.router_gate)
         self.surprisals = nn.ModuleList(SurprisalHead(tables) for tables in detector.surprisals)
 
     def forward(self, logits: Tensor, bits: Tensor, gate_logits: Tensor) -> Tensor:
@@ -50,6 +77,8 @@ class FamilyHead(nn.Module):
             return self.both(logits, bits, gate_logits)  # type: ignore[no-any-return]
         if self.name == DISAGREEMENT:
             return self.disagreement(logits, bits, gate_logits)  # type: ignore[no-any-return]
+        if self.name == ROUTER_GATE:
+            return self.router_gate(logits, bits, gate_logits)  # type: ignore[no-any-return]
         both = self.both.components(logits, bits, gate_logits)
         if self.combination is None:
             place = PARTS.index(self.name)

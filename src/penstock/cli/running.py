@@ -96,7 +96,12 @@ def _add_export(commands: Commands) -> None:
         "--detector",
         metavar="D",
         help="path-likelihood+gate-mahalanobis (default), path-likelihood, gate-mahalanobis, disagreement, "
-        "pvalues-minimum, pvalues-harmonic or pvalues-fisher",
+        "router-gate, pvalues-minimum, pvalues-harmonic or pvalues-fisher",
+    )
+    export.add_argument(
+        "--gates",
+        metavar="RUN",
+        help="of a consolidated SOURCE: the decoupled run that it was made from; its gates look on beside the routers",
     )
     export.add_argument("--no-flags", dest="flags", action="store_false", help="leave the detector out")
     export.add_argument(

@@ -4,7 +4,7 @@ path-likelihood+gate-mahalanobis    the mean of both, `penstock.detect.combined`
 path-likelihood                     likelihood of the bits alone
 gate-mahalanobis                    distance of the gate logits alone
 disagreement                        `penstock.detect.disagreement`
-pvalues-minimum, -harmonic, -fisher all three, combined by their surprisal, `penstock.detect.surprisal`
+pvalues-minimum, -harmonic, -fisher the first three, combined by their surprisal, `penstock.detect.surprisal`
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from penstock.detect.features import PathFeatures
 from penstock.detect.grouping import Floats
 from penstock.detect.lifecycle import Detector
 from penstock.detect.pvalues import RANKED
+from penstock.detect.router_gate import GateDisagreement
 from penstock.detect.surprisal import Surprisal, combine
 from penstock.errors import InvalidArgumentError, NotFittedError
 
 DEFAULT = "path-likelihood+gate-mahalanobis"
 LIKELIHOOD, MAHALANOBIS, DISAGREEMENT = PARTS = ("path-likelihood", "gate-mahalanobis", "disagreement")
+ROUTER_GATE = "router-gate"
 PVALUES = "pvalues-"
-DETECTORS = (DEFAULT, *PARTS, *(f"{PVALUES}{how}" for how in ("minimum", "harmonic", "fisher")))
+DETECTORS = (DEFAULT, *PARTS, ROUTER_GATE, *(f"{PVALUES}{how}" for how in ("minimum", "harmonic", "fisher")))
 FEWEST = 50  # honest inputs to fit and to rank by
 
 
@@ -51,6 +53,7 @@ class FamilyDetector(Detector):
         self._seed = seed
         self._combined: CombinedScore | None = None
         self._disagreement: ClassDisagreement | None = None
+        self._router_gate: GateDisagreement | None = None
         self._surprisals: tuple[Surprisal, ...] = ()
 
     @property
@@ -76,6 +79,7 @@ class FamilyDetector(Detector):
             ranking, fitting = (honest.take(part) for part in np.split(order, [round(RANKED * len(honest))]))
         self._combined = CombinedScore.fit(fitting, self._classes, self._rank)
         self._disagreement = ClassDisagreement.of_prototypes(fitting, self._classes)
+        self._router_gate = GateDisagreement.fit(fitting, self._classes)
         self._surprisals = ()
         if self.combination is not None:
             self._surprisals = tuple(Surprisal.fit(part) for part in self._parts(ranking).T)
@@ -90,6 +94,8 @@ class FamilyDetector(Detector):
             InvalidArgumentError: the features have another number of filters or an unknown class.
         """
         parts = self._parts(features)
+        if self.name == ROUTER_GATE:
+            return self.router_gate.score(features).astype(np.float32)
         if self.combination is not None:
             surprisals = [one(part) for one, part in zip(self.surprisals, parts.T, strict=True)]
             return combine(surprisals, self.combination).astype(np.float32)
@@ -119,6 +125,17 @@ class FamilyDetector(Detector):
         if self._disagreement is None:
             raise NotFittedError("nothing learnt yet: call fit() on honest inputs first")
         return self._disagreement
+
+    @property
+    def router_gate(self) -> GateDisagreement:
+        """Tables of the disagreement of what ran with gates.
+
+        Raises:
+            NotFittedError: call `fit` first.
+        """
+        if self._router_gate is None:
+            raise NotFittedError("nothing learnt yet: call fit() on honest inputs first")
+        return self._router_gate
 
     @property
     def surprisals(self) -> tuple[Surprisal, ...]:

@@ -1,4 +1,4 @@
-"""A decoupled checkpoint as a dense network with observing gates: with a detector of its own."""
+"""Checkpoints with gates that only look on, at a dense network or beside routers: with detectors of their own."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from penstock.detect import PathDetector, PathFeatures
 from penstock.errors import NotFoundError, UnsupportedError
 from penstock.nn.checkpoint import Checkpoint
 from penstock.nn.inference import Levels, answer
-from penstock.nn.observed import ObservedConv2d, ObservedNetwork, observe
+from penstock.nn.observed import ObservedConv2d, observe
 from penstock.nn.path_network import PathNetwork
+from penstock.nn.watched import WatchedRouter, watch
 
 FIT_IMAGES = 20_000  # training images that the detector is fitted on, at most
 NORM_IMAGES = 5_000  # of them for the gates' normalisation
@@ -40,6 +41,26 @@ def observed_checkpoint(checkpoint: Checkpoint, folder: Path | None = None) -> C
         )
     example = torch.zeros(1, *checkpoint.input_shape)
     network = observe(checkpoint.dense, checkpoint.network, example, checkpoint.members[0].gate)
+    return _fitted(checkpoint, network, folder)
+
+
+def watched_checkpoint(checkpoint: Checkpoint, gated: Checkpoint, folder: Path | None = None) -> Checkpoint:
+    """The checkpoint whose routers are watched by another one's gates; the detector is fitted on what is seen.
+
+    Args:
+        checkpoint: with prototypes.
+        gated: the decoupled one that it was made from.
+        folder: of its data set; by default what ``PENSTOCK_DATA`` says.
+
+    Raises:
+        UnsupportedError: there is nothing to watch, or nothing to watch with.
+        NotFoundError: the training images are not there, to which the detector is fitted.
+    """
+    return _fitted(checkpoint, watch(checkpoint.network, gated.network), folder)
+
+
+def _fitted(checkpoint: Checkpoint, network: PathNetwork, folder: Path | None) -> Checkpoint:
+    """The checkpoint with another network, its observers' normalisation settled and its detector fitted."""
     name = str(checkpoint.config.get("data", ""))
     if not name:
         raise NotFoundError(
@@ -57,8 +78,8 @@ def observed_checkpoint(checkpoint: Checkpoint, folder: Path | None = None) -> C
 
 
 @torch.no_grad()
-def normalize_anew(network: ObservedNetwork, images: npt.NDArray[np.uint8]) -> None:
-    """Let the gates' normalisation, in place, be that of what they read now: activations that no mask has touched.
+def normalize_anew(network: PathNetwork, images: npt.NDArray[np.uint8]) -> None:
+    """Let the gates' normalisation, in place, be that of what they read now: activations of another network.
 
     Args:
         network: in evaluation mode; of gates without normalisation nothing changes.
@@ -67,7 +88,8 @@ def normalize_anew(network: ObservedNetwork, images: npt.NDArray[np.uint8]) -> N
     norms = [
         module.gate.normalize
         for module in network.modules()
-        if isinstance(module, ObservedConv2d) and isinstance(module.gate.normalize, nn.BatchNorm1d)
+        if isinstance(module, ObservedConv2d | WatchedRouter)
+        and isinstance(module.gate.normalize, nn.BatchNorm1d)
     ]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
