@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import table_detection
 import table_disentangle
 import table_learning
 import table_main_job
@@ -61,6 +62,10 @@ def _disentangle(lines: Callable[[dict[str, Any]], list[str]]) -> Table:
     return Table("disentangle.json", "disentangle.py", lines)
 
 
+def _detection(lines: Callable[[dict[str, Any]], list[str]]) -> Table:
+    return Table("detection.json", "detection.py", lines)
+
+
 def _speed(lines: Callable[[dict[str, Any]], list[str]]) -> Table:
     return Table("speed.json", "speed.py", lines)
 
@@ -86,6 +91,14 @@ PAGES: Mapping[str, Mapping[str, Table]] = {
     "docs/serving-results.md": {
         "serving-servers": _serving(table_serving.servers),
         "serving-phases": _serving(table_serving.phases),
+    },
+    "docs/detection-results.md": {
+        "detection-false-positives": _detection(table_detection.false_positives),
+        "detection-attacks": _detection(table_detection.detection),
+        "detection-scores": _detection(table_detection.scores),
+        "detection-evasion": _detection(table_detection.evasion),
+        "detection-served": _detection(table_detection.served),
+        "detection-inflation": _detection(table_detection.inflation),
     },
     "docs/learning-results.md": {
         "best-settings": BEST,

@@ -21,9 +21,9 @@ import onnx_ir as ir
 
 from penstock.bundle import FLAG, LOGITS, SCORE, Calibration
 from penstock.detect import class_thresholds, conformal_threshold
+from penstock.detect.family import DEFAULT
 from penstock.errors import VerificationError
 from penstock.export.building import Builder
-from penstock.export.capture.head import NAME
 from penstock.export.lowerings.regions import drop_unused
 from penstock.export.runtime import Outputs
 
@@ -31,7 +31,11 @@ THRESHOLD = "threshold"
 
 
 def calibration_of(
-    scores: npt.NDArray[np.float32] | npt.NDArray[np.float64], fpr: float, source: str, data: str = ""
+    scores: npt.NDArray[np.float32] | npt.NDArray[np.float64],
+    fpr: float,
+    source: str,
+    data: str = "",
+    detector: str = DEFAULT,
 ) -> Calibration:
     """The calibration that scores of honest images give.
 
@@ -40,13 +44,14 @@ def calibration_of(
         fpr: promised false-positive rate.
         source: ``graph`` or ``stored``, where the scores came from.
         data: what images they were.
+        detector: whose scores they are.
 
     Raises:
         InvalidArgumentError: too few scores for this rate.
     """
     threshold = float(np.float32(conformal_threshold(scores, fpr)))
     return Calibration(
-        detector=NAME, target_fpr=fpr, threshold=threshold, images=len(scores), source=source, data=data
+        detector=detector, target_fpr=fpr, threshold=threshold, images=len(scores), source=source, data=data
     )
 
 

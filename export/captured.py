@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import onnx_ir as ir
 
+from penstock.detect.family import DEFAULT
 from penstock.export.capture.contract import ServedModel
 from penstock.export.capture.exporting import capture
-from penstock.export.capture.head import DetectorHead
+from penstock.export.detectors import detector_head
 from penstock.export.passes.drop_closed import DropClosedFilters
 from penstock.export.passes.merge_open import MergeOpenFilters
 from penstock.export.passes.reporting import Report
@@ -25,6 +27,7 @@ class CapturedNetwork:
         checkpoint: where it comes from.
         sample: images to check and, if they are real, to calibrate on.
         fpr: promised false-positive rate; ``None``: without the detector.
+        detector: its name.
         served: the network in PyTorch.
         model: the same in ``onnx_ir``, its decisions whole.
         report: what passes did so far.
@@ -34,27 +37,41 @@ class CapturedNetwork:
     checkpoint: Checkpoint
     sample: Sample
     fpr: float | None
+    detector: str
     served: ServedModel
     model: ir.Model
     report: Report
     expected: Reference
 
 
-def capture_paths(checkpoint: Checkpoint, sample: Sample, fpr: float | None) -> CapturedNetwork:
+def capture_paths(
+    checkpoint: Checkpoint,
+    sample: Sample,
+    fpr: float | None,
+    detector: str = DEFAULT,
+    folder: Path | None = None,
+) -> CapturedNetwork:
     """What all lowerings of a checkpoint start from; capturing is the slow part, so it is done once.
 
     Args:
         checkpoint: what to compile.
         sample: images to check and, if they are real, to calibrate on.
         fpr: promised false-positive rate; ``None`` leaves the detector out.
+        detector: which, of `penstock.detect.family.DETECTORS`.
+        folder: of the data set, whose training images one that the checkpoint does not hold is fitted on.
+
+    Raises:
+        NotFoundError: these images are needed, and not there.
+        UnsupportedError: the detector's threshold cannot be set, because there are no real images.
     """
-    head = None if fpr is None else DetectorHead(checkpoint.detector)
+    head = None if fpr is None else detector_head(checkpoint, sample, detector, folder)
     served = ServedModel(checkpoint.network, head).eval()
     report = Report()
     return CapturedNetwork(
         checkpoint=checkpoint,
         sample=sample,
         fpr=fpr,
+        detector=detector,
         served=served,
         model=capture(served, checkpoint.input_shape, report),
         report=report,

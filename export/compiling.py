@@ -14,11 +14,13 @@ import onnx_ir as ir
 import onnxruntime
 
 from penstock.bundle import PATH, SCORE, Calibration
+from penstock.detect.family import DEFAULT
 from penstock.export.calibrate import calibration_of, set_thresholds
 from penstock.export.capture.contract import DenseModel
 from penstock.export.capture.exporting import capture
 from penstock.export.captured import CapturedNetwork
 from penstock.export.lowerings.lowering import Lowering
+from penstock.export.lowerings.observed import Observed
 from penstock.export.passes.byte_input import take_bytes
 from penstock.export.passes.gate_logits import name_gate_logits
 from penstock.export.passes.reporting import Report
@@ -34,6 +36,7 @@ from penstock.export.verify.parity import (
     verify,
     verify_flags,
     verify_same,
+    verify_untouched,
 )
 from penstock.manifest import FP32, Agreement, PassRecord
 from penstock.nn.checkpoint import Checkpoint
@@ -103,9 +106,34 @@ def compile_paths(captured: CapturedNetwork, lowering: Lowering, precision: str 
         UnsupportedError: the lowering cannot have this precision.
         InvalidArgumentError: too few calibration images for this rate.
     """
+    images = captured.sample.images[:EXTREME_IMAGES]
+    verify_extremes(captured.model, captured.served, lowering, images)
+    return _compile(captured, lowering, precision)
+
+
+def compile_observed(captured: CapturedNetwork, precision: str = FP32) -> Compiled:
+    """The dense network with gates that look on, and a detector of what they see.
+
+    Args:
+        captured: its network is observed.
+        precision: of convolutions and classifier.
+
+    Raises:
+        VerificationError: what `compile_paths` says, or an answer is not, to the bit, that of the dense network alone.
+        InvalidArgumentError: too few calibration images for this rate.
+    """
+    compiled = _compile(captured, Observed(), precision)
+    alone = compile_dense(captured.checkpoint, captured.sample, precision)
+    images = captured.sample.images
+    verify_untouched(
+        *(open_graph(each, single=False).run(images) for each in (alone.content, compiled.content))
+    )
+    return compiled
+
+
+def _compile(captured: CapturedNetwork, lowering: Lowering, precision: str) -> Compiled:
     checkpoint, sample, fpr = captured.checkpoint, captured.sample, captured.fpr
     layout = checkpoint.network.layout
-    verify_extremes(captured.model, captured.served, lowering, sample.images[:EXTREME_IMAGES])
     model, report = captured.model.clone(), captured.report.copy()
     executed = lowering.lower(model, report)
     tidy(model)
@@ -114,9 +142,10 @@ def compile_paths(captured: CapturedNetwork, lowering: Lowering, precision: str 
     model, got, agreement = _narrowed(model, precision, sample, got, single=lowering.single)
     calibration = None
     if fpr is not None:
-        calibration = _calibrate(checkpoint, sample, got, fpr)
+        calibration = _calibrate(checkpoint, sample, got, fpr, captured.detector)
         set_thresholds(model, calibration)
-        name_gate_logits(model)
+        if captured.detector == DEFAULT:  # scores of others are not explained
+            name_gate_logits(model)
     content = _finished(model, checkpoint, lowering.name, precision, calibration)
     verify_flags(open_graph(content, single=lowering.single).run(sample.images[:FLAG_IMAGES]), calibration)
     return Compiled(
@@ -172,12 +201,14 @@ def _narrowed(
     return narrowed, got, agreement
 
 
-def _calibrate(checkpoint: Checkpoint, sample: Sample, got: Outputs, fpr: float) -> Calibration:
+def _calibrate(
+    checkpoint: Checkpoint, sample: Sample, got: Outputs, fpr: float, detector: str
+) -> Calibration:
     # Of images of one's own, the folder: where that lies is nobody's business.
     kind, _, path = str(checkpoint.config.get("data", "")).partition(":")
     data = f"{kind}:{Path(path).name}" if path else kind
     if sample.real:
-        return calibration_of(got[SCORE][:, 0], fpr, "graph", data)
+        return calibration_of(got[SCORE][:, 0], fpr, "graph", data, detector)
     return calibration_of(checkpoint.calibration, fpr, "stored", data)
 
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from penstock.bundle import check_name
+from penstock.detect.family import DEFAULT, DETECTORS
 from penstock.errors import InvalidArgumentError
 from penstock.export.autotune.engines import PROVIDERS
 from penstock.export.lowerings.gathered import Gathered
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.masked import Masked
 from penstock.export.lowerings.routed import Routed
-from penstock.manifest import FP32, INPUT_TYPES, INT8, PRECISIONS
+from penstock.manifest import FP16, FP32, INPUT_TYPES, INT8, PRECISIONS
 from penstock.nn.cascade_member import MEMBERS
 
 # What makes a lowering, told whether the model takes one image at most.
@@ -36,9 +37,13 @@ class ExportOptions:
         class_name: export the sub-architecture of this class, a small static network without flags.
         member: of a cascade, export only its ``first`` or its ``second`` member, without flags.
         dense: export the network as it was before it got gates, under the same contract.
+        observe: with ``dense``: let the gates look on, and flag by what they would have opened.
         lowering: ``masked``, ``gathered``, ``routed``, or ``auto``: whichever is faster here.
         precision: of convolutions and classifier: ``fp32``, ``int8`` for processors, or ``fp16`` for GPUs.
         flags: compute anomaly scores and flags, where there are paths that depend on the input.
+        detector: which, of `penstock.detect.family.DETECTORS`.
+        gates: a decoupled source whose gates look on beside the routers of this one, one for each stage, so that the
+            detector sees what they would open.
         settle: take away the gates of filters that every calibration image opens, or none; only without flags, because
             a detector looks at all gates.
         fpr: promised false-positive rate.
@@ -56,9 +61,12 @@ class ExportOptions:
     class_name: str | None = None
     member: str | None = None
     dense: bool = False
+    observe: bool = False
     lowering: str = AUTO
     precision: str = FP32
     flags: bool = True
+    detector: str = DEFAULT
+    gates: str | None = None
     settle: bool = False
     fpr: float = 0.05
     data: Path | None = None
@@ -76,6 +84,7 @@ class ExportOptions:
             ("input type", self.input_type, INPUT_TYPES),
             ("provider", self.provider, PROVIDERS),
             ("member", self.member, (None, *MEMBERS)),
+            ("detector", self.detector, DETECTORS),
         )
         for what, value, known in choices:
             if value not in known:
@@ -94,6 +103,20 @@ class ExportOptions:
             raise InvalidArgumentError(
                 f"member {self.member!r} is one of a cascade's own two networks: leave dense and class_name out"
             )
+        if self.gates is not None and (self.dense or not self.flags):
+            raise InvalidArgumentError(
+                f"gates {self.gates!r} look on beside routers, for a detector: leave out --dense and --no-flags"
+            )
+        if self.observe and not (self.dense and self.flags):
+            raise InvalidArgumentError(
+                "observe lets gates look on at the dense network, to flag by what they see: add --dense, and leave out "
+                "--no-flags"
+            )
+        if self.observe and self.precision == FP16:
+            raise InvalidArgumentError(
+                "observe and precision fp16: processors, on which exports are checked, round float16 at other places "
+                "when somebody looks on, so that answers cannot be shown to be untouched; take fp32 or int8"
+            )
         if self.settle and self.flags:
             raise InvalidArgumentError("settle takes gates away that the detector looks at: add --no-flags")
         if not 0 < self.fpr < 1:
@@ -108,6 +131,12 @@ class ExportOptions:
     def flagging(self) -> bool:
         """Whether the bundle will have a detector.
 
-        The dense network and a class's path are the same for all inputs; a cascade's detector looks at both members.
+        The dense network, where nothing looks on, and a class's path are the same for all inputs; a cascade's detector
+        looks at both members.
         """
-        return self.flags and not self.dense and self.class_name is None and self.member is None
+        return (
+            self.flags
+            and (self.observe or not self.dense)
+            and self.class_name is None
+            and self.member is None
+        )

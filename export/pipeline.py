@@ -11,6 +11,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from penstock.bundle import DETECTOR_FILE, Bundle, Manifest, write_bundle
+from penstock.detect.family import DEFAULT
 from penstock.detect.tables import tables_to_bytes
 from penstock.errors import InvalidArgumentError, UnsupportedError
 from penstock.export.autotune.tune import Target, tune
@@ -18,6 +19,7 @@ from penstock.export.captured import CapturedNetwork, capture_paths, settled
 from penstock.export.compiling import (
     Compiled,
     compile_dense,
+    compile_observed,
     compile_paths,
     serialize,
     versions,
@@ -34,6 +36,7 @@ from penstock.export.source import load
 from penstock.files import sha256
 from penstock.manifest import FP32, Tuning
 from penstock.nn.checkpoint import Checkpoint
+from penstock.nn.observing import observed_checkpoint, watched_checkpoint
 from penstock.nn.prototypes import ConsolidatedNetwork
 from penstock.nn.surgery import GatedNetwork
 
@@ -58,6 +61,12 @@ def export(
         PenstockError: the source is missing or damaged, or the graph fails a check; nothing is written then.
     """
     checkpoint, origin = load(options.source, options.class_name, options.member)
+    if options.observe:
+        say("fitting a detector to what the gates see of the dense network")
+        checkpoint = observed_checkpoint(checkpoint, options.data)
+    if options.gates is not None:
+        say("fitting a detector to what the gates see beside the routers")
+        checkpoint = watched_checkpoint(checkpoint, load(options.gates)[0], options.data)
     if options.flagging and not checkpoint.detector:
         raise UnsupportedError(f"{options.source} holds no detector: export it with --no-flags")
     sample = sample_of(checkpoint, options.data, say)
@@ -92,11 +101,16 @@ def _compile(
     checkpoint: Checkpoint, sample: Sample, options: ExportOptions, say: Say
 ) -> tuple[Compiled, Tuning | None]:
     """What was asked for, and what was measured to choose it."""
+    if options.observe:
+        say("compiling the dense network with observers")
+        captured = capture_paths(checkpoint, sample, options.fpr, options.detector, options.data)
+        return compile_observed(captured, options.precision), None
     if options.dense:
         say("compiling the dense network")
         return compile_dense(checkpoint, sample, options.precision), None
     say("capturing the network")
-    captured = capture_paths(checkpoint, sample, options.fpr if options.flagging else None)
+    fpr = options.fpr if options.flagging else None
+    captured = capture_paths(checkpoint, sample, fpr, options.detector, options.data)
     if options.settle:
         captured = settled(captured)
     else:
@@ -155,7 +169,7 @@ def _write(
     also: dict[str, str] | None,
 ) -> Bundle:
     tables: dict[str, bytes] = {}
-    if compiled.calibration is not None:
+    if compiled.calibration is not None and compiled.calibration.detector == DEFAULT:
         tables[DETECTOR_FILE] = tables_to_bytes(checkpoint.detector)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"

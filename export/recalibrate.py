@@ -16,8 +16,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from penstock.bundle import FLAG, Bundle, Calibration, read_bundle, versions, write_next_version
-from penstock.errors import NotFoundError, UnsupportedError, VerificationError
+from penstock.bundle import FLAG, Bundle, Calibration, newest_bundle, write_next_version
+from penstock.errors import UnsupportedError, VerificationError
 from penstock.export.calibrate import calibrated_again, set_thresholds
 from penstock.export.clean_images import clean_images
 from penstock.export.runtime import Outputs, open_graph
@@ -62,7 +62,7 @@ def recalibrate(options: RecalibrateOptions, say: Say = lambda _: None) -> Bundl
         BundleError: the bundle is damaged.
         VerificationError: the graph's flags are not in the form that we export, or it broke; nothing is written then.
     """
-    old = _newest(options.bundle)
+    old = newest_bundle(options.bundle)
     before = old.manifest.calibration
     if before is None:
         raise UnsupportedError(
@@ -89,16 +89,6 @@ def recalibrate(options: RecalibrateOptions, say: Say = lambda _: None) -> Bundl
     )
     also = {file: (old.folder / file).read_bytes() for file in manifest.files}
     return write_next_version(old, manifest, content, also)
-
-
-def _newest(folder: Path) -> Bundle:
-    """A version folder as it is, of a model's folder the newest version."""
-    numbers = versions(folder)
-    if not folder.is_dir():
-        raise NotFoundError(
-            f"no bundle at {folder}: name a version folder of a model repository, or a model's folder"
-        )
-    return read_bundle(folder / str(numbers[-1]) if numbers else folder)
 
 
 def _with_calibration(file: Path, calibration: Calibration) -> bytes:

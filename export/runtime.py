@@ -42,14 +42,14 @@ class Graph:
 
     def run(
         self,
-        images: npt.NDArray[np.uint8],
+        images: npt.NDArray[np.uint8] | npt.NDArray[np.float32],
         batch: int = 250,
         more: Mapping[str, npt.NDArray[Any]] | None = None,
     ) -> Outputs:
         """Answers for many images.
 
         Args:
-            images: ``[N, C, H, W]`` uint8.
+            images: ``[N, C, H, W]`` uint8, or float32 from 0 to 1, which a graph that takes bytes gets rounded.
             batch: images per run, where the graph takes more than one.
             more: other inputs, the same in every run.
 
@@ -60,12 +60,17 @@ class Graph:
         pieces = []
         for start in range(0, len(images), step):
             pixels = images[start : start + step]
-            fed = pixels if self.takes_bytes else pixels.astype(np.float32) / np.float32(255)
-            pieces.append(self.session.run(list(OUTPUTS), {INPUT: fed, **(more or {})}))
+            pieces.append(self.session.run(list(OUTPUTS), {INPUT: self._fed(pixels), **(more or {})}))
         return {
             name: np.concatenate(parts)
             for name, parts in zip(OUTPUTS, zip(*pieces, strict=True), strict=True)
         }
+
+    def _fed(self, pixels: npt.NDArray[np.uint8] | npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+        """As the graph takes them."""
+        if pixels.dtype == np.uint8:
+            return pixels if self.takes_bytes else pixels.astype(np.float32) / np.float32(255)
+        return np.rint(pixels * np.float32(255)).astype(np.uint8) if self.takes_bytes else pixels
 
 
 def open_graph(file: Path | bytes, *, single: bool, threads: int = 0) -> Graph:

@@ -19,6 +19,7 @@ import onnxruntime
 
 from penstock.bundle import DETECTOR_FILE, GATE_LOGITS, INPUT, LOGITS, MODEL_FILE, PATH, SCORE
 from penstock.detect import CombinedScore, Explanation, PathFeatures, explain
+from penstock.detect.family import DEFAULT
 from penstock.detect.tables import tables_from_bytes
 from penstock.errors import InvalidArgumentError, UnavailableError, UnsupportedError
 from penstock.service.answers import Images
@@ -137,7 +138,9 @@ def _open(model: Model, folder: Path) -> _Observer:
     if model.manifest.calibration is None:
         raise UnsupportedError(f"{shown} has no detector, so there are no scores to explain")
     if DETECTOR_FILE not in model.manifest.files:
-        raise UnsupportedError(f"{shown} carries no tables of its detector: export it again")
+        raise UnsupportedError(
+            f"{shown} carries no tables of its detector: export it again, with the detector {DEFAULT}"
+        )
     graph = _read(folder / MODEL_FILE, model.manifest.model_sha256, shown)
     tables = tables_from_bytes(_read(folder / DETECTOR_FILE, model.manifest.files[DETECTOR_FILE], shown))
     options = onnxruntime.SessionOptions()

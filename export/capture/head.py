@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 from penstock.detect.combined import SHAPES, CombinedScore
 
-NAME = "path-likelihood+gate-mahalanobis"
-
 
 class DetectorHead(nn.Module):
     """Scores paths.
@@ -42,6 +40,10 @@ class DetectorHead(nn.Module):
 
     def forward(self, logits: Tensor, bits: Tensor, gate_logits: Tensor) -> Tensor:
         """Anomaly score ``[N, 1]`` of logits ``[N, classes]``, bits and gate logits ``[N, P]``."""
+        return self.components(logits, bits, gate_logits).mean(dim=1, keepdim=True)
+
+    def components(self, logits: Tensor, bits: Tensor, gate_logits: Tensor) -> Tensor:
+        """Both scores ``[N, 2]``, in standard deviations of the predicted class."""
         own = logits.argmax(dim=1)
         surprise = ((bits - self.usual[own]).abs() * self.surprise[own]).sum(dim=1, keepdim=True)
         x = (gate_logits - self.mean[own]) / self.scale
@@ -53,4 +55,5 @@ class DetectorHead(nn.Module):
             + (beyond * beyond).sum(dim=1, keepdim=True) * self.residual_weight
         )
         raw = torch.cat([surprise, distance], dim=1)
-        return ((raw - self.location[own]) / self.spread[own]).mean(dim=1, keepdim=True)
+        standardised: Tensor = (raw - self.location[own]) / self.spread[own]
+        return standardised

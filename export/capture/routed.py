@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from penstock.export.capture.convolution import CapturedConvolution, check_foldable
+from penstock.export.capture.observed import CapturedGate
 from penstock.export.capture.operators import ROUTED_CONV
 from penstock.nn.routing import Route, RoutedConv2d, RoutedNorm, StageRouter
+from penstock.nn.watched import WatchedRouter
 
 
 class CapturedRouter(nn.Module):
@@ -22,6 +24,7 @@ class CapturedRouter(nn.Module):
         self.filters = router.filters
         self.count = router.count
         self.register_buffer("prototypes", router.prototypes)
+        self.gate = CapturedGate(router.gate) if isinstance(router, WatchedRouter) else None
         if router.count > 1:
             self.reduce = _folded(router.reduce, router.normalize)
             self.expand = router.expand
@@ -30,8 +33,9 @@ class CapturedRouter(nn.Module):
         """Decide for ``x`` ``[N, C, H, W]``; the codes come from the convolutions' nodes."""
         logits = self._alone(x) if self.count == 1 else self._logits(x)
         opinions = torch.split(logits.softmax(1) @ self.prototypes - 0.5, self.filters, 1)
+        seen = opinions if self.gate is None else (self.gate(x), *opinions[1:])
         # The codes are placeholders: `CapturedRoutedConv` answers with its node's.
-        return Route(opinions, opinions, logits.argmax(1), logits)
+        return Route(opinions, tuple(seen), logits.argmax(1), logits)
 
     def _logits(self, x: Tensor) -> Tensor:
         decided: Tensor = self.expand(torch.relu(self.reduce(x.mean(dim=(2, 3)))))

@@ -11,10 +11,11 @@ from torch import nn
 from penstock.export.capture.cascaded import CapturedCascade
 from penstock.export.capture.contract import DenseModel, ServedModel
 from penstock.export.capture.gated import CapturedGatedConv
-from penstock.export.capture.observer import CapturedObserver
+from penstock.export.capture.observed import CapturedObserver, CapturedStageObserver
 from penstock.export.capture.routed import CapturedRoutedConv, CapturedRouter
 from penstock.nn.cascade import Cascade
 from penstock.nn.gates import GatedConv2d
+from penstock.nn.observed import ObservedConv2d, ObservedNetwork
 from penstock.nn.observers import OBSERVERS, observers_of
 from penstock.nn.prototypes import ConsolidatedNetwork
 from penstock.nn.routing import RoutedConv2d
@@ -40,9 +41,13 @@ def _stand_in(network: nn.Module, prefix: str = "") -> nn.Module:
             if not layer.observes:
                 gated = cast(GatedConv2d, network.body.get_submodule(layer.name))
                 network.body.set_submodule(layer.name, CapturedGatedConv(gated, prefix + layer.name))
+    elif isinstance(network, ObservedNetwork):
+        for name in network.layout.names:
+            observed = cast(ObservedConv2d, network.body.get_submodule(name))
+            network.body.set_submodule(name, CapturedObserver(observed))
     if isinstance(network, GatedNetwork):
         for index, observer in enumerate(observers_of(network)):
-            network.body.set_submodule(f"{OBSERVERS}.{index}", CapturedObserver(observer))
+            network.body.set_submodule(f"{OBSERVERS}.{index}", CapturedStageObserver(observer))
     return network
 
 

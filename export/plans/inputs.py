@@ -27,7 +27,7 @@ from penstock.files import sha256
 
 INPUTS_FILE = "inputs.json"
 SCHEMA = 1
-ELSEWHERE = ("source", "repository", "name", "data")  # told by hash, or by where the bundle stands
+ELSEWHERE = ("source", "gates", "repository", "name", "data")  # told by hash, or by where the bundle stands
 PACKAGES = ("penstock", "torch", "torchvision", "onnx", "onnx-ir", "onnxscript", "numpy")
 
 
@@ -41,6 +41,7 @@ def inputs_of(options: ExportOptions) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "source": {"sha256": sha256(file)} if file else {"name": options.source},
+        "gates": None if options.gates is None else sha256(source_file(options.gates, None)),
         "images": None if file is None else _images(_data_name(file), options.data),
         "options": {
             item.name: _identity(getattr(options, item.name))

@@ -141,6 +141,21 @@ def verify_same(want: Outputs, got: Outputs) -> None:
             raise VerificationError(f"{name} differs by {largest:.3g} from the graph with float32 input")
 
 
+def verify_untouched(alone: Outputs, observed: Outputs) -> None:
+    """Check that observers leave the answers of a network as they are, to the bit.
+
+    Raises:
+        VerificationError: a logit is another one.
+    """
+    differs = (alone[LOGITS] != observed[LOGITS]).any(axis=1)
+    if differs.any():
+        largest = _largest(alone[LOGITS], observed[LOGITS])
+        raise VerificationError(
+            f"with observers, {int(differs.sum())} of {len(differs)} answers are not to the bit those of the network "
+            f"alone, by up to {largest:.3g}: the engine computes it in another way then; export without --observe"
+        )
+
+
 def _first_differences(differs: npt.NDArray[np.bool_], layout: PathLayout) -> npt.NDArray[np.bool_]:
     """Of the bits ``[N, P]`` that differ, those of each image's first layer that does: the others follow from them."""
     first = differs.copy()

@@ -80,6 +80,21 @@ def read_bundle(folder: Path) -> Bundle:
     return Bundle(folder, manifest)
 
 
+def newest_bundle(folder: Path) -> Bundle:
+    """A version folder as it is, of a model's folder the newest version.
+
+    Raises:
+        NotFoundError: there is no bundle.
+        BundleError: it is damaged.
+    """
+    numbers = versions(folder)
+    if not folder.is_dir():
+        raise NotFoundError(
+            f"no bundle at {folder}: name a version folder of a model repository, or a model's folder"
+        )
+    return read_bundle(folder / str(numbers[-1]) if numbers else folder)
+
+
 def write_bundle(
     repository: Path,
     name: str,

@@ -148,7 +148,7 @@ class Manifest:
         input_type: ``fp32`` or ``uint8``, as in `INPUT_TYPES`.
         class_names: one name per logit.
         layout: what the path's bits mean.
-        lowering: ``dense``, ``masked``, ``gathered`` or ``routed``.
+        lowering: ``dense``, ``observed`` (dense, with gates that look on), ``masked``, ``gathered`` or ``routed``.
         passes: what the compiler's passes did, in order.
         tuning: what was measured where ``auto`` chose.
         executed_macs: mean share of the dense MACs that the graph really executes, whatever its paths ask for.

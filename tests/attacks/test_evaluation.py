@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from penstock.attacks.evaluation import RESULTS, evaluate_detection
 from penstock.attacks.evaluation_config import EvaluationConfig
-from penstock.errors import AlreadyExistsError, ConfigurationError
+from penstock.attacks.metrics import flags_at
+from penstock.attacks.served import Served
+from penstock.bundle import newest_bundle
+from penstock.cli.main import main
+from penstock.errors import AlreadyExistsError, ConfigurationError, InvalidArgumentError
+from penstock.export.pipeline import ExportOptions, export
+from penstock.export.runtime import open_bundle
 
 CONFIG = EvaluationConfig(
     images=16,
@@ -45,6 +52,72 @@ def test_an_evaluation_reports_and_goes_on(tiny_run: Path, tmp_path: Path) -> No
     assert np.isclose(json.loads((tmp_path / "run" / RESULTS).read_text())["attacks"][0]["eps"], 40)
     with pytest.raises(AlreadyExistsError, match="another"):
         evaluate_detection(str(tiny_run), EvaluationConfig(images=3), tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of bundles of the tiny run."""
+    models = tmp_path_factory.mktemp("models")
+    kinds: dict[str, dict[str, Any]] = {
+        "masked": {"lowering": "masked"},
+        "bytes-int8": {"lowering": "masked", "precision": "int8", "input_type": "uint8"},
+        "observed": {"dense": True, "observe": True},
+    }
+    for name, options in kinds.items():
+        export(ExportOptions(source=str(tiny_run), repository=models, name=name, **options))
+    return {name: models / name for name in kinds}
+
+
+def test_bundles_are_judged_on_the_same_images(
+    tiny_run: Path, exported: dict[str, Path], tmp_path: Path
+) -> None:
+    config = tmp_path / "quick.toml"
+    config.write_text('images = 40\nkinds = ["fgsm", "signs"]\neps = [40.0]\nbaselines = []\n')
+    command = ["detect", "evaluate", str(tiny_run), "--config", str(config), "--out", str(tmp_path / "run")]
+    bundles = [text for name in ("masked", "bytes-int8") for text in ("--bundle", str(exported[name]))]
+    assert main([*command, *bundles]) == 0
+    found = json.loads((tmp_path / "run" / RESULTS).read_text())
+    plain, narrow = found["bundles"]
+    assert (plain["name"], plain["precision"], narrow["precision"]) == ("masked/1", "fp32", "int8")
+    # In float32 the graph computes what PyTorch does.
+    for rate in ("0.01", "0.05"):
+        assert plain["clean"][rate]["measured"] == pytest.approx(found["clean"]["path"][rate]["measured"])
+    for attack, served in zip(found["attacks"], plain["attacks"], strict=True):
+        assert attack["turned"] == served["turned"]
+        wanted = attack["detectors"]["path"]["shown"]["auroc"]["value"]
+        assert served["detectors"]["path"]["shown"]["auroc"]["value"] == pytest.approx(wanted, abs=1e-3)
+    for bundle in (plain, narrow):
+        low, high = bundle["clean"]["as_served"]["interval_99"]
+        assert bundle["clean"]["as_served"]["fpr"] == 0.05
+        assert low <= bundle["clean"]["as_served"]["value"] <= high
+        fgsm = bundle["attacks"][0]
+        assert fgsm["as_served"]["evasion"]["value"] <= fgsm["turned"] / fgsm["attacked"]
+        assert fgsm["as_served"]["turned"]["low"] <= fgsm["as_served"]["turned"]["value"]
+    # The bundle's own flags are those at its own threshold, to which the calibration scores lead again.
+    with (
+        np.load(tmp_path / "run" / "attack-fgsm-40.npz") as arrays,
+        np.load(tmp_path / "run" / "clean-calibration.npz") as clean,
+    ):
+        flags = flags_at(clean["served1.path"], arrays["served1.path"], 0.05)
+        assert (flags == arrays["served1.flag"]).mean() > 0.97
+        assert (arrays["served1.path"] != arrays["served0.path"]).any()
+
+
+def test_a_dense_network_with_observers_is_attacked_as_such(
+    tiny_run: Path, exported: dict[str, Path], tmp_path: Path
+) -> None:
+    config = EvaluationConfig(
+        images=20, kinds=("fgsm", "joint"), eps=(40.0,), baselines=(), adaptive_steps=5, observe=True
+    )
+    bundle = newest_bundle(exported["observed"])
+    served = Served("observed", bundle.manifest, open_bundle(bundle, threads=1).run)
+    found = evaluate_detection(str(tiny_run), config, tmp_path / "run", bundles=[served])
+    fgsm = found["attacks"][0]
+    assert 0 < fgsm["turned"] == found["bundles"][0]["attacks"][0]["turned"]
+    with pytest.raises(InvalidArgumentError, match="evaluate them apart"):
+        evaluate_detection(str(tiny_run), CONFIG, tmp_path / "other", bundles=[served])
+    with pytest.raises(InvalidArgumentError, match="another checkpoint"):
+        evaluate_detection("zoo:resnet20-cifar10", CONFIG, tmp_path / "other", bundles=[served])
 
 
 def test_unknown_attacks_are_refused() -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from penstock.attacks import classifier as module
 from penstock.attacks.classifier import MaskedGradientsWarning, layers_that_pass
 from penstock.attacks.pgd import PGD
-from penstock.attacks.toolbox import FGSM, Attack, AutoAttack, CarliniL2, DeepFool, Square, Transfer
+from penstock.attacks.toolbox import FGSM, Attack, AutoAttack, DeepFool, Square, Transfer
 from penstock.nn import gates
 from penstock.nn.gates import GateConfig
 from penstock.nn.path_network import PathNetwork
@@ -59,7 +59,6 @@ def test_bounded_attacks_keep_their_bound_and_repeat_themselves(
     "attack",
     [
         AutoAttack(eps=EPS, steps=10, restarts=1, queries=20),
-        CarliniL2(searches=6, steps=100, rate=0.05),
         DeepFool(),
     ],
 )

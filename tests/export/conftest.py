@@ -313,6 +313,7 @@ BUNDLES: dict[str, dict[str, Any]] = {
     "masked": {"lowering": "masked"},
     "gathered": {"lowering": "gathered"},
     "dense": {"dense": True},
+    "observed": {"dense": True, "observe": True},
     "no-flags": {"lowering": "masked", "flags": False},
 }
 

@@ -34,11 +34,12 @@ from penstock.export.runtime import open_graph
 from penstock.export.sample import synthetic_images
 from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint
 from penstock.nn.inference import answer
+from penstock.nn.observed import observed_layout
 from penstock.paths import PathLayout
 
 GATED = ("masked", "gathered", "no-flags")
-FLAGGING = ("masked", "gathered")
-ALL = (*GATED, "dense")
+FLAGGING = ("masked", "gathered", "observed")
+ALL = (*GATED, "dense", "observed")
 CLASSES = 10
 
 
@@ -120,7 +121,9 @@ def test_the_file_speaks_for_itself(kind: str, bundles: dict[str, Bundle], tiny:
     about = {prop.key: json.loads(prop.value) for prop in model.metadata_props}
     manifest = bundles[kind].manifest
     assert model.producer_name == "penstock"
-    assert PathLayout.from_json(about["penstock.layout"]) == tiny.network.layout
+    layout = tiny.network.layout
+    wanted = observed_layout(layout) if kind == "observed" else layout
+    assert PathLayout.from_json(about["penstock.layout"]) == manifest.layout == wanted
     assert tuple(about["penstock.class_names"]) == tiny.class_names
     assert about["penstock.lowering"] == manifest.lowering
     assert set(about["penstock.versions"]) == {"penstock", "torch", "onnx", "numpy", "onnxruntime"}

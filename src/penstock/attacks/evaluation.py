@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -24,12 +24,14 @@ from penstock.attacks.classifier import Images
 from penstock.attacks.evaluation_config import EvaluationConfig
 from penstock.attacks.evaluation_figures import attack_figures, clean_figures
 from penstock.attacks.evaluation_work import Subject, do
+from penstock.attacks.served import Served, attack_served, check_served, clean_served
 from penstock.data import ImageSet, Splits, load
 from penstock.detect import PathDetector, PathFeatures
 from penstock.errors import AlreadyExistsError, InvalidArgumentError
 from penstock.files import write_atomic
 from penstock.nn.checkpoint import Checkpoint, load_source
 from penstock.nn.inference import answer
+from penstock.nn.observing import observed_checkpoint
 
 RESULTS, CLAIM = "detection.json", "detection-config.json"
 OWN = "path"  # the name of the detector that is evaluated, beside the baselines'
@@ -45,23 +47,31 @@ class Bench:
         checkpoint: the network under attack, with its detector.
         detector: fitted on training images.
         baselines: by name.
+        served: bundles of the same network.
     """
 
     checkpoint: Checkpoint
     detector: PathDetector
     baselines: dict[str, Score]
+    served: Sequence[Served] = ()
 
     def judge(self, images: Images) -> dict[str, npt.NDArray[Any]]:
-        """Scores ``[N]`` by detector, ``predicted`` ``[N]`` and ``active_macs`` ``[N]`` of images in 0..1."""
+        """Scores ``[N]`` by detector, ``predicted`` ``[N]`` and ``active_macs`` ``[N]`` of images in 0..1.
+
+        What bundles say stands beside them, as `penstock.attacks.served` names it.
+        """
         seen = answer(self.checkpoint.network, images * np.float32(255))
         own = self.detector.score(PathFeatures(seen.bits, seen.gate_logits, seen.predicted))
         scores = {name: score(images) for name, score in self.baselines.items()}
-        return {
+        judged: dict[str, npt.NDArray[Any]] = {
             "predicted": seen.predicted,
             "active_macs": seen.active_macs,
             OWN: own.astype(np.float64),
             **scores,
         }
+        for place, bundle in enumerate(self.served):
+            judged |= bundle.judge(images, place)
+        return judged
 
 
 def evaluate_detection(
@@ -71,6 +81,7 @@ def evaluate_detection(
     folder: Path | None = None,
     say: Say = lambda _: None,
     track: Track = lambda plan: plan,
+    bundles: Sequence[Served] = (),
 ) -> dict[str, Any]:
     """Run what is not there yet, and write ``detection.json``.
 
@@ -81,31 +92,38 @@ def evaluate_detection(
         folder: of the data set; by default what ``PENSTOCK_DATA`` says.
         say: told what is going on, in short lines.
         track: passes the plan on, and may show how far it is.
+        bundles: exports of the source, each judged on the same images.
 
     Raises:
         AlreadyExistsError: the folder holds another evaluation.
-        InvalidArgumentError: the source has no detector, or does not say its data set.
+        InvalidArgumentError: the source has no detector, does not say its data set, or a bundle is not of it.
     """
     checkpoint, about = load_source(source)
     if not checkpoint.detector or "data" not in checkpoint.config:
         raise InvalidArgumentError(
             f"{about['name']} has no detector or no data set: take one that `penstock` trained"
         )
-    claim(out, {"source": about, "config": asdict(config)})
+    check_served(bundles, about["sha256"], observe=config.observe)
+    claim(out, {"source": about, "config": asdict(config), "bundles": [bundle.about for bundle in bundles]})
+    if config.observe:
+        say("fitting a detector to what the gates see of the dense network")
+        checkpoint = observed_checkpoint(checkpoint, folder)
     splits = load(checkpoint.config["data"], folder=folder)
     say("fitting baselines")
     honest = splits.train.take(
         np.linspace(0, len(splits.train) - 1, min(config.fit, len(splits.train))).astype(int)
     )
     baselines = {name: fit_baseline(name, checkpoint.network, honest.floats()) for name in config.baselines}
-    bench = Bench(checkpoint, PathDetector.from_state(checkpoint.detector), baselines)
+    bench = Bench(checkpoint, PathDetector.from_state(checkpoint.detector), baselines, bundles)
     say("scoring clean images")
     clean = {
         name: _kept(out / f"clean-{name}.npz", partial(_judged, bench, part))
         for name, part in _clean_parts(splits, config).items()
     }
     subject = _subject(checkpoint, bench, splits, clean, config)
-    figures = []
+    before = _kept(out / "victims.npz", partial(_judged, bench, subject.victims))
+    figures: list[dict[str, Any]] = []
+    served: list[list[dict[str, Any]]] = [[] for _ in bundles]
     for kind, eps in track(list(config.plan)):
         name = f"{kind}-{eps:g}" if eps else kind
         found = _kept(
@@ -114,11 +132,19 @@ def evaluate_detection(
         figures.append(
             {"attack": kind, "eps": eps, **attack_figures(found, clean, (OWN, *baselines), config.seed)}
         )
+        for place, rows in enumerate(served):
+            row = attack_served(found, before, clean, place, config.seed)
+            rows.append({"attack": kind, "eps": eps, **row})
     result = {
         "source": about,
         "config": asdict(config),
         "clean": {name: clean_figures(clean, name, config.seed) for name in (OWN, *baselines)},
         "attacks": figures,
+        "bundles": [
+            bundle.about
+            | {"clean": clean_served(bundle, clean, place, config.seed), "attacks": served[place]}
+            for place, bundle in enumerate(bundles)
+        ],
     }
     write_atomic(out / RESULTS, json.dumps(result, indent=2) + "\n")
     return result

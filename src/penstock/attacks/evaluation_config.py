@@ -34,10 +34,11 @@ class EvaluationConfig:
         auto_steps: of each adaptive PGD in AutoAttack.
         auto_restarts: of each adaptive PGD in AutoAttack.
         queries: of Square.
-        cw_steps: of Carlini and Wagner's attack in each bisection.
-        cw_searches: bisections of Carlini and Wagner's attack.
+        cw_steps: of Adam in each search of Carlini and Wagner's attack.
+        cw_searches: of that attack, steps of the bisection; `penstock.attacks.carlini` says how far these go.
         adaptive_steps: of each adaptive attack and of compute inflation.
         adaptive_restarts: of each adaptive attack.
+        observe: attack the dense network that the source came from, with its gates as observers.
         fpr: rate at which adaptive attacks must stay unflagged.
         seed: of all random choices.
     """
@@ -54,9 +55,10 @@ class EvaluationConfig:
     auto_restarts: int = 5
     queries: int = 5000
     cw_steps: int = 100
-    cw_searches: int = 9
+    cw_searches: int = 4
     adaptive_steps: int = 1000
     adaptive_restarts: int = 2
+    observe: bool = False
     fpr: float = 0.05
     seed: int = 0
 

@@ -25,6 +25,7 @@ def clean_figures(clean: dict[str, Arrays], name: str, seed: int) -> dict[str, A
     return {
         f"{rate:g}": {
             "measured": float(flags_at(calibration, test, rate).mean()),
+            "interval_95": _interval(flags_at(calibration, test, rate)),
             "interval_99": false_positive_interval(len(test), len(calibration), rate),
             "resplit_mean": float(resplit_rates(both, len(calibration), rate, RESPLITS, seed).mean()),
             "images": len(test),
@@ -32,6 +33,11 @@ def clean_figures(clean: dict[str, Arrays], name: str, seed: int) -> dict[str, A
         }
         for rate in RATES
     }
+
+
+def _interval(flags: npt.NDArray[np.bool_]) -> tuple[float, float]:
+    found = rate_estimate(flags)
+    return found.low, found.high
 
 
 def attack_figures(
@@ -55,7 +61,7 @@ def attack_figures(
                 "shown": _detection(found[name], clean, name, seed),
                 "evasion": {
                     f"{rate:g}": asdict(
-                        rate_estimate(turned & ~flags_at(clean["calibration"][name], found[name], rate), seed)
+                        rate_estimate(turned & ~flags_at(clean["calibration"][name], found[name], rate))
                     )
                     for rate in RATES
                 },
@@ -85,7 +91,7 @@ def _detection(scores: Scores, clean: dict[str, Arrays], name: str, seed: int) -
     return {
         "auroc": asdict(auroc_estimate(clean["test"][name], scores, seed)),
         "tpr": {
-            f"{rate:g}": asdict(rate_estimate(flags_at(clean["calibration"][name], scores, rate), seed))
+            f"{rate:g}": asdict(rate_estimate(flags_at(clean["calibration"][name], scores, rate)))
             for rate in RATES
         },
     }

@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from penstock.attacks.adaptive import METHODS, Adaptive
+from penstock.attacks.carlini import CarliniL2
 from penstock.attacks.classifier import Images
 from penstock.attacks.controls import blur, foreign, gaussian_like, jpeg, random_signs
 from penstock.attacks.detector_score import DetectorScore
 from penstock.attacks.evaluation_config import EvaluationConfig
 from penstock.attacks.inflation import Inflation, bound
 from penstock.attacks.pgd import PGD
-from penstock.attacks.toolbox import FGSM, Attack, AutoAttack, CarliniL2, DeepFool, Square, Transfer
+from penstock.attacks.toolbox import FGSM, Attack, AutoAttack, DeepFool, Square, Transfer
 from penstock.data import ImageSet, load
 from penstock.detect import PathDetector, conformal_threshold
 from penstock.nn.checkpoint import Checkpoint, load_source
@@ -57,7 +58,8 @@ def do(
 
     Returns:
         what ``judge`` says of them, ``labels`` ``[N]`` (-1 where none is right), ``l2`` ``[N]``, for attacks
-        ``noise``, the path detector's scores under normal noise of equal length, and for inflation ``bound`` ``[1]``.
+        ``noise``, the path detector's scores under normal noise of equal length (those of bundles under their own
+        names), and for inflation ``bound`` ``[1]``.
     """
     if kind in ("mnist", "caltech25"):
         shown = foreign(load(kind, folder=folder).test, subject.checkpoint.input_shape, len(subject.victims))
@@ -67,7 +69,12 @@ def do(
     moved = np.sqrt(((changed - images) ** 2).sum(axis=(1, 2, 3)))
     found = judge(changed) | {"labels": labels, "l2": moved}
     if kind not in ("signs", "jpeg", "blur", "inflation"):
-        found["noise"] = judge(gaussian_like(images, changed, config.seed))["path"]
+        noise = judge(gaussian_like(images, changed, config.seed))
+        found["noise"] = noise["path"]
+        for name in noise:
+            bundle, _, what = name.partition(".")
+            if what in ("path", "flag"):
+                found[f"{bundle}.noise-{what}"] = noise[name]
     if kind == "inflation":
         found["bound"] = np.array([bound(subject.checkpoint.network)])
         found["before"] = judge(images)["active_macs"]
@@ -115,7 +122,7 @@ def _attack(subject: Subject, kind: str, eps: float, config: EvaluationConfig) -
             queries=config.queries,
             seed=seed,
         ),
-        "cw": CarliniL2(steps=config.cw_steps, searches=config.cw_searches, seed=seed),
+        "cw": CarliniL2(steps=config.cw_steps, searches=config.cw_searches),
         "deepfool": DeepFool(seed=seed),
         "square": Square(eps=eps, queries=config.queries, seed=seed),
     }

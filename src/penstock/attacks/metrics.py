@@ -1,7 +1,8 @@
-"""How well scores tell attacked images from honest ones, with intervals from resampling images.
+"""How well scores tell attacked images from honest ones, with intervals.
 
-Thresholds come from calibration scores alone, never from attacked images. Intervals are percentile bootstraps over the
-honest test images and the attacked images (Efron and Tibshirani, *An Introduction to the Bootstrap*, 1993).
+Thresholds come from calibration scores alone, never from attacked images. Intervals of areas are percentile bootstraps
+over the honest test images and the attacked images (Efron and Tibshirani, *An Introduction to the Bootstrap*, 1993);
+those of rates are exact.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from penstock.detect import conformal_threshold
+from penstock.errors import UnsupportedError
 
 Scores = npt.NDArray[np.float64]
 ROUNDS = 1000
@@ -48,11 +50,23 @@ def auroc_estimate(honest: Scores, attacked: Scores, seed: int = 0, confidence: 
     return _estimate(auroc(honest, attacked), values, confidence)
 
 
-def rate_estimate(flags: npt.NDArray[np.bool_], seed: int = 0, confidence: float = 0.95) -> Estimate:
-    """Share of flags ``[N]`` with its bootstrap interval."""
-    rate = float(flags.mean())
-    drawn = np.random.default_rng(seed).binomial(len(flags), rate, ROUNDS) / len(flags)
-    return _estimate(rate, drawn, confidence)
+def rate_estimate(flags: npt.NDArray[np.bool_], confidence: float = 0.95) -> Estimate:
+    """Share of flags ``[N]``, at least one, with its Clopper-Pearson interval, which never covers too seldom.
+
+    With x of N flags (Clopper and Pearson, *Biometrika* 26, 1934): from the (1 - c) / 2 quantile of Beta(x, N - x + 1)
+    to the (1 + c) / 2 quantile of Beta(x + 1, N - x).
+
+    Raises:
+        UnsupportedError: scipy, which comes with scikit-learn, is not installed.
+    """
+    try:
+        from scipy.stats import beta
+    except ImportError as error:
+        raise UnsupportedError('intervals need an extra: pip install "penstock[attacks]"') from error
+    count, hits, tail = len(flags), int(flags.sum()), (1 - confidence) / 2
+    low = beta.ppf(tail, hits, count - hits + 1) if hits else 0.0
+    high = beta.ppf(1 - tail, hits + 1, count - hits) if hits < count else 1.0
+    return Estimate(value=hits / count, low=float(low), high=float(high))
 
 
 def flags_at(calibration: Scores, scores: Scores, fpr: float) -> npt.NDArray[np.bool_]:

@@ -5,7 +5,6 @@ All are untargeted and see a network through `penstock.attacks.classifier`, so g
 
 - `FGSM`: one step (Goodfellow et al., 2015, https://arxiv.org/abs/1412.6572)
 - `AutoAttack`: adaptive PGD on two losses, DeepFool, Square (Croce and Hein, 2020, https://arxiv.org/abs/2003.01690)
-- `CarliniL2`: least change in L2 by optimisation (Carlini and Wagner, 2017, https://arxiv.org/abs/1608.04644)
 - `DeepFool`: least change by linearisation (Moosavi-Dezfooli et al., 2016, https://arxiv.org/abs/1511.04599)
 - `Square`: random search that sees scores only (Andriushchenko et al., 2020, https://arxiv.org/abs/1912.00049)
 """
@@ -113,43 +112,6 @@ class AutoAttack:
             attacks=[*descents, fool, square],
             batch_size=BATCH,
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class CarliniL2:
-    """Adam on size of the change plus a margin loss, its weight found by bisection.
-
-    Attributes:
-        confidence: margin by which the wrong class must lead.
-        searches: steps of the bisection.
-        steps: of Adam in each.
-        rate: learning rate.
-        seed: of all random choices.
-    """
-
-    confidence: float = 0.0
-    searches: int = 9
-    steps: int = 100
-    rate: float = 0.01
-    seed: int = 0
-
-    def __call__(self, network: nn.Module, images: Images, labels: Labels) -> Images:
-        """Attack, see `Attack`."""
-
-        def make(classifier: Any) -> Any:
-            from art.attacks.evasion import CarliniL2Method
-
-            return CarliniL2Method(
-                classifier,
-                confidence=self.confidence,
-                learning_rate=self.rate,
-                binary_search_steps=self.searches,
-                max_iter=self.steps,
-                batch_size=BATCH,
-                verbose=False,
-            )
-
-        return _run(make, network, images, labels, self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)

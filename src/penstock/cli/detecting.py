@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from penstock.cli.options import SOURCE, Commands, add_config, add_run, say
+
+if TYPE_CHECKING:
+    from penstock.attacks.served import Served
 
 
 def add(commands: Commands) -> None:
@@ -47,6 +51,15 @@ def _add_evaluate(commands: Commands) -> None:
     evaluate.add_argument("source", metavar="SOURCE", help=SOURCE)
     add_config(evaluate)
     add_run(evaluate, devices=False)
+    evaluate.add_argument(
+        "--bundle",
+        dest="bundles",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="BUNDLE",
+        help="an export of SOURCE, judged on the same images by ONNX Runtime; may be repeated",
+    )
     evaluate.set_defaults(run=_evaluate)
 
 
@@ -85,6 +98,17 @@ def _evaluate(parsed: argparse.Namespace) -> int:
         parsed.data,
         say,
         lambda plan: track(plan, description="attacks"),
+        [_served(folder) for folder in parsed.bundles],
     )
     print(parsed.out / RESULTS)
     return 0
+
+
+def _served(folder: Path) -> Served:
+    from penstock.attacks.served import Served
+    from penstock.bundle import newest_bundle
+    from penstock.export.runtime import open_bundle
+
+    bundle = newest_bundle(folder)
+    name = f"{bundle.folder.resolve().parent.name}/{bundle.folder.name}"
+    return Served(name, bundle.manifest, open_bundle(bundle, threads=0).run)

@@ -87,9 +87,25 @@ def _add_export(commands: Commands) -> None:
     )
     export.add_argument("--dense", action="store_true", help="the network as it was before it got gates")
     export.add_argument(
+        "--observe",
+        action="store_true",
+        help="with --dense: the gates look on, change no answer, and a detector flags by what they see",
+    )
+    export.add_argument(
         "--lowering", help="auto (default: whatever is fastest here), masked, gathered or routed"
     )
     export.add_argument("--precision", metavar="P", help="fp32 (default), int8 or, for GPUs, fp16")
+    export.add_argument(
+        "--detector",
+        metavar="D",
+        help="path-likelihood+gate-mahalanobis (default), path-likelihood, gate-mahalanobis, disagreement, "
+        "router-gate, pvalues-minimum, pvalues-harmonic or pvalues-fisher",
+    )
+    export.add_argument(
+        "--gates",
+        metavar="RUN",
+        help="of a consolidated SOURCE: the decoupled run that it was made from; its gates look on beside the routers",
+    )
     export.add_argument("--no-flags", dest="flags", action="store_false", help="leave the detector out")
     export.add_argument(
         "--settle",

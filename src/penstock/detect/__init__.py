@@ -10,6 +10,7 @@ from penstock.detect.combined import CombinedScore
 from penstock.detect.detector import PathDetector
 from penstock.detect.disagreement import ClassDisagreement, DisagreementDetector
 from penstock.detect.explanation import Explanation, explain
+from penstock.detect.family import DETECTORS, FamilyDetector
 from penstock.detect.features import PathFeatures
 from penstock.detect.lifecycle import Detector
 from penstock.detect.likelihood import BitLikelihood
@@ -20,12 +21,14 @@ from penstock.detect.supervised import CLASSIFIERS, SupervisedDetector
 __all__ = [
     "CLASSIFIERS",
     "COMBINATIONS",
+    "DETECTORS",
     "BitLikelihood",
     "ClassDisagreement",
     "CombinedScore",
     "Detector",
     "DisagreementDetector",
     "Explanation",
+    "FamilyDetector",
     "GateMahalanobis",
     "PValueDetector",
     "PathDetector",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from penstock.attacks.evaluation import RESULTS
 from penstock.files import write_atomic
 from penstock.nn.checkpoint import ZOO_PREFIX
 from penstock.nn.prototypes import ConsolidatedNetwork
 from penstock.nn.sub_architectures import SUB_ARCHITECTURES_FILE, load_sub_architectures
+from penstock.report.detection_page import detection_page
 from penstock.report.disentangled_page import disentangled_page
 from penstock.report.evaluation import evaluate
 from penstock.report.heading import heading
@@ -26,8 +28,8 @@ def write_report(source: str, out: Path, folder: Path | None = None, say: Say = 
     """Write the page about a source.
 
     Args:
-        source: run folder, also of a disentanglement, checkpoint file, or ``zoo:NAME``; only a run folder has
-            training curves.
+        source: run folder, also of a disentanglement or of an evaluation of a detector, checkpoint file, or
+            ``zoo:NAME``; only a run folder has training curves.
         out: HTML file to write.
         folder: of the data set; by default what ``PENSTOCK_DATA`` says.
         say: told what is going on, in short lines.
@@ -40,6 +42,10 @@ def write_report(source: str, out: Path, folder: Path | None = None, say: Say = 
         say("drawing")
         found = load_sub_architectures(Path(source) / SUB_ARCHITECTURES_FILE)
         write_atomic(out, disentangled_page(Path(source).resolve().name, found))
+        return
+    if (Path(source) / RESULTS).is_file():
+        say("drawing")
+        write_atomic(out, detection_page(Path(source)))
         return
     curves = _curves(source)
     seen = observe(source, folder, say)

@@ -1,0 +1,100 @@
+r"""From a score to how surprising it is among honest inputs, so that several scores can be combined, also in a graph.
+
+With n honest scores that nothing was fitted on, the conformal p-value of a score s is (1 + #{honest >= s}) / (n + 1),
+as in `penstock.detect.pvalues`, and its surprisal -log p. As a function of s that is a staircase, on which the last
+digit of s, in which graphs and numpy differ, can move a whole step. So here it is exact at knots t_0 < t_1 < ... only,
+at least `APART` from each other, and a straight line between two of them; beyond the last it goes on as between the
+last two, so that what is stranger than all honest inputs still differs. Written with bends instead of cases,
+
+    g(s) = start + sum_k bend_k max(s - t_k, 0)
+
+which plain ONNX has: one Sub, Relu and MatMul. Scores are expected in standard deviations of honest inputs. A threshold
+that is conformal for the combined score keeps its promise under this as under any other increasing map.
+
+Combinations of the surprisals g_i of K scores, named as in `penstock.detect.pvalues`:
+
+    fisher      2 sum_i g_i
+    harmonic    log mean_i exp(g_i)
+    minimum     max_i g_i
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from penstock.detect.grouping import Floats
+from penstock.errors import InvalidArgumentError
+
+APART = (
+    0.25  # of two knots, in standard deviations: a score's last digit then moves the surprisal by little more
+)
+MOST = 64  # knots
+
+
+@dataclass(frozen=True, eq=False)
+class Surprisal:
+    """The map of one score.
+
+    Attributes:
+        knots: ``[T]`` float32, ascending: t.
+        bends: ``[T]`` float32, change of slope at each knot.
+        start: surprisal up to the first knot, 0 or more.
+    """
+
+    knots: npt.NDArray[np.float32]
+    bends: npt.NDArray[np.float32]
+    start: float
+
+    @classmethod
+    def fit(cls, honest: npt.NDArray[np.float32]) -> Surprisal:
+        """The map that honest scores ``[n]`` give.
+
+        Raises:
+            InvalidArgumentError: fewer than ten scores, or one that is no finite number.
+        """
+        if len(honest) < 10 or not np.isfinite(honest).all():
+            raise InvalidArgumentError(
+                f"{len(honest)} honest scores, {int(np.isfinite(honest).sum())} of them finite; at least 10 are "
+                "needed, all finite"
+            )
+        ranked = np.sort(honest).astype(np.float32)
+        apart = max(APART, float(ranked[-1] - ranked[0]) / (MOST - 2))
+        knots = [float(ranked[0])]
+        for score in ranked.tolist():
+            if score >= knots[-1] + apart:
+                knots.append(score)
+        if len(knots) == 1:  # all honest inputs score alike
+            knots.append(knots[0] + apart)
+        places = np.array(knots, np.float32)
+        at_least = len(ranked) - np.searchsorted(ranked, places, side="left")
+        heights = -np.log((1 + at_least) / (len(ranked) + 1))
+        slopes = np.diff(heights) / np.diff(places.astype(np.float64))
+        bends = np.diff(slopes, prepend=0.0)
+        return cls(places[:-1], bends.astype(np.float32), float(np.float32(heights[0])))
+
+    def __call__(self, scores: npt.NDArray[np.float32]) -> Floats:
+        """``[N]`` surprisals of scores ``[N]``."""
+        above = np.maximum(scores[:, None].astype(np.float64) - self.knots, 0)
+        found: Floats = self.start + above @ self.bends.astype(np.float64)
+        return found
+
+
+def combine(surprisals: Sequence[Floats], combination: str) -> Floats:
+    """One score ``[N]`` of several surprisals ``[N]``.
+
+    Raises:
+        InvalidArgumentError: no such combination.
+    """
+    stacked = np.stack(surprisals, axis=1)
+    if combination == "fisher":
+        return np.asarray(2 * stacked.sum(axis=1))
+    if combination == "minimum":
+        return np.asarray(stacked.max(axis=1))
+    if combination == "harmonic":
+        top = stacked.max(axis=1, keepdims=True)  # exp() of what is left never grows beyond all bounds
+        return np.asarray(top[:, 0] + np.log(np.exp(stacked - top).mean(axis=1)))
+    raise InvalidArgumentError(f"no combination {combination!r}; there are fisher, harmonic, minimum")

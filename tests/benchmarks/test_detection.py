@@ -1,0 +1,120 @@
+"""Tables on detection: what they say of results, and of none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import table_detection
+from tables import PAGES
+
+MACHINE = {
+    "date": "2026-01-02",
+    "commit": "abc",
+    "cpu": "Some CPU",
+    "cores": 2,
+    "python": "3.12.0",
+    "versions": {"torch": "2.9"},
+}
+
+
+def estimate(value: float) -> dict[str, float]:
+    return {"value": value, "low": value - 0.1, "high": value + 0.1}
+
+
+def rate(measured: float, resplit: float) -> dict[str, Any]:
+    return {
+        "measured": measured,
+        "interval_95": [0.004, 0.016],
+        "interval_99": [0.005, 0.017],
+        "resplit_mean": resplit,
+    }
+
+
+def attack(kind: str, eps: float, area: float, evades: float, **more: Any) -> dict[str, Any]:
+    """As an evaluation writes it, with what the tables read."""
+
+    def of(value: float) -> dict[str, Any]:
+        tpr = {"0.01": estimate(0.2), "0.05": estimate(0.6)}
+        return {"auroc": estimate(value), "tpr": tpr}
+
+    detectors = {"path": area, "energy": 0.8, "lid": 0.7}
+    return {
+        "attack": kind,
+        "eps": eps,
+        "attacked": 100,
+        "turned": 90,
+        "detectors": {
+            name: {"turned": of(value), "shown": of(value - 0.1), "evasion": {"0.05": estimate(evades)}}
+            for name, value in detectors.items()
+        },
+    } | more
+
+
+RESULTS = {
+    "networks": {
+        "vgg16-cifar10": {
+            "machine": MACHINE,
+            "false_positives": [
+                {
+                    "lowering": "routed",
+                    "precision": "int8",
+                    "accuracy": 0.91,
+                    "rates": {"0.01": rate(0.01, 0.0099), "0.05": rate(0.02, 0.0501)},
+                }
+            ],
+            "attacks": {
+                "attacks": [
+                    attack("pgd", 8.0, 0.95, 0.3, noise_flag_rate={"0.05": 0.07}),
+                    attack("pgd", 2.0, 0.75, 0.5),
+                    attack("jpeg", 0.0, 0.6, 0.0),
+                    attack("joint", 8.0, 0.5, 0.99),
+                ]
+            },
+        }
+    }
+}
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_false_alarms_outside_of_what_was_expected_are_said_to_be() -> None:
+    head, _, line, empty, note = table_detection.false_positives(RESULTS)
+    found = dict(zip(cells(head), cells(line), strict=False))
+    assert found["network"] == "VGG-16-BN, CIFAR-10"
+    assert found["flagged at 1% (95 %)"] == "1.00% (0.4% to 1.6%)"
+    assert found["expected at 1% (99 %)"] == "0.5% to 1.7%"
+    assert found["expected at 5% (99 %)"] == "0.5% to 1.7%, **missed**"
+    assert cells(line)[6] == "0.99%"
+    assert (empty, note.split(";")[0]) == ("", "Measured 2026-01-02 at abc on Some CPU, 2 cores")
+
+
+def test_attacks_controls_and_those_who_know_stand_apart() -> None:
+    _, _, *lines = table_detection.detection(RESULTS)
+    assert [cells(line)[1:4] for line in lines[:3]] == [
+        ["pgd", "8/255", "90.0%"],
+        ["pgd", "2/255", "90.0%"],
+        ["jpeg", "-", "-"],
+    ]
+    assert cells(lines[0])[6:] == ["60.0% (50.0% to 70.0%)", "7.0%", "energy", "0.800"]
+    assert cells(lines[2])[4] == "0.500 (0.400 to 0.600)"  # a control has no images that were turned
+    head, _, plain, knowing, *_ = table_detection.evasion(RESULTS)
+    assert cells(head)[2:] == ["2/255 (95 %)", "8/255 (95 %)"]
+    assert cells(plain)[1:] == ["pgd", "50.0% (40.0% to 60.0%)", "30.0% (20.0% to 40.0%)"]
+    assert cells(knowing)[1:] == ["joint", "-", "99.0% (89.0% to 109.0%)"]
+
+
+def test_scores_are_ordered_by_their_mean_over_attacks() -> None:
+    _, _, *lines = table_detection.scores(RESULTS)
+    assert [cells(line)[1:] for line in lines[:3]] == [
+        ["path", "0.850", "0.750", "1 of 2"],
+        ["energy", "0.800", "0.800", "1 of 2"],
+        ["lid", "0.700", "0.700", "0 of 2"],
+    ]
+
+
+def test_without_results_all_tables_say_so() -> None:
+    for table in PAGES["docs/detection-results.md"].values():
+        assert table.lines({"networks": {}}) == []
+        assert table.source == "detection.json"

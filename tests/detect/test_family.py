@@ -1,0 +1,93 @@
+"""Every detector of the family keeps the life cycle, and surprisals are those of conformal p-values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from penstock.detect import (
+    COMBINATIONS,
+    DETECTORS,
+    DisagreementDetector,
+    FamilyDetector,
+    PathDetector,
+    PathFeatures,
+    false_positive_interval,
+)
+from penstock.detect.surprisal import APART, MOST, Surprisal, combine
+from penstock.errors import InvalidArgumentError, NotCalibratedError, NotFittedError
+
+Draw = Callable[..., PathFeatures]
+
+
+def test_at_its_knots_the_surprisal_is_that_of_the_conformal_pvalue() -> None:
+    honest = np.random.default_rng(0).normal(0, 1, 3000).astype(np.float32)
+    found = Surprisal.fit(honest)
+    at_least = (honest[None] >= found.knots[:, None]).sum(axis=1)
+    np.testing.assert_allclose(found(found.knots), -np.log((1 + at_least) / 3001), atol=1e-5)
+    assert 10 < len(found.knots) <= MOST
+    assert np.diff(found.knots).min() >= APART
+    # Between them it is no farther off than the steps are apart, it never falls, and goes on where there is no step.
+    scores = np.linspace(-5, 8, 500).astype(np.float32)
+    surprisals = found(scores)
+    assert (np.diff(surprisals) >= -1e-6).all()
+    assert surprisals[0] == pytest.approx(0, abs=1e-6)
+    assert found(np.array([9.0], np.float32))[0] > found(np.array([8.0], np.float32))[0] > np.log(3001)
+    inside = scores[(scores > -2) & (scores < 2)]
+    exact = -np.log((1 + (honest[None] >= inside[:, None]).sum(axis=1)) / 3001)
+    assert np.abs(found(inside) - exact).max() < 0.1
+
+
+def test_scores_that_are_all_alike_or_no_numbers() -> None:
+    found = Surprisal.fit(np.zeros(100, np.float32))
+    low, high = found(np.array([0.0, 1.0], np.float32))
+    assert low == pytest.approx(0)
+    assert high > 4
+    for wrong in (np.zeros(9, np.float32), np.full(20, np.nan, np.float32)):
+        with pytest.raises(InvalidArgumentError, match="at least 10"):
+            Surprisal.fit(wrong)
+
+
+@pytest.mark.parametrize("how", COMBINATIONS)
+def test_combinations_are_those_of_pvalues(how: str) -> None:
+    pvalues = np.random.default_rng(0).uniform(0.001, 1, (50, 3))
+    found = combine([-np.log(column) for column in pvalues.T], how)
+    np.testing.assert_allclose(found, COMBINATIONS[how](pvalues))
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_each_keeps_its_promise_and_sees_what_is_strange(name: str, features: Draw) -> None:
+    detector = FamilyDetector(name, classes=4)
+    with pytest.raises(NotFittedError):
+        detector.score(features(5, seed=0))
+    detector.fit(features(2000, seed=1))
+    with pytest.raises(NotCalibratedError):
+        detector.predict(features(5, seed=0))
+    detector.calibrate(features(999, seed=2), fpr=0.05)
+    low, high = false_positive_interval(2000, 999, 0.05, 0.999)
+    assert low <= detector.predict(features(2000, seed=3)).mean() <= high
+    strange = features(500, seed=4)
+    moved = PathFeatures(strange.bits, strange.gate_logits, (strange.predicted + 1) % 4)
+    if name == "router-gate":  # what ran is another input's path than these gates ask for
+        moved = PathFeatures(strange.bits[::-1], strange.gate_logits, strange.predicted)
+    assert detector.predict(moved).mean() > 0.5
+
+
+def test_those_without_surprisals_are_the_known_ones(features: Draw) -> None:
+    honest, shown = features(800, seed=1), features(50, seed=2, spread=2.0)
+    path = PathDetector(classes=4).fit(honest)
+    found = {name: FamilyDetector(name, classes=4).fit(honest).score(shown) for name in DETECTORS[:4]}
+    np.testing.assert_allclose(found["path-likelihood+gate-mahalanobis"], path.score(shown), rtol=1e-5)
+    np.testing.assert_allclose(found["path-likelihood"], path.components(shown)[:, 0], rtol=1e-5)
+    np.testing.assert_allclose(found["gate-mahalanobis"], path.components(shown)[:, 1], rtol=1e-5)
+    wanted = DisagreementDetector(classes=4).fit(honest).score(shown)
+    np.testing.assert_array_equal(found["disagreement"], wanted)
+
+
+def test_wrong_names_and_too_little_are_refused(features: Draw) -> None:
+    with pytest.raises(InvalidArgumentError, match="no detector 'entropy'; there are path-likelihood"):
+        FamilyDetector("entropy", classes=4)
+    with pytest.raises(InvalidArgumentError, match="at least 50"):
+        FamilyDetector("disagreement", classes=4).fit(features(49, seed=0))

@@ -1,0 +1,77 @@
+"""Detectors chosen at export: the same scores in plain ONNX, recorded, calibrated, and served like any other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from penstock.bundle import read_bundle
+from penstock.cli.main import main
+from penstock.data import load
+from penstock.detect import DETECTORS, FamilyDetector, PathFeatures, false_positive_interval
+from penstock.errors import InvalidArgumentError, UnsupportedError
+from penstock.export.capture.family_head import FamilyHead
+from penstock.export.detectors import FIT_IMAGES, detector_head
+from penstock.export.pipeline import ExportOptions
+from penstock.export.recalibrate import RecalibrateOptions, recalibrate
+from penstock.export.runtime import open_bundle
+from penstock.export.sample import Sample
+from penstock.nn.checkpoint import Checkpoint
+from penstock.nn.inference import answer
+
+
+def seen(checkpoint: Checkpoint, images: np.ndarray) -> PathFeatures:
+    found = answer(checkpoint.network, images)
+    return PathFeatures(found.bits, found.gate_logits, found.predicted)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_the_module_scores_as_numpy_does(name: str, tiny: Checkpoint) -> None:
+    splits = load("digits")
+    detector = FamilyDetector(name, classes=10).fit(seen(tiny, splits.train.images))
+    noise = np.random.default_rng(0).integers(0, 256, (100, 1, 8, 8), dtype=np.uint8)
+    images = np.concatenate([splits.test.images[:100], noise])
+    features = seen(tiny, images)
+    logits = torch.nn.functional.one_hot(torch.from_numpy(features.predicted), 10).float()
+    with torch.no_grad():
+        got = FamilyHead(detector)(
+            logits, torch.from_numpy(features.bits).float(), torch.from_numpy(features.gate_logits)
+        )
+    np.testing.assert_allclose(got[:, 0], detector.score(features), rtol=1e-4, atol=1e-4)
+    assert np.ptp(got.numpy()) > 1
+
+
+@pytest.mark.parametrize("name", ["pvalues-harmonic", "gate-mahalanobis"])
+def test_a_bundle_carries_the_detector_that_was_chosen(
+    name: str, tiny_run: Path, tiny: Checkpoint, tmp_path: Path
+) -> None:
+    options = ["--lowering", "masked", "--repository", str(tmp_path), "--name", "net", "--detector", name]
+    assert main(["export", str(tiny_run), *options]) == 0
+    bundle = read_bundle(tmp_path / "net" / "1")
+    calibration = bundle.manifest.calibration
+    assert calibration is not None
+    assert (calibration.detector, calibration.source) == (name, "graph")
+    assert bundle.manifest.files == {}  # tables are those of scores that can be explained
+    assert {node.domain for node in onnx.load(bundle.model_file).graph.node} == {""}
+    splits = load("digits")
+    got = open_bundle(bundle, threads=1).run(splits.test.images)
+    detector = FamilyDetector(name, classes=10).fit(seen(tiny, splits.train.images[:FIT_IMAGES]))
+    wanted = detector.score(seen(tiny, splits.test.images))
+    np.testing.assert_allclose(got["anomaly_score"][:, 0], wanted, rtol=1e-4, atol=1e-4)
+    low, high = false_positive_interval(len(splits.test), calibration.images, 0.05, 0.999)
+    assert low <= got["adversarial"].mean() <= high
+    again = recalibrate(RecalibrateOptions(bundle=bundle.folder, fpr=0.2)).manifest.calibration
+    assert again is not None
+    assert (again.detector, again.target_fpr) == (name, 0.2)
+
+
+def test_what_cannot_be_fitted_or_is_unknown_is_refused(tiny: Checkpoint, tmp_path: Path) -> None:
+    made_up = Sample(load("digits").test.images[:5], real=False)
+    with pytest.raises(UnsupportedError, match="to be fitted and calibrated"):
+        detector_head(tiny, made_up, "disagreement", None)
+    with pytest.raises(InvalidArgumentError, match="no detector 'entropy'"):
+        ExportOptions(source="x", repository=tmp_path, name="x", detector="entropy")
