@@ -14,6 +14,7 @@ from penstock.service.listening import listen, options
 from penstock.service.services import Services
 from penstock.service.settings import Settings
 from penstock.service.telemetry import MetricsServer
+from penstock.service.tracing import Tracer
 
 log = logging.getLogger(__name__)
 
@@ -26,14 +27,15 @@ class Server:
 
     Args:
         settings: what to serve and how.
+        tracer: for programs with OpenTelemetry of their own; by default what the settings say.
 
     Raises:
         PenstockError: the repository or the device cannot be used.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, tracer: Tracer | None = None) -> None:
         self._settings = settings
-        self._services = Services(settings)
+        self._services = Services(settings, tracer)
         self.repository = self._services.repository
         self._grpc: grpc.aio.Server | None = None
         self._metrics: MetricsServer | None = None

@@ -29,7 +29,7 @@ from penstock.service.shared_memory import SharedMemory
 from penstock.service.sink import Sink
 from penstock.service.stores import open_store
 from penstock.service.telemetry import Telemetry
-from penstock.service.tracing import open_tracer
+from penstock.service.tracing import Tracer, open_tracer
 from penstock.service.watchers import Watchers
 
 SERVICES: tuple[ServiceDescriptor, ...] = (INFERENCE, PATHS, health.SERVICE)
@@ -41,16 +41,17 @@ class Services:
 
     Args:
         settings: what to serve and how.
+        tracer: makes the spans; by default what the settings say.
 
     Raises:
         PenstockError: the repository or the device cannot be used.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, tracer: Tracer | None = None) -> None:
         self._settings = settings
         self.telemetry = Telemetry()
         self.repository = Repository(settings)
-        self._tracer = open_tracer(settings.otlp_endpoint)
+        self._tracer = tracer or open_tracer(settings.otlp_endpoint)
         self._guard = Guard(self.telemetry, Access(_token_files(settings)), self._tracer)
         self._flag_metrics = FlagMetrics(self.telemetry.registry)
         self._watchers = Watchers(settings.watch_buffer, settings.max_watchers, self._flag_metrics)
@@ -65,12 +66,13 @@ class Services:
         """A handler for every remote call, by its full name, ``/package.Service/Method``."""
         flags = Flags(self._flag_metrics, self._watchers, self._sink)
         inference = InferenceServicer(
-            Engine(self.repository, self.telemetry, flags),
+            Engine(self.repository, self.telemetry, flags, self._tracer),
             self._guard,
             self.telemetry,
             control=self._control,
             memory=self._memory,
             name=self._settings.server_name,
+            tracer=self._tracer,
         )
         paths = PathServicer(self.repository, self._watchers, self._explainer)
         calls: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
