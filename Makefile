@@ -29,7 +29,7 @@ $(RAY): $(STAMP)
 	touch $@
 
 test-ray: $(RAY)
-	$(BIN)/python -m pytest tests/service/test_ray.py
+	$(BIN)/python -m pytest tests/service/test_ray.py tests/service/test_scoring.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -24,6 +24,8 @@ Beside them, what flagged images lead to:
 
 `access`, `listening`, `logs` and `tracing` are for those who operate a server.
 
+`scoring` answers for folders of images without a server.
+
 `cluster` puts `services` behind Ray Serve instead of `server`.
 
 `handlers` and `statuses` stand around every remote call: they parse requests, translate errors to gRPC

@@ -1,7 +1,8 @@
 """A cluster of Ray's on this machine, in a process of its own: a head and machines, each of several processes.
 
-Arguments: model repository, machines, replicas. Prints the proxy's port once the application answers. Then, for every
-line on stdin: ``kill``: one machine goes down without a word; ``add``: another one joins. Ends with stdin.
+Arguments: model repository, machines, replicas. Prints the proxy's port once the application answers; with no replicas,
+the cluster's address. Then, for every line on stdin: ``kill``: one machine goes down without a word; ``add``: another
+one joins. Ends with stdin.
 """
 
 from __future__ import annotations
@@ -35,6 +36,19 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
+def serve_on(cluster: Cluster, repository: str, replicas: str) -> None:
+    ray.init(address=cluster.address, log_to_driver=False)
+    port = free_port()
+    options = gRPCOptions(port=port, grpc_servicer_functions=[SERVICER_FUNCTION])
+    serve.start(
+        proxy_location="HeadOnly",
+        grpc_options=options,
+        http_options={"host": "127.0.0.1", "port": free_port()},
+    )
+    serve.run(app({"model_repository": repository, "replicas": replicas, "log_level": "warning"}))
+    say(f"port {port}")
+
+
 def main(repository: str, machines: str, replicas: str) -> None:
     # The head has no processor to lend: it keeps the proxy and the books, and replicas live elsewhere.
     cluster = Cluster(
@@ -43,16 +57,10 @@ def main(repository: str, machines: str, replicas: str) -> None:
     )
     others = [machine(cluster) for _ in range(int(machines))]
     try:
-        ray.init(address=cluster.address, log_to_driver=False)
-        port = free_port()
-        options = gRPCOptions(port=port, grpc_servicer_functions=[SERVICER_FUNCTION])
-        serve.start(
-            proxy_location="HeadOnly",
-            grpc_options=options,
-            http_options={"host": "127.0.0.1", "port": free_port()},
-        )
-        serve.run(app({"model_repository": repository, "replicas": replicas, "log_level": "warning"}))
-        say(f"port {port}")
+        if replicas == "0":
+            say(f"address {cluster.address}")
+        else:
+            serve_on(cluster, repository, replicas)
         for line in sys.stdin:
             if line.strip() == "kill":
                 cluster.remove_node(others.pop(), allow_graceful=False)
