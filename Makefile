@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 RAY := .venv/.ray-installed
 
-.PHONY: setup demo test test-ray lint check stress proto bench serving speed clean
+.PHONY: setup demo test test-ray lint check stress proto bench serving ray speed clean
 
 setup: $(STAMP)
 
@@ -29,7 +29,8 @@ $(RAY): $(STAMP)
 	touch $@
 
 test-ray: $(RAY)
-	$(BIN)/python -m pytest tests/service/test_ray.py tests/service/test_scoring.py
+	$(BIN)/python -m pytest tests/service/test_ray.py tests/service/test_scoring.py \
+	  tests/benchmarks/test_serving.py
 
 lint: setup
 	$(BIN)/ruff check .
@@ -52,6 +53,10 @@ speed: setup
 
 serving: setup
 	$(BIN)/python benchmarks/serving.py
+	$(BIN)/python benchmarks/tables.py
+
+ray: $(RAY)
+	$(BIN)/python benchmarks/ray_scaling.py
 	$(BIN)/python benchmarks/tables.py
 
 bench: setup

@@ -94,7 +94,7 @@ def measure(
             names = list(urls) if round_ % 2 else list(reversed(urls))
             for at_once in given.concurrency:
                 for name in names:
-                    found = asyncio.run(ask(urls[name], size, at_once, given.seconds))
+                    found = asyncio.run(ask(urls[name], request(size), at_once, given.seconds))
                     times.setdefault((name, size, at_once), []).append(found)
         phases = {PENSTOCK: _phases(urls[PENSTOCK])} if PENSTOCK in urls else {}
         raw = _raw(repository, size, given.seconds)
@@ -151,9 +151,11 @@ def check(url: str, repository: Path, size: int) -> None:
         raise Unavailable("gave a wrong answer")
 
 
-async def ask(url: str, size: int, at_once: int, seconds: float) -> tuple[list[float], float]:
-    """Ask all the time; returns the milliseconds of each request, and requests per second."""
-    asked, taken = request(size), []
+async def ask(
+    url: str, asked: service_pb2.ModelInferRequest, at_once: int, seconds: float
+) -> tuple[list[float], float]:
+    """Ask the same all the time; returns the milliseconds of each request, and requests per second."""
+    taken: list[float] = []
     async with grpc.aio.insecure_channel(url, options=_OPTIONS) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         await asyncio.gather(*(stub.ModelInfer(asked) for _ in range(at_once)))

@@ -76,14 +76,12 @@ def python_of(peer: Peer, environments: Path) -> Path:
 
 @contextmanager
 def running(peer: Peer, python: Path, repository: Path, cores: Sequence[int], log: Path) -> Iterator[str]:
-    """Start a peer on some cores; yields its address once it answers.
+    """Start a peer on some cores, or on all where none is named; yields its address once it answers.
 
     Raises:
         Unavailable: it ends, or is silent for a minute.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     if peer.script:
         command = [str(python), str(SCRIPTS / peer.script), _model(repository), str(port)]
     else:
@@ -95,7 +93,8 @@ def running(peer: Peer, python: Path, repository: Path, cores: Sequence[int], lo
             command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": "1"}
         )
         try:
-            os.sched_setaffinity(process.pid, cores)
+            if cores:
+                os.sched_setaffinity(process.pid, cores)
             _wait(process, port, log)
             yield f"127.0.0.1:{port}"
         finally:
@@ -105,6 +104,13 @@ def running(peer: Peer, python: Path, repository: Path, cores: Sequence[int], lo
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def _model(repository: Path) -> str:

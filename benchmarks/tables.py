@@ -19,6 +19,7 @@ from typing import Any
 import table_disentangle
 import table_learning
 import table_main_job
+import table_ray
 import table_serving
 import table_speed
 from machine import RESULTS
@@ -83,6 +84,7 @@ PAGES: Mapping[str, Mapping[str, Table]] = {
     "docs/serving-results.md": {
         "serving-servers": _serving(table_serving.servers),
         "serving-phases": _serving(table_serving.phases),
+        "ray-scaling": Table("ray.json", "ray_scaling.py", table_ray.scaling),
     },
     "docs/learning-results.md": {
         "best-settings": BEST,
