@@ -40,8 +40,11 @@ def test_reduced_form(tmp_path: Path) -> None:
 
 def test_peers_that_are_left_out_are_named() -> None:
     machine = {"date": "2026-01-01", "commit": "x", "cpu": "c", "cores": 1, "python": "3", "versions": {}}
-    lines = table_serving.servers({"rows": [], "skipped": {"MLServer": "pip: no"}, "machine": machine})
+    peers = {"KServe SDK": {"kserve": "0.21.0", "onnxruntime": "1.32.0"}}
+    results = {"rows": [], "skipped": {"MLServer": "pip: no"}, "machine": machine, "peers": peers}
+    lines = table_serving.servers(results)
     assert "MLServer is not here: pip: no." in lines
+    assert "KServe SDK: kserve 0.21.0, onnxruntime 1.32.0." in lines
 
 
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray is an optional extra: penstock[ray]")
