@@ -15,6 +15,9 @@ from penstock.service.handlers import Context
 REPLICA = "penstock-replica"
 """Trailing metadata: which replica answered."""
 
+TRIES = "penstock-tries"
+"""Trailing metadata: how many replicas had the request, where the first was lost with it."""
+
 
 class Attempt:
     """Stands in for a call's context.

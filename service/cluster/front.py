@@ -15,7 +15,7 @@ from typing import Any
 
 import grpc
 
-from penstock.service.cluster.attempt import Attempt
+from penstock.service.cluster.attempt import TRIES, Attempt
 from penstock.service.handlers import Context
 from penstock.service.services import SERVICES
 
@@ -66,9 +66,11 @@ def add_services(_: Any, server: grpc.aio.Server) -> None:
 
 def _once_more(behaviour: Any) -> Any:
     async def call(request: bytes, context: Context) -> bytes:
-        for delay in (*DELAYS, None):
+        for tries, delay in enumerate((*DELAYS, None), 1):
             attempt = Attempt(context)
             response: bytes = await behaviour(request, attempt)
+            if tries > 1:
+                attempt.trailing = (*attempt.trailing, (TRIES, str(tries)))
             if not attempt.lost or delay is None:
                 break
             log.warning("a replica was lost with a request; trying another in %g s", delay)

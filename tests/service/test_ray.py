@@ -177,7 +177,9 @@ async def under_load(cluster: RunningCluster, request: Any, expected: bytes) -> 
                 continue
             same = answer.SerializeToString(deterministic=True) == expected
             outcomes["right" if same else "wrong"] += 1
-            outcomes[dict(await call.trailing_metadata())["penstock-replica"]] += 1
+            trailing = dict(await call.trailing_metadata())
+            outcomes[trailing["penstock-replica"]] += 1
+            outcomes["again"] += "penstock-tries" in trailing
 
     async with grpc.aio.insecure_channel(cluster.url) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
@@ -197,6 +199,7 @@ def test_a_killed_machine_loses_no_request(
     expected = stubs[0].ModelInfer(request).SerializeToString(deterministic=True)
     outcomes = asyncio.run(under_load(cluster, request, expected))
     assert outcomes.pop("right") == CALLS // AT_ONCE * AT_ONCE, outcomes
+    assert outcomes.pop("again"), "the machine died with requests that it was at"
     assert len(outcomes) == 2, f"both replicas answered: {outcomes}"
     cluster.tell("add")  # another machine: Ray starts the missing replica there
     names: set[str] = set()
