@@ -127,8 +127,8 @@ def test_soak(repository: Any, start: Any, images: Images, request_for: Request)
             soak = Soak(service_pb2_grpc.GRPCInferenceServiceStub(channel), images, request_for)
             rate = 0.8 * await closed_loop(soak.mixed, scaled(10, 2), at_once=8)
             # The busiest moment that there can be, too: memory that it takes is none that the soak adds.
-            await closed_loop(soak.mixed, WARM_UP_SECONDS / 2, at_once=UNDER_WAY)
-            await open_loop(soak.mixed, WARM_UP_SECONDS / 2, rate, UNDER_WAY)
+            await closed_loop(soak.mixed, 0.75 * WARM_UP_SECONDS, at_once=UNDER_WAY)
+            await open_loop(soak.mixed, 0.25 * WARM_UP_SECONDS, rate, UNDER_WAY)
             before = await asyncio.to_thread(resident_mib, running)
             await open_loop(soak.mixed, SOAK_SECONDS, rate, UNDER_WAY)
             growth = await asyncio.to_thread(resident_mib, running) / before
