@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+RAY := .venv/.ray-installed
 
-.PHONY: setup demo test lint check stress proto bench serving speed speed-gpu clean
+.PHONY: setup demo test test-ray lint check stress proto bench serving ray speed speed-gpu clean
 
 setup: $(STAMP)
 
@@ -22,6 +23,15 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest
 
+# Ray is large, and its tests start clusters: apart from the others, which skip these where it is missing.
+$(RAY): $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[serve,ray]'
+	touch $@
+
+test-ray: $(RAY)
+	$(BIN)/python -m pytest tests/service/test_ray.py tests/service/test_scoring.py \
+	  tests/benchmarks/test_serving.py
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -30,7 +40,7 @@ check: lint
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-stress: setup
+stress: $(RAY)
 	PENSTOCK_STRESS=1 $(BIN)/python -m pytest -m slow
 
 proto: setup
@@ -47,6 +57,10 @@ speed-gpu: setup
 
 serving: setup
 	$(BIN)/python benchmarks/serving.py
+	$(BIN)/python benchmarks/tables.py
+
+ray: $(RAY)
+	$(BIN)/python benchmarks/ray_scaling.py
 	$(BIN)/python benchmarks/tables.py
 
 bench: setup

@@ -29,7 +29,7 @@ import onnx
 import onnxruntime
 from machine import RESULTS, about
 from onnx import TensorProto, helper, numpy_helper
-from serving_peers import FLOOR, PEERS, PENSTOCK, RAW, Peer, Unavailable, python_of, running
+from serving_peers import FLOOR, PEERS, PENSTOCK, RAW, Peer, Unavailable, python_of, running, versions_of
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from penstock.files import write_atomic
@@ -54,14 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     peers = [peer for peer in PEERS if not given.only or peer.name in (FLOOR, *given.only)]
     rows: list[dict[str, Any]] = []
     skipped: dict[str, str] = {}
+    versions: dict[str, dict[str, str]] = {}
     machine = about()
     own, theirs = _cores()
     os.sched_setaffinity(0, own)
     for size in given.sizes:
-        rows += measure(size, peers, given, theirs, skipped)
+        rows += measure(size, peers, given, theirs, skipped, versions)
     for name, reason in skipped.items():
         print(f"{name} left out: {reason}")
-    results = {"machine": machine, "rows": rows, "skipped": skipped}
+    results = {"machine": machine, "rows": rows, "skipped": skipped, "peers": versions}
     write_atomic(given.out, json.dumps(results, indent=2) + "\n")
     return 0
 
@@ -72,8 +73,12 @@ def measure(
     given: argparse.Namespace,
     cores: Sequence[int],
     skipped: dict[str, str],
+    versions: dict[str, dict[str, str]],
 ) -> list[dict[str, Any]]:
-    """All servers side by side, for images of one size; who cannot be measured goes into ``skipped``."""
+    """All servers side by side, for images of one size.
+
+    Who cannot be measured goes into ``skipped``, and what is in the environment of the others into ``versions``.
+    """
     times: Times = {}
     urls: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as servers:
@@ -87,6 +92,8 @@ def measure(
                 log = Path(folder) / f"{Path(peer.script).stem or 'penstock'}.log"
                 urls[peer.name] = servers.enter_context(running(peer, python, repository, cores, log))
                 check(urls[peer.name], repository, size)
+                if peer.requirements:
+                    versions[peer.name] = versions_of(peer, python)
             except Unavailable as error:
                 skipped[peer.name] = str(error)
                 urls.pop(peer.name, None)
@@ -94,7 +101,7 @@ def measure(
             names = list(urls) if round_ % 2 else list(reversed(urls))
             for at_once in given.concurrency:
                 for name in names:
-                    found = asyncio.run(ask(urls[name], size, at_once, given.seconds))
+                    found = asyncio.run(ask(urls[name], request(size), at_once, given.seconds))
                     times.setdefault((name, size, at_once), []).append(found)
         phases = {PENSTOCK: _phases(urls[PENSTOCK])} if PENSTOCK in urls else {}
         raw = _raw(repository, size, given.seconds)
@@ -132,28 +139,35 @@ def request(size: int) -> service_pb2.ModelInferRequest:
 
 
 def check(url: str, repository: Path, size: int) -> None:
-    """See that a server gives the model's answer.
+    """See that a server gives the model's answer, once it has the model: some answer before that.
 
     Raises:
-        Unavailable: it gives another, or none.
+        Unavailable: it gives another, or none for half a minute.
     """
     asked = request(size)
     image = np.frombuffer(asked.raw_input_contents[0], np.float32).reshape(asked.inputs[0].shape)
     (expected,) = _session(repository).run(None, {"images": image})
     with grpc.insecure_channel(url, options=_OPTIONS) as channel:
-        try:
-            answer = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(asked, timeout=30)
-        except grpc.RpcError as error:
-            raise Unavailable(f"refused the request: {str(error.details())[:200]}") from error
+        stub, end = service_pb2_grpc.GRPCInferenceServiceStub(channel), time.monotonic() + 30
+        while True:
+            try:
+                answer = stub.ModelInfer(asked, timeout=30)
+                break
+            except grpc.RpcError as error:
+                if time.monotonic() > end:
+                    raise Unavailable(f"refused the request: {str(error.details())[:200]}") from error
+            time.sleep(0.2)
     raw = answer.raw_output_contents
     got = np.frombuffer(raw[0], np.float32) if raw else np.array(answer.outputs[0].contents.fp32_contents)
     if not np.allclose(got, expected.ravel(), rtol=1e-4, atol=1e-5):
         raise Unavailable("gave a wrong answer")
 
 
-async def ask(url: str, size: int, at_once: int, seconds: float) -> tuple[list[float], float]:
-    """Ask all the time; returns the milliseconds of each request, and requests per second."""
-    asked, taken = request(size), []
+async def ask(
+    url: str, asked: service_pb2.ModelInferRequest, at_once: int, seconds: float
+) -> tuple[list[float], float]:
+    """Ask the same all the time; returns the milliseconds of each request, and requests per second."""
+    taken: list[float] = []
     async with grpc.aio.insecure_channel(url, options=_OPTIONS) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         await asyncio.gather(*(stub.ModelInfer(asked) for _ in range(at_once)))

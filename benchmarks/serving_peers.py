@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 import venv
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +52,16 @@ PEERS = (
     Peer(PENSTOCK),
     Peer("KServe SDK", "kserve_sdk.py", ("kserve", "onnxruntime")),
     Peer("MLServer", "mlserver_runtime.py", ("mlserver", "onnxruntime", "uvloop<0.22")),
+    # Its older services import what protobuf 6 has no more, and older releases of tritonclient go with protobuf 5.
+    Peer(
+        "BentoML", "bentoml_service.py", ("bentoml[grpc]", "onnxruntime", "tritonclient[grpc]", "protobuf<6")
+    ),
+    # The reflection package of a newer gRPC wants a newer protobuf than tritonclient takes.
+    Peer(
+        "Ray Serve",
+        "ray_serve.py",
+        ("ray[serve-grpc]", "onnxruntime", "tritonclient[grpc]", "grpcio-reflection<1.82"),
+    ),
     Peer("PyTriton", "pytriton_api.py", ("nvidia-pytriton", "onnxruntime"), native=True),
 )
 
@@ -74,16 +87,23 @@ def python_of(peer: Peer, environments: Path) -> Path:
     return python
 
 
+def versions_of(peer: Peer, python: Path) -> dict[str, str]:
+    """Versions of what a peer's environment was made of, by package."""
+    names = [re.split(r"[\[<>=!~]", requirement)[0] for requirement in peer.requirements]
+    asked = "import importlib.metadata as m, json, sys; print(json.dumps({n: m.version(n) for n in sys.argv[1:]}))"
+    done = subprocess.run([str(python), "-c", asked, *names], capture_output=True, text=True, check=True)
+    found: dict[str, str] = json.loads(done.stdout)
+    return found
+
+
 @contextmanager
 def running(peer: Peer, python: Path, repository: Path, cores: Sequence[int], log: Path) -> Iterator[str]:
-    """Start a peer on some cores; yields its address once it answers.
+    """Start a peer on some cores, or on all where none is named; yields its address once it answers.
 
     Raises:
         Unavailable: it ends, or is silent for a minute.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     if peer.script:
         command = [str(python), str(SCRIPTS / peer.script), _model(repository), str(port)]
     else:
@@ -92,10 +112,15 @@ def running(peer: Peer, python: Path, repository: Path, cores: Sequence[int], lo
         command += ["--log-level", "error"]
     with log.open("w") as file:
         process = subprocess.Popen(
-            command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": "1"}
+            command,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            start_new_session=True,
         )
         try:
-            os.sched_setaffinity(process.pid, cores)
+            if cores:
+                os.sched_setaffinity(process.pid, cores)
             _wait(process, port, log)
             yield f"127.0.0.1:{port}"
         finally:
@@ -105,6 +130,15 @@ def running(peer: Peer, python: Path, repository: Path, cores: Sequence[int], lo
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            with suppress(ProcessLookupError):  # some leave processes of theirs behind
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def _model(repository: Path) -> str:

@@ -31,6 +31,8 @@ def servers(results: dict[str, Any]) -> list[str]:
         )
     head = ["image", "at once", "server", "p50, ms", "p99, ms", "requests/s", "p50 / floor"]
     notes = [f"{name} is not here: {reason}." for name, reason in results["skipped"].items()]
+    for name, versions in results.get("peers", {}).items():
+        notes.append(f"{name}: {', '.join(f'{package} {number}' for package, number in versions.items())}.")
     return [*markdown(head, lines, words=3), "", *notes, measured([results["machine"]])]
 
 

@@ -20,6 +20,7 @@ import table_detection
 import table_disentangle
 import table_learning
 import table_main_job
+import table_ray
 import table_serving
 import table_speed
 import table_speed_gpu
@@ -91,6 +92,7 @@ PAGES: Mapping[str, Mapping[str, Table]] = {
     "docs/serving-results.md": {
         "serving-servers": _serving(table_serving.servers),
         "serving-phases": _serving(table_serving.phases),
+        "ray-scaling": Table("ray.json", "ray_scaling.py", table_ray.scaling),
     },
     "docs/detection-results.md": {
         "detection-false-positives": _detection(table_detection.false_positives),

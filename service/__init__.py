@@ -2,7 +2,8 @@
 
 Layers, each of which knows only the next:
 
-    server                    start, stop, signals
+    server                    ports, start, stop, signals
+    services                  everything but the ports
     servicer                  one method per remote call, about three lines each
     requests, responses       arrays of messages and back: the only code that knows both protobuf and numpy
     converters                what the server and its models say of themselves
@@ -22,6 +23,10 @@ Beside them, what flagged images lead to:
     path_servicer             the remote calls for all this, with path_messages as its converters
 
 `access`, `listening`, `logs` and `tracing` are for those who operate a server.
+
+`scoring` answers for folders of images without a server.
+
+`cluster` puts `services` behind Ray Serve instead of `server`.
 
 `handlers` and `statuses` stand around every remote call: they parse requests, translate errors to gRPC
 statuses by one table, log and count.

@@ -15,7 +15,7 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 class CountingService(grpc.GenericRpcHandler):
-    """Hands out the handlers of a service, and reports the calls whose message was never parsed.
+    """Hands out handlers, and reports the calls whose message was never parsed.
 
     Args:
         handlers: by full method name, ``/package.Service/Method``.
@@ -27,7 +27,7 @@ class CountingService(grpc.GenericRpcHandler):
         self._missed = missed
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
-        """The handler of one call; ``None`` if the method is another service's."""
+        """The handler of one call; ``None`` for an unknown method."""
         method = handler_call_details.method
         handler = self._handlers.get(method)
         if handler is None or handler.request_streaming:  # an empty stream is no missing message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from time import perf_counter_ns
 
 from penstock.bundle import INPUT, OUTPUTS
 from penstock.service.answers import Answer
@@ -13,6 +14,7 @@ from penstock.service.runs import Piece, joined
 from penstock.service.shared_memory import Place
 from penstock.service.telemetry import Telemetry
 from penstock.service.tensors import Tensors
+from penstock.service.tracing import NoTracer, Tracer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +60,20 @@ class Engine:
         repository: the loaded models.
         telemetry: is told of every run.
         flags: take note of every bundle's answer.
+        tracer: makes spans of the phases; by default none.
     """
 
-    def __init__(self, repository: Repository, telemetry: Telemetry, flags: Flags) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        telemetry: Telemetry,
+        flags: Flags,
+        tracer: Tracer | NoTracer | None = None,
+    ) -> None:
         self.repository = repository
         self._telemetry = telemetry
         self._flags = flags
+        self._tracer = tracer or NoTracer()
 
     async def infer(self, model: Model, work: Work) -> Tensors:
         """Answer a request, its rows in order.
@@ -82,15 +92,18 @@ class Engine:
         names = model.computed(tuple(output.name for output in work.outputs))
         rows = _rows(work.inputs, work.rows) if model.single else [work.inputs]
         pieces = [Piece(inputs, work.rows // len(rows), names) for inputs in rows]
+        arrived = perf_counter_ns()
         parts = await model.scheduler.run(pieces, priority=work.priority, timeout=work.timeout)
+        self._tracer.ran(arrived, parts)
         model.statistics.answered(work.rows, parts)
         tensors = joined([part.result.outputs for part in parts])
         self._telemetry.answered(model.name, model.version, work.rows, parts)
         if model.paths is not None:
-            answer = Answer(**{name: tensors[name] for name in OUTPUTS})
-            model.profile.record(answer)
-            self._telemetry.flagged(model.name, model.version, answer)
-            self._flags.note(model, work.id, work.inputs[INPUT], answer)
+            with self._tracer.phase("detect"):
+                answer = Answer(**{name: tensors[name] for name in OUTPUTS})
+                model.profile.record(answer)
+                self._telemetry.flagged(model.name, model.version, answer)
+                self._flags.note(model, work.id, work.inputs[INPUT], answer)
         return tensors
 
 

@@ -19,7 +19,6 @@ from google.protobuf.message import DecodeError, Message
 
 from penstock.errors import UnavailableError, UnsupportedError
 from penstock.service.access import Access
-from penstock.service.arrivals import CountingService
 from penstock.service.logs import request_id, request_id_of
 from penstock.service.statuses import UnparsableError, status_of
 from penstock.service.telemetry import Telemetry
@@ -78,13 +77,14 @@ class Guard:
             if self._running == 0:
                 self._idle.set()
 
-    def handler(self, service: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
-        """Handlers for all methods of a service; those that ``servicer`` lacks answer UNIMPLEMENTED."""
-        handlers = {
+    def handlers(
+        self, service: ServiceDescriptor, servicer: object
+    ) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+        """Handlers for all methods of a service, by full name; those that ``servicer`` lacks answer UNIMPLEMENTED."""
+        return {
             f"/{service.full_name}/{method.name}": self._method_handler(method, servicer)
             for method in service.methods
         }
-        return CountingService(handlers, self._telemetry.missed)
 
     def _method_handler(self, method: MethodDescriptor, servicer: object) -> grpc.RpcMethodHandler[Any, Any]:
         behaviour = getattr(servicer, method.name, None)
@@ -132,7 +132,7 @@ class Guard:
     async def _answered(
         self, name: str, behaviour: Any, request: Any, context: Context, finish: Finish
     ) -> AsyncIterator[None]:
-        code = grpc.StatusCode.OK
+        code, refusal = grpc.StatusCode.OK, ""
         try:
             self._access.check(name, context.invocation_metadata() or ())
             if behaviour is None:
@@ -146,11 +146,12 @@ class Guard:
             code = grpc.StatusCode.CANCELLED
             raise
         except Exception as error:
-            code, message = status_of(error, name)
-            await context.abort(code, message)
+            code, refusal = status_of(error, name)
         finally:
             finish(code.name)
             self._telemetry.called(name, code.name)
+        if code is not grpc.StatusCode.OK:  # at last, so that whoever has heard it finds it counted
+            await context.abort(code, refusal)
 
 
 def _parsing(behaviour: Any) -> Any:

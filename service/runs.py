@@ -40,6 +40,7 @@ class Run:
     Attributes:
         outputs: those that the piece asked for, and perhaps more.
         rows: of all pieces of the run.
+        began_ns: when it began, of `time.perf_counter_ns`.
         input_ns: nanoseconds spent on laying inputs together.
         infer_ns: on the graph.
         output_ns: on taking outputs apart.
@@ -47,6 +48,7 @@ class Run:
 
     outputs: Tensors
     rows: int
+    began_ns: int
     input_ns: int
     infer_ns: int
     output_ns: int
@@ -68,7 +70,7 @@ class Runner:
         ran_at = perf_counter_ns()
         parts = _split(outputs, [piece.rows for piece in pieces])
         rows = sum(piece.rows for piece in pieces)
-        times = (joined_at - begin, ran_at - joined_at, perf_counter_ns() - ran_at)
+        times = (begin, joined_at - begin, ran_at - joined_at, perf_counter_ns() - ran_at)
         return [Run(part, rows, *times) for part in parts]
 
 

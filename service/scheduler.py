@@ -43,11 +43,13 @@ class Ran(Generic[R]):
     Attributes:
         result: of the piece.
         waited: seconds until its run began.
+        held: those of them in which it could have run, and waited for company.
         first: whether it was the first piece of its run, so that counting these counts runs.
     """
 
     result: R
     waited: float
+    held: float
     first: bool
 
 
@@ -57,6 +59,7 @@ class _Request(Generic[R]):
     future: asyncio.Future[list[Ran[R]]]
     results: list[Ran[R] | None]
     arrived: float = field(default_factory=perf_counter)
+    held: float | None = None  # since when
     started: bool = False
     late: bool = False
     timer: asyncio.TimerHandle | None = None
@@ -206,6 +209,7 @@ class Scheduler(Generic[P, R]):
         """How many entries at the head of a queue to run together; 0 to wait for more."""
         rows, best = 0, 0
         count, full = 0, False
+        now = perf_counter()
         for entry in queue:
             if entry.request.future.done():
                 full = True  # it is dropped when it comes to the head
@@ -217,11 +221,14 @@ class Scheduler(Generic[P, R]):
             rows, count = rows + entry.piece.rows, count + 1
             if rows in rules.preferred:
                 best = count
-        left = queue[0].request.arrived + rules.max_delay - perf_counter()
+        left = queue[0].request.arrived + rules.max_delay - now
         if best:
             return best
         if full or rows >= rules.max_rows or left <= 0:
             return count
+        for entry in queue:
+            if entry.request.held is None:
+                entry.request.held = now
         if self._wake is not None:
             self._wake.cancel()
         self._wake = asyncio.get_running_loop().call_later(left, self._dispatch)
@@ -255,7 +262,9 @@ class Scheduler(Generic[P, R]):
                 entry.request.fail(error)
         else:
             for place, (entry, result) in enumerate(zip(batch, ended.result(), strict=True)):
-                entry.request.give(entry.index, Ran(result, began - entry.request.arrived, place == 0))
+                since = entry.request.held
+                held = 0.0 if since is None else began - since
+                entry.request.give(entry.index, Ran(result, began - entry.request.arrived, held, place == 0))
         self._dispatch()
         self._settle()
 

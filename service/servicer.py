@@ -25,6 +25,7 @@ from penstock.service.shared_memory import SharedMemory
 from penstock.service.statuses import status_of
 from penstock.service.streaming import in_order
 from penstock.service.telemetry import Telemetry
+from penstock.service.tracing import NoTracer, Tracer
 
 INFERENCE = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 _STREAM_AHEAD = 64  # requests of one stream that are under way; the next is read when the first is answered
@@ -44,6 +45,7 @@ class InferenceServicer:
         control: ModelControl,
         memory: SharedMemory,
         name: str,
+        tracer: Tracer | NoTracer,
     ) -> None:
         self._name = name
         self._engine = engine
@@ -51,6 +53,7 @@ class InferenceServicer:
         self._telemetry = telemetry
         self._control = control
         self._memory = memory
+        self._tracer = tracer
         self._log_settings = LogSettings()
 
     async def ServerLive(
@@ -114,7 +117,7 @@ class InferenceServicer:
 
         async def answer(request: service_pb2.ModelInferRequest) -> service_pb2.ModelStreamInferResponse:
             try:
-                with self._guard.counted():
+                with self._guard.counted(), self._tracer.phase("request"):
                     if self._guard.draining:
                         raise UnavailableError(SHUTTING_DOWN)
                     response = await self._infer(request)
@@ -211,9 +214,11 @@ class InferenceServicer:
     async def _infer(self, request: service_pb2.ModelInferRequest) -> service_pb2.ModelInferResponse:
         model = self._engine.repository.get(request.model_name, version_number(request.model_version))
         with self._telemetry.request(model.name, model.version), model.statistics.request():
-            work = read_request(request, model, self._memory)
+            with self._tracer.phase("decode"):
+                work = read_request(request, model, self._memory)
             tensors = await self._engine.infer(model, work)
-            return infer_response(request, model, work, tensors, self._memory)
+            with self._tracer.phase("encode"):
+                return infer_response(request, model, work, tensors, self._memory)
 
     def _statistics_of(self, name: str, version: int | None) -> list[Model]:
         models = [

@@ -1,16 +1,22 @@
-"""A span per remote call for OpenTelemetry, as a part of the caller's trace where it sends W3C's ``traceparent``.
+"""Spans for OpenTelemetry: one per remote call, as a part of the caller's trace where it sends W3C's ``traceparent``.
+
+Under the span of an inference stand those of its phases: ``decode``, ``queue``, ``batch_wait`` (for company, where
+requests share runs), ``compute`` (one for every run that it took part in), ``detect``, ``encode``.
 
 OpenTelemetry is an extra: without an address to send spans to, none of it is imported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from time import perf_counter_ns, time_ns
 from typing import TYPE_CHECKING
 
 from penstock import __version__
 from penstock.errors import ConfigurationError
+from penstock.service.runs import Run
+from penstock.service.scheduler import Ran
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -26,6 +32,13 @@ class NoTracer:
     def call(self, service: str, method: str, metadata: Metadata) -> AbstractContextManager[Finish]:
         """A block that nobody hears of."""
         return nullcontext(lambda code: None)
+
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        """A block that nobody hears of."""
+        return nullcontext()
+
+    def ran(self, arrived: int, parts: Sequence[Ran[Run]]) -> None:
+        """Nobody hears of it."""
 
     def close(self) -> None:
         """Nothing waits."""
@@ -66,6 +79,36 @@ class Tracer:
                     span.set_status(Status(StatusCode.ERROR, code))
 
             yield finish
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """A span around a phase of the call that is being answered."""
+        with self._tracer.start_as_current_span(name, record_exception=False, set_status_on_exception=False):
+            yield
+
+    def ran(self, arrived: int, parts: Sequence[Ran[Run]]) -> None:
+        """The spans of phases that are over: waiting, and the runs.
+
+        Args:
+            arrived: when the request began to wait, of `time.perf_counter_ns`.
+            parts: its pieces.
+        """
+        epoch = time_ns() - perf_counter_ns()  # spans stand in the calendar
+        first = min(parts, key=lambda part: part.waited)
+        arrived += epoch
+        begun = arrived + round(first.waited * 1e9)
+        held = begun - round(first.held * 1e9)
+        self._past("queue", arrived, held)
+        if first.held:
+            self._past("batch_wait", held, begun)
+        for part in parts:
+            run = part.result
+            begin = epoch + run.began_ns
+            end = begin + run.input_ns + run.infer_ns + run.output_ns
+            self._past("compute", begin, end, {"penstock.run.rows": run.rows})
+
+    def _past(self, name: str, begin: int, end: int, attributes: dict[str, int] | None = None) -> None:
+        self._tracer.start_span(name, attributes=attributes, start_time=begin).end(end)
 
     def close(self) -> None:
         """Send what waits."""

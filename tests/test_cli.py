@@ -33,6 +33,7 @@ def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         ["export"],
         ["serve"],
         ["infer"],
+        ["score"],
         ["zoo", "list"],
     ],
 )

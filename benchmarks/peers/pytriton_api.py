@@ -1,8 +1,15 @@
-"""PyTriton, a C++ front end, around one ONNX session. Arguments: model file, port. In its own environment."""
+"""PyTriton, a C++ front end, around one ONNX session. Arguments: model file, port. In its own environment.
+
+Triton's Python backend brings a libpython of its own, and runs it with the standard library of this interpreter. Where
+this interpreter's patch version is another, that fails ("'_thread.RLock' object has no attribute '_recursion_count'"):
+the interpreter's own libpython must come first, which only the environment of a new process can say.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
+import sysconfig
 from typing import Any
 
 import numpy as np
@@ -37,4 +44,8 @@ def main(file: str, port: int) -> None:
 
 
 if __name__ == "__main__":
+    own, path = str(sysconfig.get_config_var("LIBDIR")), os.environ.get("LD_LIBRARY_PATH", "")
+    if own not in path.split(os.pathsep):
+        os.environ["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, (own, path)))
+        os.execv(sys.executable, [sys.executable, *sys.argv])
     main(sys.argv[1], int(sys.argv[2]))

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 
 from rich.console import Console
 
 from penstock.errors import InvalidArgumentError
+from penstock.export.options import ExportOptions
 from penstock.export.plans.display import watching
 from penstock.export.plans.leftovers import sweep
+from penstock.export.plans.on_ray import run_all_on_ray
 from penstock.export.plans.outcome import FAILED, Outcome
 from penstock.export.plans.plan import read_plan
 from penstock.export.plans.table import outcome_table, to_json
-from penstock.export.plans.workers import run_all, usable_cores
+from penstock.export.plans.workers import Watcher, run_all, usable_cores
 from penstock.files import write_atomic
 
 INTERRUPTED = 130
@@ -28,6 +30,7 @@ def run_plan(
     repository: Path | None = None,
     data: Path | None = None,
     json_file: Path | None = None,
+    ray: str | None = None,
 ) -> int:
     """Make every bundle of a plan that is not there yet; print a table at the end.
 
@@ -37,6 +40,7 @@ def run_plan(
         repository: counts instead of what the plan says.
         data: counts instead of what the plan says.
         json_file: write the table here, too.
+        ray: address of a Ray cluster to work on, instead of processes.
 
     Returns:
         Exit code: 0 if all are there, 1 if one failed, 130 if it was interrupted.
@@ -52,7 +56,7 @@ def run_plan(
     outcomes: list[Outcome] = []
     interrupted = False
     try:
-        with watching(len(options)) as watcher, closing(run_all(options, jobs, watcher)) as results:
+        with watching(len(options)) as watcher, closing(_results(options, jobs, ray, watcher)) as results:
             for outcome in results:
                 outcomes.append(outcome)
     except KeyboardInterrupt:
@@ -65,6 +69,12 @@ def run_plan(
     if interrupted:
         return INTERRUPTED
     return 1 if any(outcome.result == FAILED for outcome in outcomes) else 0
+
+
+def _results(
+    options: Sequence[ExportOptions], jobs: int, ray: str | None, watcher: Watcher
+) -> Generator[Outcome]:
+    return run_all(options, jobs, watcher) if ray is None else run_all_on_ray(options, ray, watcher)
 
 
 def _print(title: str, outcomes: Sequence[Outcome], entries: int) -> None:

@@ -10,6 +10,8 @@
     lowering = ["masked", "gathered"]
     name = "{source}-{lowering}"
 
+``[[score]]`` tables, which say what to score with the bundles, are `penstock.service.scoring`'s.
+
 Paths are relative to where the command is called, as on its command line.
 """
 
@@ -25,7 +27,7 @@ from penstock.errors import ConfigurationError, NotFoundError
 from penstock.export.options import ExportOptions
 from penstock.export.plans.expansion import FIELDS, Several, expand, several
 
-REPOSITORY, DEFAULTS, EXPORTS = KEYS = ("repository", "defaults", "export")
+REPOSITORY, DEFAULTS, EXPORTS, _ = KEYS = ("repository", "defaults", "export", "score")
 
 
 @dataclass(frozen=True)

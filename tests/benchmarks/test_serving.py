@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
+import table_ray
 import table_serving
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "serving.py"
@@ -37,5 +40,23 @@ def test_reduced_form(tmp_path: Path) -> None:
 
 def test_peers_that_are_left_out_are_named() -> None:
     machine = {"date": "2026-01-01", "commit": "x", "cpu": "c", "cores": 1, "python": "3", "versions": {}}
-    lines = table_serving.servers({"rows": [], "skipped": {"MLServer": "pip: no"}, "machine": machine})
+    peers = {"KServe SDK": {"kserve": "0.21.0", "onnxruntime": "1.32.0"}}
+    results = {"rows": [], "skipped": {"MLServer": "pip: no"}, "machine": machine, "peers": peers}
+    lines = table_serving.servers(results)
     assert "MLServer is not here: pip: no." in lines
+    assert "KServe SDK: kserve 0.21.0, onnxruntime 1.32.0." in lines
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is an optional extra: penstock[ray]")
+def test_ray_in_a_reduced_form(tmp_path: Path) -> None:
+    out = tmp_path / "ray.json"
+    command = [sys.executable, str(SCRIPT.with_name("ray_scaling.py")), "--replicas", "1", "--rounds", "1"]
+    subprocess.run(
+        [*command, "--seconds", "0.2", "--at-once", "2", "--out", str(out)], check=True, timeout=240
+    )
+    results = json.loads(out.read_text())
+    assert {(row["server"], row["model"]) for row in results["rows"]} == {
+        (server, model) for server in ("penstock serve", "Ray, 1 replica") for model in ("model", "work")
+    }
+    assert all(0 < row["p50_ms"] <= row["p99_ms"] for row in results["rows"])
+    assert sum("Ray, 1 replica" in line for line in table_ray.scaling(results)) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,22 @@ def test_probe_is_one_that_works(name: str, server: Any) -> None:
     assert (python, module, program) == ("python", "-m", "penstock.service.probe")
     assert target == f"127.0.0.1:{container['ports'][0]['containerPort']}"
     assert probe([server.url, *["batched" for _ in model]], {}) == 0
+
+
+def test_application_for_ray_names_what_is_there() -> None:
+    config = yaml.safe_load((DEPLOY / "ray" / "serve.yaml").read_text())
+    (function,) = config["grpc_options"]["grpc_servicer_functions"]
+    module, _, name = function.rpartition(".")
+    assert callable(getattr(importlib.import_module(module), name))
+    (application,) = config["applications"]
+    module, _, name = application["import_path"].partition(":")
+    source = importlib.util.find_spec(module)
+    assert source is not None
+    assert f"def {name}(" in Path(str(source.origin)).read_text()
+    arguments = application["args"]
+    own = {name: arguments.pop(name) for name in ("replicas", "cpus", "at_once")}
+    assert all(isinstance(value, int) for value in own.values())
+    assert Settings.read({}, **arguments).model_control_mode == "poll"
 
 
 def test_configuration_for_triton_is_served_here_too(tmp_path: Path, start: Any) -> None:

@@ -16,6 +16,7 @@ EXTRAS = {
     "serve": "serve",
     "infer": "serve",
     "watch": "serve",
+    "score": "serve",
     "export": "export,train",
     "detect": "export,train,attacks",
     "demo": "serve,export,train,attacks",

@@ -49,6 +49,7 @@ def add(commands: Commands) -> None:
 
     _add_export(commands)
     _add_serve(commands)
+    _add_score(commands)
 
     infer = commands.add_parser("infer", help="ask a running server about image files")
     infer.add_argument("--url", default="127.0.0.1:8001", metavar="HOST:PORT")
@@ -132,7 +133,30 @@ def _add_export(commands: Commands) -> None:
     plan.add_argument("--plan", type=Path, metavar="FILE", help="TOML, see configs/plans/")
     plan.add_argument("--jobs", type=int, metavar="N", help="processes at a time (half as many as cores)")
     plan.add_argument("--json", type=Path, metavar="FILE", help="also write the table here")
+    _add_ray(plan)
     export.set_defaults(run=lambda parsed: _export(export, parsed))
+
+
+def _add_score(commands: Commands) -> None:
+    score = commands.add_parser(
+        "score", help="score folders of images without a server, as the [[score]] tables of a plan say"
+    )
+    score.add_argument(
+        "--plan", type=Path, required=True, metavar="FILE", help="TOML, see docs/batch-export.md"
+    )
+    score.add_argument("--repository", type=Path, metavar="DIR", help="counts instead of the plan's")
+    _add_ray(score)
+    score.set_defaults(run=_score)
+
+
+def _add_ray(command: argparse._ActionsContainer) -> None:
+    command.add_argument(
+        "--ray",
+        nargs="?",
+        const="auto",
+        metavar="ADDRESS",
+        help="work on a Ray cluster: HOST:PORT, auto (default: the one this machine is in) or local (a new one)",
+    )
 
 
 def _add_credentials(command: argparse.ArgumentParser) -> None:
@@ -195,7 +219,7 @@ def _export(command: argparse.ArgumentParser, parsed: argparse.Namespace) -> int
     given = {key: value for key, value in vars(parsed).items() if key not in ("command", "run")}
     if "plan" in given:
         return _export_plan(command, **given)
-    for option in ("jobs", "json"):
+    for option in ("jobs", "json", "ray"):
         if option in given:
             command.error(f"--{option} goes with --plan")
     if not {"source", "repository", "name"} <= given.keys():
@@ -231,6 +255,7 @@ def _export_plan(
     json: Path | None = None,
     repository: Path | None = None,
     data: Path | None = None,
+    ray: str | None = None,
     **others: object,
 ) -> int:
     if others:
@@ -238,7 +263,7 @@ def _export_plan(
 
     from penstock.export.plans.batch import run_plan
 
-    return run_plan(plan, jobs=jobs, repository=repository, data=data, json_file=json)
+    return run_plan(plan, jobs=jobs, repository=repository, data=data, json_file=json, ray=ray)
 
 
 def _serve(parsed: argparse.Namespace) -> int:
@@ -246,6 +271,12 @@ def _serve(parsed: argparse.Namespace) -> int:
 
     flags = {field.name: getattr(parsed, field.name) for field in fields(Settings)}
     return serve(Settings.read(os.environ, config=parsed.config, **flags))
+
+
+def _score(parsed: argparse.Namespace) -> int:
+    from penstock.service.scoring.job import run_scores
+
+    return run_scores(parsed.plan, print, repository=parsed.repository, ray=parsed.ray)
 
 
 def _infer(parsed: argparse.Namespace) -> int:
