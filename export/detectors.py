@@ -45,4 +45,5 @@ def detector_head(checkpoint: Checkpoint, sample: Sample, name: str, folder: Pat
     images = data.load(source, folder=folder).train.images[:FIT_IMAGES]
     seen = answer(checkpoint.network, images)
     detector = FamilyDetector(name, classes=len(checkpoint.class_names))
-    return FamilyHead(detector.fit(PathFeatures(seen.bits, seen.gate_logits, seen.predicted)))
+    layout = checkpoint.network.layout
+    return FamilyHead(detector.fit(PathFeatures.of(layout, seen.bits, seen.gate_logits, seen.logits)))

@@ -112,8 +112,11 @@ class Explainer:
 class _Observer:
     """A graph that also answers with its gate logits, and its detector's tables."""
 
-    def __init__(self, session: onnxruntime.InferenceSession, single: bool, tables: CombinedScore) -> None:
+    def __init__(
+        self, session: onnxruntime.InferenceSession, single: bool, watched: slice, tables: CombinedScore
+    ) -> None:
         self._session = session
+        self._watched = watched
         self._single = single
         self.tables = tables
 
@@ -130,7 +133,9 @@ class _Observer:
                 f"image {int(broken.argmax())} holds NaN, infinity or numbers so large that they become it: "
                 "that is why it is flagged, and there is no more to explain"
             )
-        return scores[:, 0], PathFeatures(path, gate_logits, logits.argmax(axis=1).astype(np.int64))
+        # The detector's gate logits are asked for, so they are those of the watched bits alone.
+        bits = path[:, self._watched]
+        return scores[:, 0], PathFeatures(bits, gate_logits, logits.argmax(axis=1).astype(np.int64))
 
 
 def _open(model: Model, folder: Path) -> _Observer:
@@ -150,7 +155,7 @@ def _open(model: Model, folder: Path) -> _Observer:
         with_output(graph, GATE_LOGITS), options, providers=["CPUExecutionProvider"]
     )
     log.info("%s has a second session now, to explain its scores", shown)
-    return _Observer(session, model.manifest.single, tables)
+    return _Observer(session, model.manifest.single, model.manifest.layout.watched, tables)
 
 
 def _read(file: Path, expected: str, shown: str) -> bytes:

@@ -90,7 +90,7 @@ class _Reader:
 
     def image(self, index: int, threshold: float) -> paths_pb2.ExplainedImage:
         found = self.explained.explanation
-        layout, names = self.model.manifest.layout, self.model.manifest.class_names
+        layout, names = self.model.manifest.layout.watching, self.model.manifest.class_names
         score = float(self.explained.scores[index])
         nearest = np.argsort(found.surprise[index], kind="stable")[: self.classes]
         return paths_pb2.ExplainedImage(
@@ -123,7 +123,7 @@ class _Reader:
         likelihood, distance = self.explained.tables.likelihood, self.explained.tables.mahalanobis
         own = features.predicted[index]
         added = found.bits[index] + found.gates[index]
-        layers, starts = self.model.manifest.layout.layers, self._starts()
+        layers, starts = self.model.manifest.layout.watching.layers, self._starts()
         parts = []
         for place in np.argsort(-added, kind="stable")[: self.filters]:
             layer = int(np.searchsorted(starts, place, side="right")) - 1
@@ -141,4 +141,4 @@ class _Reader:
         return parts
 
     def _starts(self) -> list[int]:
-        return [bits.start for bits in self.model.manifest.layout.slices]
+        return [bits.start for bits in self.model.manifest.layout.watching.slices]

@@ -44,6 +44,7 @@ class ServedModel(nn.Module):
         super().__init__()
         self.network = network
         self.head = head
+        self.watched = network.layout.watched
         # Never flags until a calibration has set it. Infinity is no threshold: this is the largest number.
         self.register_buffer("threshold", torch.tensor(torch.finfo(torch.float32).max))
 
@@ -59,7 +60,8 @@ class ServedModel(nn.Module):
         if self.head is None:
             score = images.new_zeros((images.shape[0], 1))
         else:
-            score = self.head(output.logits, codes, torch.cat(output.gate_logits, dim=1))
+            logits = torch.cat(output.gate_logits, dim=1)
+            score = self.head(output.logits, codes[:, self.watched], logits[:, self.watched])
             # Paths may be the same for all images; logits that are no numbers make a score that is none either.
             score = score + 0 * output.logits.sum(dim=1, keepdim=True)
         # Not `score > threshold`: a broken image, NaN or beyond all bounds, has the score NaN and must be flagged.

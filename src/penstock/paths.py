@@ -131,9 +131,16 @@ class PathLayout:
         )
 
     @property
-    def watched(self) -> npt.NDArray[np.intp]:
-        """Places in the path of the bits that say most about an input: those of observers, or all if there are none."""
-        return np.flatnonzero(self.rules if self.rules.all() else ~self.rules)
+    def watched(self) -> slice:
+        """The bits that detectors look at: observers', which stand in a row, or all if there are none."""
+        places = np.flatnonzero(~self.rules)
+        return slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, self.bits)
+
+    @property
+    def watching(self) -> PathLayout:
+        """The layout of those bits alone."""
+        layers = tuple(layer for layer in self.layers if layer.observes)
+        return replace(self, layers=layers, followers=()) if layers else self
 
     @property
     def slices(self) -> tuple[slice, ...]:

@@ -38,7 +38,8 @@ def test_the_score_in_torch_is_that_in_numpy(checkpoint: Checkpoint, victims: tu
     seen = answer(checkpoint.network, victims[0] * 255)
     wanted = detector.score(PathFeatures(seen.bits, seen.gate_logits, seen.predicted))
     with torch.no_grad():
-        got = DetectorScore(detector)(checkpoint.network(torch.from_numpy(victims[0]))).numpy()
+        score = DetectorScore(detector, checkpoint.network.layout)
+        got = score(checkpoint.network(torch.from_numpy(victims[0]))).numpy()
     assert np.ptp(wanted) > 0.5
     np.testing.assert_allclose(got, wanted, atol=1e-4, rtol=1e-4)
 

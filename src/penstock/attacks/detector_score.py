@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from penstock.detect import PathDetector
 from penstock.nn.path_network import GatedOutput
+from penstock.paths import PathLayout
 
 
 class DetectorScore(nn.Module):
@@ -14,10 +15,12 @@ class DetectorScore(nn.Module):
 
     Args:
         detector: fitted.
+        layout: of the network's paths.
     """
 
-    def __init__(self, detector: PathDetector) -> None:
+    def __init__(self, detector: PathDetector, layout: PathLayout) -> None:
         super().__init__()
+        self.watched = layout.watched
         for name, table in detector.state().items():
             self.register_buffer(name, torch.from_numpy(table))
 
@@ -25,7 +28,9 @@ class DetectorScore(nn.Module):
         """``[N]`` scores of what a network answered."""
         tables: dict[str, Tensor] = dict(self.named_buffers())
         own = output.logits.argmax(1)
-        bits, logits = torch.cat(output.codes, dim=1), torch.cat(output.gate_logits, dim=1)
+        bits, logits = (
+            torch.cat(parts, dim=1)[:, self.watched] for parts in (output.codes, output.gate_logits)
+        )
         surprise = ((bits - tables["usual"][own]).abs() * tables["surprise"][own]).sum(1)
         x = (logits - tables["mean"][own]) / tables["scale"]
         along = x @ tables["directions"]

@@ -61,7 +61,8 @@ class Bench:
         What bundles say stands beside them, as `penstock.attacks.served` names it.
         """
         seen = answer(self.checkpoint.network, images * np.float32(255))
-        own = self.detector.score(PathFeatures(seen.bits, seen.gate_logits, seen.predicted))
+        layout = self.checkpoint.network.layout
+        own = self.detector.score(PathFeatures.of(layout, seen.bits, seen.gate_logits, seen.logits))
         scores = {name: score(images) for name, score in self.baselines.items()}
         judged: dict[str, npt.NDArray[Any]] = {
             "predicted": seen.predicted,

@@ -102,7 +102,8 @@ def change(subject: Subject, kind: str, eps: float, config: EvaluationConfig) ->
         )
         threshold = conformal_threshold(subject.calibration, config.fpr)
         guides = _guides(subject, config.seed)
-        return attack(network, DetectorScore(subject.detector), threshold, images, labels, guides)
+        score = DetectorScore(subject.detector, subject.checkpoint.network.layout)
+        return attack(network, score, threshold, images, labels, guides)
     return _attack(subject, kind, eps, config)(network, images, labels)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from penstock.errors import InvalidArgumentError
+from penstock.paths import PathLayout
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +47,26 @@ class PathFeatures:
             raise InvalidArgumentError("gate_logits hold NaN or infinity: the network's output is broken")
         if len(self) and self.predicted.min() < 0:
             raise InvalidArgumentError(f"predicted holds {self.predicted.min()}; classes count from 0")
+
+    @classmethod
+    def of(
+        cls,
+        layout: PathLayout,
+        bits: npt.NDArray[np.uint8],
+        gate_logits: npt.NDArray[np.float32],
+        logits: npt.NDArray[np.float32],
+    ) -> PathFeatures:
+        """What a detector sees of a network's answers: where the network has observers, what they say, else all.
+
+        Args:
+            layout: of the path.
+            bits: ``[N, P]``, the paths.
+            gate_logits: ``[N, P]``.
+            logits: ``[N, classes]``.
+        """
+        watched = layout.watched
+        predicted = logits.argmax(axis=1).astype(np.int64)
+        return cls(bits[:, watched], gate_logits[:, watched], predicted)
 
     def __len__(self) -> int:
         return len(self.bits)

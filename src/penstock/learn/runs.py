@@ -120,9 +120,9 @@ def distillation(
     return Distillation(said, weight, temperature)
 
 
-def features(answers: Answers) -> PathFeatures:
+def features(network: PathNetwork, answers: Answers) -> PathFeatures:
     """What a detector sees of a network's answers."""
-    return PathFeatures(answers.bits, answers.gate_logits, answers.predicted)
+    return PathFeatures.of(network.layout, answers.bits, answers.gate_logits, answers.logits)
 
 
 def split_scores(scores: Scores, splits: Splits) -> tuple[Scores, Scores]:
@@ -150,10 +150,10 @@ def finish(
     """Fit the detector, measure everything, and write the result."""
     network.eval()
     detector = PathDetector(classes=len(splits.class_names))
-    detector.fit(features(answer(network, splits.train.images[:DETECTOR_IMAGES])))
+    detector.fit(features(network, answer(network, splits.train.images[:DETECTOR_IMAGES])))
     held_out = splits.held_out
     answers = answer(network, held_out.images)
-    calibration, test = split_scores(detector.score(features(answers)), splits)
+    calibration, test = split_scores(detector.score(features(network, answers)), splits)
     checkpoint = Checkpoint(
         backbone=backbone,
         class_names=splits.class_names,

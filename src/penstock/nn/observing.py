@@ -111,4 +111,4 @@ def normalize_anew(network: PathNetwork, images: npt.NDArray[np.uint8]) -> None:
 
 def _features(network: PathNetwork, images: Levels) -> PathFeatures:
     seen = answer(network, images)
-    return PathFeatures(seen.bits, seen.gate_logits, seen.predicted)
+    return PathFeatures.of(network.layout, seen.bits, seen.gate_logits, seen.logits)

@@ -164,7 +164,7 @@ def build_timing_checkpoint(config: TimingConfig) -> Checkpoint:
 def _features(network: GatedNetwork, count: int, seed: int) -> PathFeatures:
     """What a detector sees of the answers to random images."""
     seen = answer(network, 255 * timing_images(count, INPUT_SHAPE, seed).numpy())
-    return PathFeatures(seen.bits, seen.gate_logits, seen.predicted)
+    return PathFeatures.of(network.layout, seen.bits, seen.gate_logits, seen.logits)
 
 
 def _dense(config: TimingConfig) -> nn.Module:

@@ -105,6 +105,6 @@ def _flags(checkpoint: Checkpoint, answers: Answers, splits: Splits) -> dict[str
     if not checkpoint.detector or not len(checkpoint.calibration):
         return None
     detector = PathDetector.from_state(checkpoint.detector)
-    _, test = split_scores(detector.score(features(answers)), splits)
+    _, test = split_scores(detector.score(features(checkpoint.network, answers)), splits)
     # The checkpoint keeps in double precision what was single.
     return flag_figures(checkpoint.config["fpr"], checkpoint.calibration.astype(np.float32), test)
