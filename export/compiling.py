@@ -19,6 +19,7 @@ from penstock.export.calibrate import calibration_of, set_thresholds
 from penstock.export.capture.contract import DenseModel
 from penstock.export.capture.exporting import capture
 from penstock.export.captured import CapturedNetwork
+from penstock.export.detectors import ranking
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.observed import Observed
 from penstock.export.passes.byte_input import take_bytes
@@ -208,7 +209,8 @@ def _calibrate(
     kind, _, path = str(checkpoint.config.get("data", "")).partition(":")
     data = f"{kind}:{Path(path).name}" if path else kind
     if sample.real:
-        return calibration_of(got[SCORE][:, 0], fpr, "graph", data, detector)
+        scores = got[SCORE][~ranking(detector, len(sample.images)), 0]
+        return calibration_of(scores, fpr, "graph", data, detector)
     return calibration_of(checkpoint.calibration, fpr, "stored", data)
 
 

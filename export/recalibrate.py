@@ -20,6 +20,7 @@ from penstock.bundle import FLAG, Bundle, Calibration, newest_bundle, write_next
 from penstock.errors import UnsupportedError, VerificationError
 from penstock.export.calibrate import calibrated_again, set_thresholds
 from penstock.export.clean_images import clean_images
+from penstock.export.detectors import ranking
 from penstock.export.runtime import Outputs, open_graph
 from penstock.export.verify.parity import verify_flags
 
@@ -69,6 +70,8 @@ def recalibrate(options: RecalibrateOptions, say: Say = lambda _: None) -> Bundl
             f"{old.folder} has no detector, so it has no threshold: export it with flags first"
         )
     images, name = clean_images(old.manifest, options.data)
+    if name == before.data:  # the very images that the detector may have ranked its scores by
+        images = images[~ranking(before.detector, len(images))]
     say(f"scoring {len(images)} images of {name}")
     got = open_graph(old.model_file, single=old.manifest.single).run(images)
     calibration = calibrated_again(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from penstock.detect.family import DEFAULT, DISAGREEMENT, PARTS, ROUTER_GATE, FamilyDetector
+from penstock.detect.doubt import DoubtScore
+from penstock.detect.family import DEFAULT, DISAGREEMENT, DOUBT, PARTS, ROUTER_GATE, FamilyDetector
 from penstock.detect.router_gate import GateDisagreement
 from penstock.detect.surprisal import Surprisal
 from penstock.export.capture.disagreement_head import DisagreementHead
@@ -28,6 +29,25 @@ class SurprisalHead(nn.Module):
     def forward(self, score: Tensor) -> Tensor:
         """Surprisals ``[N, 1]`` of scores ``[N, 1]``."""
         return torch.relu(score - self.knots) @ self.bends + self.start
+
+
+class DoubtHead(nn.Module):
+    """`penstock.detect.doubt` in single precision.
+
+    Args:
+        tables: fitted.
+    """
+
+    def __init__(self, tables: DoubtScore) -> None:
+        super().__init__()
+        self.location = tables.location
+        self.spread = tables.spread
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Anomaly score ``[N, 1]`` of logits ``[N, classes]``."""
+        below = logits - logits.amax(dim=1, keepdim=True)
+        unsure = torch.log(torch.exp(below).sum(dim=1, keepdim=True))
+        return (unsure - self.location) / self.spread
 
 
 class RouterGateHead(nn.Module):
@@ -68,6 +88,7 @@ class FamilyHead(nn.Module):
         self.combination = detector.combination
         self.both = DetectorHead(detector.combined.arrays())
         self.disagreement = DisagreementHead(detector.disagreement)
+        self.doubt = None if detector.doubt is None else DoubtHead(detector.doubt)
         self.router_gate = RouterGateHead(detector.router_gate)
         self.surprisals = nn.ModuleList(SurprisalHead(tables) for tables in detector.surprisals)
 
@@ -79,16 +100,21 @@ class FamilyHead(nn.Module):
             return self.disagreement(logits, bits, gate_logits)  # type: ignore[no-any-return]
         if self.name == ROUTER_GATE:
             return self.router_gate(logits, bits, gate_logits)  # type: ignore[no-any-return]
+        if self.name == DOUBT:
+            assert self.doubt is not None
+            return self.doubt(logits)  # type: ignore[no-any-return]
         both = self.both.components(logits, bits, gate_logits)
         if self.combination is None:
             place = PARTS.index(self.name)
             return both[:, place : place + 1]
-        parts = (*torch.split(both, 1, dim=1), self.disagreement(logits, bits, gate_logits))
+        assert self.doubt is not None
+        disagreement = self.disagreement(logits, bits, gate_logits)
+        parts = (*torch.split(both, 1, dim=1), disagreement, self.doubt(logits))
         found = torch.cat([one(part) for one, part in zip(self.surprisals, parts, strict=True)], dim=1)
         return self._combined(found)
 
     def _combined(self, found: Tensor) -> Tensor:
-        """``[N, 1]`` of surprisals ``[N, 3]``."""
+        """``[N, 1]`` of surprisals ``[N, 4]``."""
         if self.combination == "fisher":
             return 2 * found.sum(dim=1, keepdim=True)
         top = found.amax(dim=1, keepdim=True)

@@ -15,7 +15,8 @@ def from_logits() -> Callable[..., PathFeatures]:
 
     def make(logits: Floats, predicted: npt.NDArray[np.int64]) -> PathFeatures:
         bits = (logits > 0).astype(np.uint8)
-        return PathFeatures(bits, logits.astype(np.float32), predicted.astype(np.int64))
+        doubts = np.abs(logits[:, 0]).astype(np.float32)  # of whatever it is, it differs from input to input
+        return PathFeatures(bits, logits.astype(np.float32), predicted.astype(np.int64), doubts)
 
     return make
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from penstock.detect import (
     PathFeatures,
     false_positive_interval,
 )
+from penstock.detect.doubt import doubt
 from penstock.detect.surprisal import APART, MOST, Surprisal, combine
 from penstock.errors import InvalidArgumentError, NotCalibratedError, NotFittedError
 
@@ -69,10 +71,28 @@ def test_each_keeps_its_promise_and_sees_what_is_strange(name: str, features: Dr
     low, high = false_positive_interval(2000, 999, 0.05, 0.999)
     assert low <= detector.predict(features(2000, seed=3)).mean() <= high
     strange = features(500, seed=4)
-    moved = PathFeatures(strange.bits, strange.gate_logits, (strange.predicted + 1) % 4)
+    moved = replace(strange, predicted=(strange.predicted + 1) % 4)
+    if name == "doubt":
+        moved = replace(strange, doubt=np.full(500, 10, np.float32))
     if name == "router-gate":  # what ran is another input's path than these gates ask for
         moved = PathFeatures(strange.bits[::-1], strange.gate_logits, strange.predicted)
     assert detector.predict(moved).mean() > 0.5
+
+
+def test_doubt_is_a_large_probability_that_is_missing() -> None:
+    logits = np.array([[0, 0, 0, 0], [100, 0, 0, 0], [2, 2, -90, -90]], np.float32)
+    np.testing.assert_allclose(doubt(logits), [np.log(4), 0, np.log(2)], atol=1e-6)
+
+
+def test_surprisals_may_be_ranked_by_inputs_of_their_own_and_need_doubts(features: Draw) -> None:
+    honest, unsure = features(500, seed=1), features(500, seed=2)
+    unsure = replace(unsure, doubt=np.random.default_rng(0).uniform(5, 9, 500).astype(np.float32))
+    surprised, used_to_it = (FamilyDetector("doubt", classes=4).fit(honest, each) for each in (None, unsure))
+    shown = features(100, seed=3)
+    assert used_to_it.score(shown).max() < surprised.score(shown).max()
+    for name in ("doubt", "pvalues-minimum"):
+        with pytest.raises(InvalidArgumentError, match="how unsure the network is"):
+            FamilyDetector(name, classes=4).fit(replace(honest, doubt=None))
 
 
 def test_those_without_surprisals_are_the_known_ones(features: Draw) -> None:

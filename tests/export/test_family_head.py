@@ -15,7 +15,7 @@ from penstock.data import load
 from penstock.detect import DETECTORS, FamilyDetector, PathFeatures, false_positive_interval
 from penstock.errors import InvalidArgumentError, UnsupportedError
 from penstock.export.capture.family_head import FamilyHead
-from penstock.export.detectors import FIT_IMAGES, detector_head
+from penstock.export.detectors import FIT_IMAGES, detector_head, ranking
 from penstock.export.pipeline import ExportOptions
 from penstock.export.recalibrate import RecalibrateOptions, recalibrate
 from penstock.export.runtime import open_bundle
@@ -26,7 +26,7 @@ from penstock.nn.inference import answer
 
 def seen(checkpoint: Checkpoint, images: np.ndarray) -> PathFeatures:
     found = answer(checkpoint.network, images)
-    return PathFeatures(found.bits, found.gate_logits, found.predicted)
+    return PathFeatures.of(checkpoint.network.layout, found.bits, found.gate_logits, found.logits)
 
 
 @pytest.mark.parametrize("name", DETECTORS)
@@ -35,8 +35,7 @@ def test_the_module_scores_as_numpy_does(name: str, tiny: Checkpoint) -> None:
     detector = FamilyDetector(name, classes=10).fit(seen(tiny, splits.train.images))
     noise = np.random.default_rng(0).integers(0, 256, (100, 1, 8, 8), dtype=np.uint8)
     images = np.concatenate([splits.test.images[:100], noise])
-    features = seen(tiny, images)
-    logits = torch.nn.functional.one_hot(torch.from_numpy(features.predicted), 10).float()
+    features, logits = seen(tiny, images), torch.from_numpy(answer(tiny.network, images).logits)
     with torch.no_grad():
         got = FamilyHead(detector)(
             logits, torch.from_numpy(features.bits).float(), torch.from_numpy(features.gate_logits)
@@ -59,14 +58,20 @@ def test_a_bundle_carries_the_detector_that_was_chosen(
     assert {node.domain for node in onnx.load(bundle.model_file).graph.node} == {""}
     splits = load("digits")
     got = open_bundle(bundle, threads=1).run(splits.test.images)
-    detector = FamilyDetector(name, classes=10).fit(seen(tiny, splits.train.images[:FIT_IMAGES]))
+    unseen = splits.calibration.images
+    ranks = ranking(name, len(unseen))
+    assert calibration.images == len(unseen) - ranks.sum()
+    honest = seen(tiny, splits.train.images[:FIT_IMAGES])
+    detector = FamilyDetector(name, classes=10).fit(
+        honest, seen(tiny, unseen[ranks]) if ranks.any() else None
+    )
     wanted = detector.score(seen(tiny, splits.test.images))
     np.testing.assert_allclose(got["anomaly_score"][:, 0], wanted, rtol=1e-4, atol=1e-4)
     low, high = false_positive_interval(len(splits.test), calibration.images, 0.05, 0.999)
     assert low <= got["adversarial"].mean() <= high
     again = recalibrate(RecalibrateOptions(bundle=bundle.folder, fpr=0.2)).manifest.calibration
     assert again is not None
-    assert (again.detector, again.target_fpr) == (name, 0.2)
+    assert (again.detector, again.target_fpr, again.images) == (name, 0.2, calibration.images)
 
 
 def test_what_cannot_be_fitted_or_is_unknown_is_refused(tiny: Checkpoint, tmp_path: Path) -> None:

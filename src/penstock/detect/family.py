@@ -4,7 +4,10 @@ path-likelihood+gate-mahalanobis    the mean of both, `penstock.detect.combined`
 path-likelihood                     likelihood of the bits alone
 gate-mahalanobis                    distance of the gate logits alone
 disagreement                        `penstock.detect.disagreement`
-pvalues-minimum, -harmonic, -fisher the first three, combined by their surprisal, `penstock.detect.surprisal`
+doubt                               `penstock.detect.doubt`
+router-gate                         `penstock.detect.router_gate`
+pvalues-minimum, -harmonic, -fisher likelihood, distance, disagreement and doubt, combined by their surprisal,
+                                    `penstock.detect.surprisal`
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import numpy.typing as npt
 
 from penstock.detect.combined import CombinedScore, check_classes
 from penstock.detect.disagreement import ClassDisagreement
+from penstock.detect.doubt import DoubtScore
 from penstock.detect.features import PathFeatures
 from penstock.detect.grouping import Floats
 from penstock.detect.lifecycle import Detector
@@ -25,7 +29,12 @@ from penstock.detect.surprisal import Surprisal, combine
 from penstock.errors import InvalidArgumentError, NotFittedError
 
 DEFAULT = "path-likelihood+gate-mahalanobis"
-LIKELIHOOD, MAHALANOBIS, DISAGREEMENT = PARTS = ("path-likelihood", "gate-mahalanobis", "disagreement")
+LIKELIHOOD, MAHALANOBIS, DISAGREEMENT, DOUBT = PARTS = (
+    "path-likelihood",
+    "gate-mahalanobis",
+    "disagreement",
+    "doubt",
+)
 ROUTER_GATE = "router-gate"
 PVALUES = "pvalues-"
 DETECTORS = (DEFAULT, *PARTS, ROUTER_GATE, *(f"{PVALUES}{how}" for how in ("minimum", "harmonic", "fisher")))
@@ -53,6 +62,7 @@ class FamilyDetector(Detector):
         self._seed = seed
         self._combined: CombinedScore | None = None
         self._disagreement: ClassDisagreement | None = None
+        self._doubt: DoubtScore | None = None
         self._router_gate: GateDisagreement | None = None
         self._surprisals: tuple[Surprisal, ...] = ()
 
@@ -61,11 +71,17 @@ class FamilyDetector(Detector):
         """How surprisals are combined; ``None`` for a detector that does without."""
         return self.name.removeprefix(PVALUES) if self.name.startswith(PVALUES) else None
 
-    def fit(self, honest: PathFeatures) -> Self:
-        """Learn what honest paths look like, and forget any threshold; surprisals take a part of the inputs.
+    def fit(self, honest: PathFeatures, ranking: PathFeatures | None = None) -> Self:
+        """Learn what honest paths look like, and forget any threshold.
+
+        Args:
+            honest: inputs to fit to.
+            ranking: for surprisals, honest inputs that the network has not learned from, on which it is as unsure as it
+                will be; ``None``: a part of ``honest``.
 
         Raises:
-            InvalidArgumentError: too few inputs, or a predicted class that does not exist.
+            InvalidArgumentError: too few inputs, a predicted class that does not exist, or doubts that are asked for
+                and not known.
             UnsupportedError: scikit-learn is not installed.
         """
         if len(honest) < FEWEST:
@@ -73,10 +89,16 @@ class FamilyDetector(Detector):
                 f"{len(honest)} inputs to fit a detector to; at least {FEWEST} are needed"
             )
         check_classes(honest, self._classes)
-        ranking, fitting = honest, honest
-        if self.combination is not None:
-            order = np.random.default_rng(self._seed).permutation(len(honest))
-            ranking, fitting = (honest.take(part) for part in np.split(order, [round(RANKED * len(honest))]))
+        fitting = honest
+        if ranking is None:
+            ranking = honest
+            if self.combination is not None:
+                order = np.random.default_rng(self._seed).permutation(len(honest))
+                ranking, fitting = (
+                    honest.take(part) for part in np.split(order, [round(RANKED * len(honest))])
+                )
+        if self.combination is not None or self.name == DOUBT:
+            self._doubt = DoubtScore.fit(_doubts(ranking))
         self._combined = CombinedScore.fit(fitting, self._classes, self._rank)
         self._disagreement = ClassDisagreement.of_prototypes(fitting, self._classes)
         self._router_gate = GateDisagreement.fit(fitting, self._classes)
@@ -127,6 +149,11 @@ class FamilyDetector(Detector):
         return self._disagreement
 
     @property
+    def doubt(self) -> DoubtScore | None:
+        """Where honest doubts lie; ``None`` where the detector does not ask for them."""
+        return self._doubt
+
+    @property
     def router_gate(self) -> GateDisagreement:
         """Tables of the disagreement of what ran with gates.
 
@@ -151,6 +178,15 @@ class FamilyDetector(Detector):
         _ = self.combined
 
     def _parts(self, features: PathFeatures) -> npt.NDArray[np.float32]:
-        """``[N, 3]``: the scores of `PARTS`, each in standard deviations of the predicted class."""
+        """``[N, 4]``: the scores of `PARTS`, in standard deviations of honest inputs; doubt nobody asks for is 0."""
         both = self.combined.components(features)
-        return np.column_stack([both, self.disagreement.score(features)]).astype(np.float32)
+        unsure = np.zeros(len(features)) if self._doubt is None else self._doubt.score(_doubts(features))
+        return np.column_stack([both, self.disagreement.score(features), unsure]).astype(np.float32)
+
+
+def _doubts(features: PathFeatures) -> npt.NDArray[np.float32]:
+    if features.doubt is None:
+        raise InvalidArgumentError(
+            "the features do not say how unsure the network is: make them with PathFeatures.of"
+        )
+    return features.doubt

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from penstock.detect.doubt import doubt
 from penstock.errors import InvalidArgumentError
 from penstock.paths import PathLayout
 
@@ -23,20 +24,26 @@ class PathFeatures:
         bits: ``[N, P]`` uint8, 0 or 1, 1 where the filter ran.
         gate_logits: ``[N, P]`` float32, finite; a gate opens its filter above 0.
         predicted: ``[N]`` int64, index of the largest logit of the network.
+        doubt: ``[N]`` float32, how unsure the network is, see `penstock.detect.doubt`; ``None`` where it is not known,
+            which only those detectors mind that ask for it.
     """
 
     bits: npt.NDArray[np.uint8]
     gate_logits: npt.NDArray[np.float32]
     predicted: npt.NDArray[np.int64]
+    doubt: npt.NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         shape = self.bits.shape
         if len(shape) != 2 or shape[1] == 0 or self.bits.dtype != np.uint8:
             raise InvalidArgumentError(f"bits are {self.bits.dtype} of shape {shape}; uint8 [N, P] is needed")
-        for name, values, needed in (
+        needed_of: list[tuple[str, npt.NDArray[Any], tuple[Any, ...]]] = [
             ("gate_logits", self.gate_logits, (np.dtype(np.float32), shape)),
             ("predicted", self.predicted, (np.dtype(np.int64), shape[:1])),
-        ):
+        ]
+        if self.doubt is not None:
+            needed_of.append(("doubt", self.doubt, (np.dtype(np.float32), shape[:1])))
+        for name, values, needed in needed_of:
             if (values.dtype, values.shape) != needed:
                 raise InvalidArgumentError(
                     f"{name} are {values.dtype} of shape {values.shape}; {needed[0]} {needed[1]} is needed"
@@ -66,7 +73,7 @@ class PathFeatures:
         """
         watched = layout.watched
         predicted = logits.argmax(axis=1).astype(np.int64)
-        return cls(bits[:, watched], gate_logits[:, watched], predicted)
+        return cls(bits[:, watched], gate_logits[:, watched], predicted, doubt(logits))
 
     def __len__(self) -> int:
         return len(self.bits)
@@ -78,10 +85,10 @@ class PathFeatures:
 
     def take(self, which: npt.NDArray[np.integer[Any]] | npt.NDArray[np.bool_]) -> PathFeatures:
         """Those of the chosen inputs, ``[M]`` integers or a mask ``[N]``, in the order chosen."""
-        return PathFeatures(self.bits[which], self.gate_logits[which], self.predicted[which])
+        doubt = None if self.doubt is None else self.doubt[which]
+        return PathFeatures(self.bits[which], self.gate_logits[which], self.predicted[which], doubt)
 
     def batches(self, size: int) -> Iterator[PathFeatures]:
         """Cut into pieces of at most ``size`` inputs, in order."""
         for start in range(0, len(self), size):
-            part = slice(start, start + size)
-            yield PathFeatures(self.bits[part], self.gate_logits[part], self.predicted[part])
+            yield self.take(np.arange(start, min(start + size, len(self))))
