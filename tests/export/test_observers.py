@@ -42,11 +42,8 @@ def observed(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 @pytest.mark.parametrize(
     ("name", "lowering", "precision"),
     [
-        ("dense", "masked", "fp32"),
         ("dense", "masked", "int8"),
-        ("gates", "masked", "fp32"),
         ("gates", "gathered", "fp32"),
-        ("both", "masked", "fp32"),
         ("both", "routed", "fp32"),
         ("both", "routed", "int8"),
     ],

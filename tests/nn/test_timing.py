@@ -212,6 +212,7 @@ def test_the_same_source_is_the_same_to_the_bit(routed: tuple[Checkpoint, dict[s
         assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_network(routed: tuple[Checkpoint, dict[str, str]]) -> None:
     other, origin = load_source("timing:resnet18,prototypes=1,seed=1")
     assert origin["sha256"] != routed[1]["sha256"]
@@ -219,6 +220,7 @@ def test_another_seed_is_another_network(routed: tuple[Checkpoint, dict[str, str
     assert not any(torch.equal(own[name], others[name]) for name in own if own[name].ndim == 4)
 
 
+@pytest.mark.slow
 def test_a_density_of_one_opens_everything() -> None:
     checkpoint, _ = load_source("timing:resnet18,density=1,prototypes=0")
     images = torch.cat([timing_images(2, INPUT_SHAPE, STRANGE_SEED), 100 * torch.randn(2, *INPUT_SHAPE)])
