@@ -30,6 +30,7 @@ from penstock.attacks.served import OBSERVED, Served
 from penstock.bundle import Bundle, newest_bundle
 from penstock.bundle import versions as versions_of
 from penstock.data import Splits, load
+from penstock.export.detectors import ranking
 from penstock.export.pipeline import ExportOptions, export
 from penstock.export.runtime import open_bundle
 from penstock.files import write_atomic
@@ -45,6 +46,7 @@ GATES: dict[str, dict[str, Any]] = {
     "masked-fp32": {"lowering": "masked"},
     "gathered-fp32": {"lowering": "gathered"},
     "masked-int8": {"lowering": "masked", "precision": "int8"},
+    "masked-pvalues": {"lowering": "masked", "detector": "pvalues-minimum"},
     "observed-fp32": {"dense": True, "observe": True},
     "observed-int8": {"dense": True, "observe": True, "precision": "int8"},
 }
@@ -52,6 +54,8 @@ PROTOTYPES: dict[str, dict[str, Any]] = {
     "masked-fp32": {"lowering": "masked"},
     "routed-fp32": {"lowering": "routed"},
     "routed-int8": {"lowering": "routed", "precision": "int8"},
+    "routed-pvalues": {"lowering": "routed", "detector": "pvalues-minimum"},
+    "routed-int8-pvalues": {"lowering": "routed", "precision": "int8", "detector": "pvalues-minimum"},
 }
 
 
@@ -129,14 +133,19 @@ def _false_positives(form: str, bundle: Bundle, splits: Splits, most: int | None
     _say(f"{form}: scoring clean images")
     graph = open_bundle(bundle, threads=0)
     test = splits.test.take(np.arange(min(most or len(splits.test), len(splits.test))))
+    assert bundle.manifest.calibration is not None
+    detector = bundle.manifest.calibration.detector
+    unseen = splits.calibration.images
+    unseen = unseen[~ranking(detector, len(unseen))]
     clean = {}
-    for part, images in (("calibration", splits.calibration.images), ("test", test.images)):
+    for part, images in (("calibration", unseen), ("test", test.images)):
         got = graph.run(images)
         clean[part] = {"path": got["anomaly_score"][:, 0].astype(np.float64)}
     return {
         "form": form,
         "lowering": bundle.manifest.lowering,
         "precision": bundle.manifest.precision,
+        "detector": detector,
         "accuracy": float((got["logits"].argmax(axis=1) == test.labels).mean()),
         "flagged_as_served": float(got["adversarial"].mean()),
         "rates": clean_figures(clean, "path", SEED),

@@ -21,14 +21,20 @@ OWN = "path"
 
 def false_positives(results: dict[str, Any]) -> list[str]:
     """A row for each exported graph: what was flagged of clean test images, and what had to be expected."""
-    head = ["network", "form", "precision", "accuracy"]
+    head = ["network", "form", "precision", "detector", "accuracy"]
     for rate in RATES:
         promised = f"{float(rate):.0%}"
         head += [f"flagged at {promised} (95 %)", f"expected at {promised} (99 %)", "mean of 100 re-splits"]
     lines = []
     for name, entry in results["networks"].items():
         for row in entry["false_positives"]:
-            cells = [_name(name), row["lowering"], row["precision"], f"{row['accuracy']:.2%}"]
+            cells = [
+                _name(name),
+                row["lowering"],
+                row["precision"],
+                row["detector"],
+                f"{row['accuracy']:.2%}",
+            ]
             for rate in RATES:
                 found = row["rates"][rate]
                 cells += [
@@ -37,7 +43,7 @@ def false_positives(results: dict[str, Any]) -> list[str]:
                     f"{found['resplit_mean']:.2%}",
                 ]
             lines.append(cells)
-    return _table(head, lines, results, words=3)
+    return _table(head, lines, results, words=4)
 
 
 def detection(results: dict[str, Any]) -> list[str]:

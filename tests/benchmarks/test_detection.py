@@ -58,6 +58,7 @@ RESULTS = {
                 {
                     "lowering": "routed",
                     "precision": "int8",
+                    "detector": "doubt",
                     "accuracy": 0.91,
                     "rates": {"0.01": rate(0.01, 0.0099), "0.05": rate(0.02, 0.0501)},
                 }
@@ -86,7 +87,7 @@ def test_false_alarms_outside_of_what_was_expected_are_said_to_be() -> None:
     assert found["flagged at 1% (95 %)"] == "1.00% (0.4% to 1.6%)"
     assert found["expected at 1% (99 %)"] == "0.5% to 1.7%"
     assert found["expected at 5% (99 %)"] == "0.5% to 1.7%, **missed**"
-    assert cells(line)[6] == "0.99%"
+    assert cells(line)[7] == "0.99%"
     assert (empty, note.split(";")[0]) == ("", "Measured 2026-01-02 at abc on Some CPU, 2 cores")
 
 
