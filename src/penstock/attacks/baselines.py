@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from penstock.attacks.classifier import Images, LogitsOnly
 from penstock.detect import GateMahalanobis, PathFeatures
+from penstock.nn.cascade import Cascade
 from penstock.nn.gates import Gate
 from penstock.nn.routing import StageRouter
 
@@ -92,8 +93,8 @@ def log_spectrum(images: Images) -> npt.NDArray[np.float32]:
 
 def channel_weights(network: nn.Module, images: Images) -> npt.NDArray[np.float32]:
     """Weights ``[N, channels]`` of all batch norms' outputs that keep the answer with as little weight as may be."""
-    model = LogitsOnly(network)
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    model = LogitsOnly(_always_run(network))
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     pieces = []
     for start in range(0, len(images), BATCH):
         x = torch.from_numpy(images[start : start + BATCH])
@@ -119,21 +120,22 @@ def channel_weights(network: nn.Module, images: Images) -> npt.NDArray[np.float3
 
 @torch.no_grad()
 def read(network: nn.Module, images: Images) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Logits ``[N, classes]`` and what enters the last layer, averaged over space, ``[N, F]``."""
+    """Logits ``[N, classes]`` and what enters the last layer that all images reach, averaged over space, ``[N, F]``."""
     entering: list[Tensor] = []
 
     def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         entering[:] = [inputs[0]]
 
+    common = _always_run(network)
     deciding = {
         id(inner)
-        for module in network.modules()
+        for module in common.modules()
         if isinstance(module, Gate | StageRouter)
         for inner in module.modules()
     }
     layers = [
         module
-        for module in network.modules()
+        for module in common.modules()
         if isinstance(module, nn.Linear | nn.Conv2d) and id(module) not in deciding
     ]
     handles = [layer.register_forward_pre_hook(keep) for layer in layers]
@@ -147,6 +149,11 @@ def read(network: nn.Module, images: Images) -> tuple[npt.NDArray[np.float32], n
         for handle in handles:
             handle.remove()
     return torch.cat(logits).numpy(), torch.cat(features).numpy()
+
+
+def _always_run(network: nn.Module) -> nn.Module:
+    """The part of a network that every image goes through: of a cascade its first member."""
+    return network.first if isinstance(network, Cascade) else network
 
 
 def _of_logits(name: str, logits: npt.NDArray[np.float32]) -> Floats:

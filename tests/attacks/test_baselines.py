@@ -1,0 +1,48 @@
+"""Baselines on networks of which a part runs for some images only."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from penstock.attacks.baselines import NAMES, fit_baseline, read
+from penstock.nn.backbones import build_backbone
+from penstock.nn.cascade import Cascade, confidence
+from penstock.nn.gates import GateConfig
+from penstock.nn.surgery import attach_gates
+
+
+@pytest.fixture(scope="module")
+def cascade() -> Cascade:
+    """Its second member runs for half of the images."""
+    torch.manual_seed(0)
+    example = torch.zeros(1, 1, 8, 8)
+    first, second = (
+        attach_gates(build_backbone("digits-cnn", 10), example, GateConfig()).eval() for _ in range(2)
+    )
+    with torch.no_grad():
+        sure = confidence(first(torch.from_numpy(images(1))).logits).median().item()
+    return Cascade(first, second, sure).eval()
+
+
+def images(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).random((60, 1, 8, 8), dtype=np.float32)
+
+
+def test_features_are_those_of_the_member_that_sees_every_image(cascade: Cascade) -> None:
+    logits, features = read(cascade, images(1))
+    with torch.no_grad():
+        output = cascade(torch.from_numpy(images(1)))
+    np.testing.assert_array_equal(logits, output.logits.numpy())
+    assert 0 < output.codes[len(cascade.first.layout.layers)].mean() < 1
+    np.testing.assert_array_equal(features, read(cascade.first, images(1))[1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_scores_every_image(cascade: Cascade, name: str) -> None:
+    score = fit_baseline(name, cascade, images(2))
+    found = score(images(3))
+    assert found.shape == (60,)
+    assert np.isfinite(found).all()
+    assert np.ptp(found) > 0
