@@ -12,13 +12,11 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
-from penstock.errors import ConfigurationError, UnavailableError
 from penstock.export.options import ExportOptions
 from penstock.export.plans.outcome import FAILED, Outcome
 from penstock.export.plans.work import make
 from penstock.export.plans.workers import Watcher
-
-RETRIES = 3
+from penstock.ray_cluster import RETRIES, connect
 
 
 def run_all_on_ray(entries: Sequence[ExportOptions], address: str, watcher: Watcher) -> Generator[Outcome]:
@@ -33,14 +31,7 @@ def run_all_on_ray(entries: Sequence[ExportOptions], address: str, watcher: Watc
         ConfigurationError: Ray is not installed.
         UnavailableError: there is no such cluster.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise ConfigurationError("tasks on a cluster need Ray: pip install 'penstock[ray]'") from error
-    try:
-        ray.init(address=address, log_to_driver=False, ignore_reinit_error=True)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UnavailableError(f"no Ray cluster at {address!r}: {error}") from error
+    ray = connect(address)
     task = ray.remote(num_cpus=1, max_retries=RETRIES)(_make)
     begun: dict[Any, tuple[ExportOptions, float]] = {}
     for options in entries:

@@ -6,12 +6,10 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-from penstock.errors import ConfigurationError, UnavailableError
+from penstock.errors import UnavailableError
+from penstock.ray_cluster import RETRIES, connect
 from penstock.service.scoring.images import Record, score_files
 from penstock.service.scoring.plan import Score
-
-RETRIES = 3
-"""Times that a task is begun again whose machine or process was lost."""
 
 AHEAD = 4
 """Tasks that are under way for each processor of the cluster: enough that none waits, and results stay few."""
@@ -47,16 +45,8 @@ class OnRay:
     """
 
     def __init__(self, address: str) -> None:
-        try:
-            import ray
-        except ImportError as error:
-            raise ConfigurationError("tasks on a cluster need Ray: pip install 'penstock[ray]'") from error
-        try:
-            ray.init(address=address, log_to_driver=False, ignore_reinit_error=True)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UnavailableError(f"no Ray cluster at {address!r}: {error}") from error
-        self._ray = ray
-        self._task = ray.remote(num_cpus=1, max_retries=RETRIES)(score_files)
+        self._ray = connect(address)
+        self._task = self._ray.remote(num_cpus=1, max_retries=RETRIES)(score_files)
 
     def results(self, pieces: Pieces) -> Iterator[list[Record]]:
         """As many at a time as there are processors; a lost task is begun again elsewhere."""
