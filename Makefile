@@ -20,8 +20,10 @@ $(STAMP): pyproject.toml
 demo: setup
 	$(BIN)/penstock demo
 
+# First, one by one, the tests that need the machine for themselves; then two workers, each with whole files of tests.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not alone'
 
 # Ray is large, and its tests start clusters: apart from the others, which skip these where it is missing.
 $(RAY): $(STAMP)

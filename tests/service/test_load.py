@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 import numpy as np
 import numpy.typing as npt
+import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from tests.service.conftest import add_bundle
@@ -31,6 +32,8 @@ OVERLOAD_SECONDS = scaled(60, 3)
 UNDER_WAY = 64  # in the soak: fewer than may wait
 QUEUE = 16
 PIXEL = 0.02  # of the slow model: a run takes some milliseconds, so that a generator in Python can outdo it
+
+pytestmark = pytest.mark.alone
 
 
 async def closed_loop(send: Send, seconds: float, at_once: int) -> float:
