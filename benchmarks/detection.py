@@ -30,7 +30,7 @@ from penstock.attacks.served import OBSERVED, Served
 from penstock.bundle import Bundle, newest_bundle
 from penstock.bundle import versions as versions_of
 from penstock.data import Splits, load
-from penstock.export.detectors import ranking
+from penstock.detect.recipe import DEFAULT, OF_OBSERVERS, Recipe
 from penstock.export.pipeline import ExportOptions, export
 from penstock.export.runtime import open_bundle
 from penstock.files import write_atomic
@@ -46,7 +46,7 @@ GATES: dict[str, dict[str, Any]] = {
     "masked-fp32": {"lowering": "masked"},
     "gathered-fp32": {"lowering": "gathered"},
     "masked-int8": {"lowering": "masked", "precision": "int8"},
-    "masked-pvalues": {"lowering": "masked", "detector": "pvalues-minimum"},
+    "masked-doubting": {"lowering": "masked", "detector": OF_OBSERVERS},
     "observed-fp32": {"dense": True, "observe": True},
     "observed-int8": {"dense": True, "observe": True, "precision": "int8"},
 }
@@ -54,8 +54,7 @@ PROTOTYPES: dict[str, dict[str, Any]] = {
     "masked-fp32": {"lowering": "masked"},
     "routed-fp32": {"lowering": "routed"},
     "routed-int8": {"lowering": "routed", "precision": "int8"},
-    "routed-pvalues": {"lowering": "routed", "detector": "pvalues-minimum"},
-    "routed-int8-pvalues": {"lowering": "routed", "precision": "int8", "detector": "pvalues-minimum"},
+    "routed-undoubting": {"lowering": "routed", "detector": DEFAULT},
 }
 
 
@@ -136,7 +135,7 @@ def _false_positives(form: str, bundle: Bundle, splits: Splits, most: int | None
     assert bundle.manifest.calibration is not None
     detector = bundle.manifest.calibration.detector
     unseen = splits.calibration.images
-    unseen = unseen[~ranking(detector, len(unseen))]
+    unseen = unseen[~Recipe.parse(detector).ranking(len(unseen))]
     clean = {}
     for part, images in (("calibration", unseen), ("test", test.images)):
         got = graph.run(images)

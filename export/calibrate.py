@@ -21,7 +21,6 @@ import onnx_ir as ir
 
 from penstock.bundle import FLAG, LOGITS, SCORE, Calibration
 from penstock.detect import class_thresholds, conformal_threshold
-from penstock.detect.family import DEFAULT
 from penstock.errors import VerificationError
 from penstock.export.building import Builder
 from penstock.export.lowerings.regions import drop_unused
@@ -34,8 +33,8 @@ def calibration_of(
     scores: npt.NDArray[np.float32] | npt.NDArray[np.float64],
     fpr: float,
     source: str,
-    data: str = "",
-    detector: str = DEFAULT,
+    data: str,
+    detector: str,
 ) -> Calibration:
     """The calibration that scores of honest images give.
 
@@ -72,11 +71,10 @@ def calibrated_again(
         InvalidArgumentError: too few images for this rate, altogether or taken for some class.
     """
     scores, predicted = got[SCORE][:, 0], got[LOGITS].argmax(axis=1)
-    common = calibration_of(scores, fpr, "graph", data)
+    common = calibration_of(scores, fpr, "graph", data, old.detector)
     own = class_thresholds(scores, predicted, names, fpr) if per_class else np.zeros(0)
     return replace(
         common,
-        detector=old.detector,
         class_thresholds=tuple(own.astype(np.float32).tolist()),
         class_images=tuple(np.bincount(predicted, minlength=len(names)).tolist()) if per_class else (),
     )

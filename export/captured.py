@@ -7,16 +7,17 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from penstock.detect.family import DEFAULT
+from penstock.detect.family_score import FamilyScore
 from penstock.export.capture.contract import ServedModel
 from penstock.export.capture.exporting import capture
-from penstock.export.detectors import detector_head
+from penstock.export.detectors import Say, detector_of
 from penstock.export.passes.drop_closed import DropClosedFilters
 from penstock.export.passes.merge_open import MergeOpenFilters
 from penstock.export.passes.reporting import Report
 from penstock.export.sample import Sample
 from penstock.export.verify.parity import Reference, reference
 from penstock.nn.checkpoint import Checkpoint
+from penstock.nn.family_head import FamilyHead
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -27,7 +28,7 @@ class CapturedNetwork:
         checkpoint: where it comes from.
         sample: images to check and, if they are real, to calibrate on.
         fpr: promised false-positive rate; ``None``: without the detector.
-        detector: its name.
+        detector: what its scores come from; ``None``: without it.
         served: the network in PyTorch.
         model: the same in ``onnx_ir``, its decisions whole.
         report: what passes did so far.
@@ -37,7 +38,7 @@ class CapturedNetwork:
     checkpoint: Checkpoint
     sample: Sample
     fpr: float | None
-    detector: str
+    detector: FamilyScore | None
     served: ServedModel
     model: ir.Model
     report: Report
@@ -48,8 +49,9 @@ def capture_paths(
     checkpoint: Checkpoint,
     sample: Sample,
     fpr: float | None,
-    detector: str = DEFAULT,
+    detector: str | None = None,
     folder: Path | None = None,
+    say: Say = lambda _: None,
 ) -> CapturedNetwork:
     """What all lowerings of a checkpoint start from; capturing is the slow part, so it is done once.
 
@@ -57,21 +59,24 @@ def capture_paths(
         checkpoint: what to compile.
         sample: images to check and, if they are real, to calibrate on.
         fpr: promised false-positive rate; ``None`` leaves the detector out.
-        detector: which, of `penstock.detect.family.DETECTORS`.
+        detector: name of a recipe, `penstock.detect.recipe`; ``None``: what suits the network.
         folder: of the data set, whose training images one that the checkpoint does not hold is fitted on.
+        say: told what is going on, in short lines.
 
     Raises:
         NotFoundError: these images are needed, and not there.
         UnsupportedError: the detector's threshold cannot be set, because there are no real images.
     """
-    head = None if fpr is None else detector_head(checkpoint, sample, detector, folder)
-    served = ServedModel(checkpoint.network, head).eval()
+    score = None
+    if fpr is not None:
+        score = detector_of(checkpoint, sample, detector, folder, say)
+    served = ServedModel(checkpoint.network, None if score is None else FamilyHead(score)).eval()
     report = Report()
     return CapturedNetwork(
         checkpoint=checkpoint,
         sample=sample,
         fpr=fpr,
-        detector=detector,
+        detector=score,
         served=served,
         model=capture(served, checkpoint.input_shape, report),
         report=report,

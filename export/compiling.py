@@ -14,12 +14,12 @@ import onnx_ir as ir
 import onnxruntime
 
 from penstock.bundle import PATH, SCORE, Calibration
-from penstock.detect.family import DEFAULT
+from penstock.detect.family_score import FamilyScore
+from penstock.detect.recipe import DEFAULT, MAHALANOBIS, Recipe
 from penstock.export.calibrate import calibration_of, set_thresholds
 from penstock.export.capture.contract import DenseModel
 from penstock.export.capture.exporting import capture
 from penstock.export.captured import CapturedNetwork
-from penstock.export.detectors import ranking
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.observed import Observed
 from penstock.export.passes.byte_input import take_bytes
@@ -61,6 +61,7 @@ class Compiled:
         agreement: how well the graph of reduced precision agrees with the float32 one.
         executed_macs: mean share of the dense MACs that it really executed on the sample, real or synthetic.
         calibration: how its threshold was set, if it flags.
+        explained: the detector, where its scores can be explained.
     """
 
     lowering: str
@@ -72,6 +73,7 @@ class Compiled:
     agreement: Agreement | None
     executed_macs: float
     calibration: Calibration | None
+    explained: FamilyScore | None = None
 
 
 def compile_dense(checkpoint: Checkpoint, sample: Sample, precision: str = FP32) -> Compiled:
@@ -141,12 +143,16 @@ def _compile(captured: CapturedNetwork, lowering: Lowering, precision: str) -> C
     got = open_graph(serialize(model), single=lowering.single).run(sample.images)
     parity = verify(captured.expected, got, layout)
     model, got, agreement = _narrowed(model, precision, sample, got, single=lowering.single)
-    calibration = None
-    if fpr is not None:
-        calibration = _calibrate(checkpoint, sample, got, fpr, captured.detector)
+    calibration = explained = None
+    if fpr is not None and captured.detector is not None:
+        recipe = captured.detector.recipe
+        calibration = _calibrate(checkpoint, sample, got, fpr, str(recipe))
         set_thresholds(model, calibration)
-        if captured.detector == DEFAULT:  # scores of others are not explained
+        if (
+            MAHALANOBIS in recipe.parts
+        ):  # the others' graphs do not have them, so their scores are not explained
             name_gate_logits(model)
+            explained = captured.detector
     content = _finished(model, checkpoint, lowering.name, precision, calibration)
     verify_flags(open_graph(content, single=lowering.single).run(sample.images[:FLAG_IMAGES]), calibration)
     return Compiled(
@@ -159,6 +165,7 @@ def _compile(captured: CapturedNetwork, lowering: Lowering, precision: str) -> C
         agreement=agreement,
         executed_macs=float(executed(layout, got[PATH]).mean()),
         calibration=calibration,
+        explained=explained,
     )
 
 
@@ -209,9 +216,9 @@ def _calibrate(
     kind, _, path = str(checkpoint.config.get("data", "")).partition(":")
     data = f"{kind}:{Path(path).name}" if path else kind
     if sample.real:
-        scores = got[SCORE][~ranking(detector, len(sample.images)), 0]
+        scores = got[SCORE][~Recipe.parse(detector).ranking(len(sample.images)), 0]
         return calibration_of(scores, fpr, "graph", data, detector)
-    return calibration_of(checkpoint.calibration, fpr, "stored", data)
+    return calibration_of(checkpoint.calibration, fpr, "stored", data, DEFAULT)
 
 
 def _finished(

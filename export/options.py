@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from penstock.bundle import check_name
-from penstock.detect.family import DEFAULT, DETECTORS
+from penstock.detect.recipe import Recipe
 from penstock.errors import InvalidArgumentError
 from penstock.export.autotune.engines import PROVIDERS
 from penstock.export.lowerings.gathered import Gathered
@@ -41,7 +41,7 @@ class ExportOptions:
         lowering: ``masked``, ``gathered``, ``routed``, or ``auto``: whichever is faster here.
         precision: of convolutions and classifier: ``fp32``, ``int8`` for processors, or ``fp16`` for GPUs.
         flags: compute anomaly scores and flags, where there are paths that depend on the input.
-        detector: which, of `penstock.detect.family.DETECTORS`.
+        detector: name of a recipe, `penstock.detect.recipe`; ``None``: what suits the network.
         gates: a decoupled source whose gates look on beside the routers of this one, one for each stage, so that the
             detector sees what they would open.
         settle: take away the gates of filters that every calibration image opens, or none; only without flags, because
@@ -65,7 +65,7 @@ class ExportOptions:
     lowering: str = AUTO
     precision: str = FP32
     flags: bool = True
-    detector: str = DEFAULT
+    detector: str | None = None
     gates: str | None = None
     settle: bool = False
     fpr: float = 0.05
@@ -84,12 +84,13 @@ class ExportOptions:
             ("input type", self.input_type, INPUT_TYPES),
             ("provider", self.provider, PROVIDERS),
             ("member", self.member, (None, *MEMBERS)),
-            ("detector", self.detector, DETECTORS),
         )
         for what, value, known in choices:
             if value not in known:
                 names = ", ".join(filter(None, known))
                 raise InvalidArgumentError(f"no {what} {value!r}; there are {names}")
+        if self.detector is not None:
+            Recipe.parse(self.detector)
         if self.precision == INT8 and self.lowering == Gathered.name and not self.dense:
             raise InvalidArgumentError(
                 "precision int8 and lowering gathered: it gathers other weights for each image, which have no fixed "

@@ -11,7 +11,6 @@ from pathlib import Path
 import onnx_ir as ir
 
 from penstock.bundle import DETECTOR_FILE, Bundle, Manifest, write_bundle
-from penstock.detect.family import DEFAULT
 from penstock.detect.tables import tables_to_bytes
 from penstock.errors import InvalidArgumentError, UnsupportedError
 from penstock.export.autotune.tune import Target, tune
@@ -103,14 +102,14 @@ def _compile(
     """What was asked for, and what was measured to choose it."""
     if options.observe:
         say("compiling the dense network with observers")
-        captured = capture_paths(checkpoint, sample, options.fpr, options.detector, options.data)
+        captured = capture_paths(checkpoint, sample, options.fpr, options.detector, options.data, say)
         return compile_observed(captured, options.precision), None
     if options.dense:
         say("compiling the dense network")
         return compile_dense(checkpoint, sample, options.precision), None
     say("capturing the network")
     fpr = options.fpr if options.flagging else None
-    captured = capture_paths(checkpoint, sample, fpr, options.detector, options.data)
+    captured = capture_paths(checkpoint, sample, fpr, options.detector, options.data, say)
     if options.settle:
         captured = settled(captured)
     else:
@@ -169,8 +168,8 @@ def _write(
     also: dict[str, str] | None,
 ) -> Bundle:
     tables: dict[str, bytes] = {}
-    if compiled.calibration is not None and compiled.calibration.detector == DEFAULT:
-        tables[DETECTOR_FILE] = tables_to_bytes(checkpoint.detector)
+    if compiled.explained is not None:
+        tables[DETECTOR_FILE] = tables_to_bytes(compiled.explained)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         file.write_bytes(compiled.content)

@@ -17,10 +17,10 @@ import onnx
 import onnx_ir as ir
 
 from penstock.bundle import FLAG, Bundle, Calibration, newest_bundle, write_next_version
+from penstock.detect.recipe import Recipe
 from penstock.errors import UnsupportedError, VerificationError
 from penstock.export.calibrate import calibrated_again, set_thresholds
 from penstock.export.clean_images import clean_images
-from penstock.export.detectors import ranking
 from penstock.export.runtime import Outputs, open_graph
 from penstock.export.verify.parity import verify_flags
 
@@ -71,7 +71,7 @@ def recalibrate(options: RecalibrateOptions, say: Say = lambda _: None) -> Bundl
         )
     images, name = clean_images(old.manifest, options.data)
     if name == before.data:  # the very images that the detector may have ranked its scores by
-        images = images[~ranking(before.detector, len(images))]
+        images = images[~Recipe.parse(before.detector).ranking(len(images))]
     say(f"scoring {len(images)} images of {name}")
     got = open_graph(old.model_file, single=old.manifest.single).run(images)
     calibration = calibrated_again(

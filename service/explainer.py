@@ -18,8 +18,9 @@ import numpy as np
 import onnxruntime
 
 from penstock.bundle import DETECTOR_FILE, GATE_LOGITS, INPUT, LOGITS, MODEL_FILE, PATH, SCORE
-from penstock.detect import CombinedScore, Explanation, PathFeatures, explain
-from penstock.detect.family import DEFAULT
+from penstock.detect import Explanation, FamilyScore, PathFeatures, explain
+from penstock.detect.doubt import doubt
+from penstock.detect.recipe import MAHALANOBIS, Recipe
 from penstock.detect.tables import tables_from_bytes
 from penstock.errors import InvalidArgumentError, UnavailableError, UnsupportedError
 from penstock.service.answers import Images
@@ -48,7 +49,7 @@ class Explained:
     scores: Images
     features: PathFeatures
     explanation: Explanation
-    tables: CombinedScore
+    tables: FamilyScore
 
 
 class Explainer:
@@ -113,7 +114,7 @@ class _Observer:
     """A graph that also answers with its gate logits, and its detector's tables."""
 
     def __init__(
-        self, session: onnxruntime.InferenceSession, single: bool, watched: slice, tables: CombinedScore
+        self, session: onnxruntime.InferenceSession, single: bool, watched: slice, tables: FamilyScore
     ) -> None:
         self._session = session
         self._watched = watched
@@ -135,19 +136,26 @@ class _Observer:
             )
         # The detector's gate logits are asked for, so they are those of the watched bits alone.
         bits = path[:, self._watched]
-        return scores[:, 0], PathFeatures(bits, gate_logits, logits.argmax(axis=1).astype(np.int64))
+        predicted = logits.argmax(axis=1).astype(np.int64)
+        return scores[:, 0], PathFeatures(bits, gate_logits, predicted, doubt(logits))
 
 
 def _open(model: Model, folder: Path) -> _Observer:
     shown = f"model {model.name!r} version {model.version}"
     if model.manifest.calibration is None:
         raise UnsupportedError(f"{shown} has no detector, so there are no scores to explain")
+    detector = model.manifest.calibration.detector
     if DETECTOR_FILE not in model.manifest.files:
+        remedy = (
+            "" if MAHALANOBIS in Recipe.parse(detector).parts else f", with {MAHALANOBIS} among its parts"
+        )
         raise UnsupportedError(
-            f"{shown} carries no tables of its detector: export it again, with the detector {DEFAULT}"
+            f"{shown} carries no tables of its detector {detector}: export it again{remedy}"
         )
     graph = _read(folder / MODEL_FILE, model.manifest.model_sha256, shown)
-    tables = tables_from_bytes(_read(folder / DETECTOR_FILE, model.manifest.files[DETECTOR_FILE], shown))
+    tables = tables_from_bytes(
+        detector, _read(folder / DETECTOR_FILE, model.manifest.files[DETECTOR_FILE], shown)
+    )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = FATAL_ONLY

@@ -48,8 +48,9 @@ class ImageExplanation:
         score: anomaly score.
         adversarial: whether it is above the threshold.
         threshold: of the predicted class.
-        parts: what each of the detector's two scores adds; they sum to the score.
-        layers: in network order; all their contributions and the baseline sum to the score.
+        parts: what each of the detector's parts adds, by the names of its recipe; they sum to the score.
+        layers: in network order; all their contributions, the answer's and the baseline sum to the score.
+        answer: what the network's doubt about its answer adds.
         baseline: what honest inputs add on average, taken away.
         filters: those that added most, the first the most.
         nearest: surprise at this path in nats per filter by class name, the likest class first.
@@ -61,6 +62,7 @@ class ImageExplanation:
     threshold: float
     parts: dict[str, float]
     layers: tuple[LayerContribution, ...]
+    answer: float
     baseline: float
     filters: tuple[FilterContribution, ...]
     nearest: dict[str, float]
@@ -77,6 +79,7 @@ def image_explanation(message: paths_pb2.ExplainedImage) -> ImageExplanation:
         layers=tuple(
             LayerContribution(name=layer.name, bits=layer.bits, gates=layer.gates) for layer in message.layers
         ),
+        answer=message.answer,
         baseline=message.baseline,
         filters=tuple(
             FilterContribution(

@@ -17,7 +17,6 @@ from penstock.service.requests import read_request
 from penstock.service.shared_memory import SharedMemory
 from penstock.service.v1 import paths_pb2
 
-_PARTS = ("likelihood", "distance")  # of the path's bits, and of the gate logits
 _FILTERS, _CLASSES, _MOST = 10, 3, 1000
 
 
@@ -100,7 +99,7 @@ class _Reader:
             threshold=threshold,
             parts=[
                 paths_pb2.ScorePart(name=name, value=value)
-                for name, value in zip(_PARTS, found.parts[index], strict=True)
+                for name, value in zip(self.explained.tables.recipe.parts, found.parts[index], strict=True)
             ],
             layers=[
                 paths_pb2.LayerPart(
@@ -111,6 +110,7 @@ class _Reader:
                 for layer, bits in zip(layout.layers, layout.slices, strict=True)
             ],
             baseline=found.baseline[index],
+            answer=found.answer[index],
             filters=self._filters(index),
             nearest=[
                 paths_pb2.NearClass(name=names[place], surprise=found.surprise[index, place])
@@ -120,7 +120,7 @@ class _Reader:
 
     def _filters(self, index: int) -> list[paths_pb2.FilterPart]:
         found, features = self.explained.explanation, self.explained.features
-        likelihood, distance = self.explained.tables.likelihood, self.explained.tables.mahalanobis
+        tables = self.explained.tables.combined
         own = features.predicted[index]
         added = found.bits[index] + found.gates[index]
         layers, starts = self.model.manifest.layout.watching.layers, self._starts()
@@ -132,9 +132,9 @@ class _Reader:
                     layer=layers[layer].name,
                     filter=int(place - starts[layer]),
                     open=bool(features.bits[index, place]),
-                    usually_open=bool(likelihood.usual[own, place]),
+                    usually_open=bool(tables.likelihood.usual[own, place]),
                     gate_logit=features.gate_logits[index, place],
-                    usual_gate_logit=distance.mean[own, place],
+                    usual_gate_logit=tables.mahalanobis.mean[own, place],
                     contribution=added[place],
                 )
             )

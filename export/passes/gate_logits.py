@@ -11,7 +11,7 @@ import onnx_ir as ir
 from penstock.bundle import GATE_LOGITS
 from penstock.errors import VerificationError
 
-SCALE = "head.scale"  # the parameter of `penstock.export.capture.head.DetectorHead`
+SCALE = "head.both.scale"  # the parameter of `penstock.nn.detector_head.DetectorHead`
 
 
 def name_gate_logits(model: ir.Model) -> None:

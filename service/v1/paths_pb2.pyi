@@ -111,7 +111,7 @@ class Explanation(_message.Message):
     def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., threshold: _Optional[float] = ..., images: _Optional[_Iterable[_Union[ExplainedImage, _Mapping]]] = ...) -> None: ...
 
 class ExplainedImage(_message.Message):
-    __slots__ = ("class_name", "anomaly_score", "adversarial", "parts", "layers", "baseline", "filters", "nearest", "threshold")
+    __slots__ = ("class_name", "anomaly_score", "adversarial", "parts", "layers", "baseline", "filters", "nearest", "threshold", "answer")
     CLASS_NAME_FIELD_NUMBER: _ClassVar[int]
     ANOMALY_SCORE_FIELD_NUMBER: _ClassVar[int]
     ADVERSARIAL_FIELD_NUMBER: _ClassVar[int]
@@ -121,6 +121,7 @@ class ExplainedImage(_message.Message):
     FILTERS_FIELD_NUMBER: _ClassVar[int]
     NEAREST_FIELD_NUMBER: _ClassVar[int]
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
     class_name: str
     anomaly_score: float
     adversarial: bool
@@ -130,7 +131,8 @@ class ExplainedImage(_message.Message):
     filters: _containers.RepeatedCompositeFieldContainer[FilterPart]
     nearest: _containers.RepeatedCompositeFieldContainer[NearClass]
     threshold: float
-    def __init__(self, class_name: _Optional[str] = ..., anomaly_score: _Optional[float] = ..., adversarial: bool = ..., parts: _Optional[_Iterable[_Union[ScorePart, _Mapping]]] = ..., layers: _Optional[_Iterable[_Union[LayerPart, _Mapping]]] = ..., baseline: _Optional[float] = ..., filters: _Optional[_Iterable[_Union[FilterPart, _Mapping]]] = ..., nearest: _Optional[_Iterable[_Union[NearClass, _Mapping]]] = ..., threshold: _Optional[float] = ...) -> None: ...
+    answer: float
+    def __init__(self, class_name: _Optional[str] = ..., anomaly_score: _Optional[float] = ..., adversarial: bool = ..., parts: _Optional[_Iterable[_Union[ScorePart, _Mapping]]] = ..., layers: _Optional[_Iterable[_Union[LayerPart, _Mapping]]] = ..., baseline: _Optional[float] = ..., filters: _Optional[_Iterable[_Union[FilterPart, _Mapping]]] = ..., nearest: _Optional[_Iterable[_Union[NearClass, _Mapping]]] = ..., threshold: _Optional[float] = ..., answer: _Optional[float] = ...) -> None: ...
 
 class ScorePart(_message.Message):
     __slots__ = ("name", "value")

@@ -12,7 +12,7 @@ from penstock.attacks.classifier import Images, Labels
 from penstock.attacks.detector_score import DetectorScore, NeverFlags
 from penstock.attacks.inflation import Inflation, bound
 from penstock.data import load
-from penstock.detect import PathDetector, PathFeatures
+from penstock.detect import FamilyScore, PathDetector, PathFeatures
 from penstock.nn.checkpoint import Checkpoint, load_source
 from penstock.nn.gates import GateConfig
 from penstock.nn.inference import answer
@@ -38,7 +38,7 @@ def test_the_score_in_torch_is_that_in_numpy(checkpoint: Checkpoint, victims: tu
     seen = answer(checkpoint.network, victims[0] * 255)
     wanted = detector.score(PathFeatures(seen.bits, seen.gate_logits, seen.predicted))
     with torch.no_grad():
-        score = DetectorScore(detector, checkpoint.network.layout)
+        score = DetectorScore(FamilyScore.of_default(checkpoint.detector), checkpoint.network.layout)
         got = score(checkpoint.network(torch.from_numpy(victims[0]))).numpy()
     assert np.ptp(wanted) > 0.5
     np.testing.assert_allclose(got, wanted, atol=1e-4, rtol=1e-4)

@@ -10,7 +10,6 @@ import pytest
 
 from penstock.detect import (
     COMBINATIONS,
-    DETECTORS,
     DisagreementDetector,
     FamilyDetector,
     PathDetector,
@@ -18,10 +17,18 @@ from penstock.detect import (
     false_positive_interval,
 )
 from penstock.detect.doubt import doubt
+from penstock.detect.recipe import COMBINED, PARTS
 from penstock.detect.surprisal import APART, MOST, Surprisal, combine
 from penstock.errors import InvalidArgumentError, NotCalibratedError, NotFittedError
 
 Draw = Callable[..., PathFeatures]
+
+NAMES = (
+    *PARTS,
+    "path-likelihood+gate-mahalanobis",
+    "minimum:gate-mahalanobis+doubt",
+    *(f"{how}:path-likelihood+gate-mahalanobis+disagreement+doubt" for how in COMBINED),
+)
 
 
 def test_at_its_knots_the_surprisal_is_that_of_the_conformal_pvalue() -> None:
@@ -59,7 +66,7 @@ def test_combinations_are_those_of_pvalues(how: str) -> None:
     np.testing.assert_allclose(found, COMBINATIONS[how](pvalues))
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("name", NAMES)
 def test_each_keeps_its_promise_and_sees_what_is_strange(name: str, features: Draw) -> None:
     detector = FamilyDetector(name, classes=4)
     with pytest.raises(NotFittedError):
@@ -90,7 +97,7 @@ def test_surprisals_may_be_ranked_by_inputs_of_their_own_and_need_doubts(feature
     surprised, used_to_it = (FamilyDetector("doubt", classes=4).fit(honest, each) for each in (None, unsure))
     shown = features(100, seed=3)
     assert used_to_it.score(shown).max() < surprised.score(shown).max()
-    for name in ("doubt", "pvalues-minimum"):
+    for name in ("doubt", "minimum:gate-mahalanobis+doubt"):
         with pytest.raises(InvalidArgumentError, match="how unsure the network is"):
             FamilyDetector(name, classes=4).fit(replace(honest, doubt=None))
 
@@ -98,7 +105,7 @@ def test_surprisals_may_be_ranked_by_inputs_of_their_own_and_need_doubts(feature
 def test_those_without_surprisals_are_the_known_ones(features: Draw) -> None:
     honest, shown = features(800, seed=1), features(50, seed=2, spread=2.0)
     path = PathDetector(classes=4).fit(honest)
-    found = {name: FamilyDetector(name, classes=4).fit(honest).score(shown) for name in DETECTORS[:4]}
+    found = {name: FamilyDetector(name, classes=4).fit(honest).score(shown) for name in NAMES[:6]}
     np.testing.assert_allclose(found["path-likelihood+gate-mahalanobis"], path.score(shown), rtol=1e-5)
     np.testing.assert_allclose(found["path-likelihood"], path.components(shown)[:, 0], rtol=1e-5)
     np.testing.assert_allclose(found["gate-mahalanobis"], path.components(shown)[:, 1], rtol=1e-5)

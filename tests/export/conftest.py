@@ -20,11 +20,10 @@ from torchvision.models.resnet import BasicBlock
 from torchvision.models.squeezenet import Fire
 
 from penstock.bundle import Bundle
-from penstock.detect import PathDetector, PathFeatures
+from penstock.detect import FamilyScore, PathDetector, PathFeatures
 from penstock.export.building import Builder, constant_array
 from penstock.export.capture.contract import ServedModel
 from penstock.export.capture.exporting import capture
-from penstock.export.capture.head import DetectorHead
 from penstock.export.lowerings.gated_conv import read_gated_conv
 from penstock.export.lowerings.gathered import Gathered
 from penstock.export.lowerings.lowering import Lowering
@@ -35,6 +34,7 @@ from penstock.export.pipeline import ExportOptions, export
 from penstock.export.runtime import Graph, open_graph
 from penstock.nn.cascade import RAN, Cascade, confidence
 from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint
+from penstock.nn.family_head import FamilyHead
 from penstock.nn.gates import GateConfig
 from penstock.nn.inference import answer
 from penstock.nn.path_network import PathNetwork
@@ -156,7 +156,7 @@ def _captured(network: nn.Module, where: str = "") -> Captured:
     _spread_gates(gated)
     seen = answer(gated, draw_images(200, seed=9))
     detector = PathDetector(classes=5).fit(PathFeatures(seen.bits, seen.gate_logits, seen.predicted))
-    served = ServedModel(gated, DetectorHead(detector.state())).eval()
+    served = ServedModel(gated, FamilyHead(FamilyScore.of_default(detector.state()))).eval()
     return Captured(served, capture(served, SHAPE))
 
 
@@ -297,7 +297,7 @@ def routed() -> Callable[[str], Captured]:
         network = ROUTED[name]().eval()
         seen = answer(network, draw_images(200, seed=9))
         detector = PathDetector(classes=5).fit(PathFeatures(seen.bits, seen.gate_logits, seen.predicted))
-        served = ServedModel(network, DetectorHead(detector.state())).eval()
+        served = ServedModel(network, FamilyHead(FamilyScore.of_default(detector.state()))).eval()
         return Captured(served, capture(served, SHAPE))
 
     return named

@@ -14,13 +14,13 @@ import pytest
 from penstock import zoo
 from penstock.bundle import Bundle
 from penstock.data import ImageSet, Splits, load
-from penstock.detect import PathDetector, PathFeatures, false_positive_interval, resplit_rates
+from penstock.detect import FamilyScore, PathDetector, PathFeatures, false_positive_interval, resplit_rates
 from penstock.export.capture.contract import ServedModel
-from penstock.export.capture.head import DetectorHead
 from penstock.export.pipeline import ExportOptions, export
 from penstock.export.runtime import Outputs, open_graph
 from penstock.export.verify.parity import TOLERANCE, Parity, reference, verify
 from penstock.nn.checkpoint import Checkpoint, load_source
+from penstock.nn.family_head import FamilyHead
 from penstock.nn.inference import Answers, answer
 from penstock.nn.surgery import GatedNetwork
 
@@ -67,7 +67,7 @@ def parity(of: Subject, lowering: str, images: npt.NDArray[np.uint8]) -> Parity:
     """Compare what stands in the bundle with PyTorch; refuses what `verify` refuses."""
     network = of.checkpoint.network
     assert isinstance(network, GatedNetwork)
-    served = ServedModel(network, DetectorHead(of.checkpoint.detector)).eval()
+    served = ServedModel(network, FamilyHead(FamilyScore.of_default(of.checkpoint.detector))).eval()
     return verify(reference(served, images), run(of.bundles[lowering], images), network.layout)
 
 

@@ -10,11 +10,11 @@ import pytest
 
 from penstock.detect import DisagreementDetector, PathFeatures
 from penstock.export.capture.contract import ServedModel
-from penstock.export.capture.disagreement_head import DisagreementHead
 from penstock.export.capture.exporting import capture
 from penstock.export.lowerings.masked import Masked
 from penstock.export.passes.simplify import tidy
 from penstock.export.runtime import open_graph
+from penstock.nn.disagreement_head import DisagreementHead
 from penstock.nn.inference import answer
 
 

@@ -12,39 +12,49 @@ import torch
 from penstock.bundle import read_bundle
 from penstock.cli.main import main
 from penstock.data import load
-from penstock.detect import DETECTORS, FamilyDetector, PathFeatures, false_positive_interval
+from penstock.detect import FamilyDetector, Recipe, false_positive_interval
+from penstock.detect.recipe import COMBINED, PARTS
 from penstock.errors import InvalidArgumentError, UnsupportedError
-from penstock.export.capture.family_head import FamilyHead
-from penstock.export.detectors import FIT_IMAGES, detector_head, ranking
+from penstock.export.detectors import detector_of
 from penstock.export.pipeline import ExportOptions
 from penstock.export.recalibrate import RecalibrateOptions, recalibrate
 from penstock.export.runtime import open_bundle
 from penstock.export.sample import Sample
 from penstock.nn.checkpoint import Checkpoint
+from penstock.nn.detecting import FIT_IMAGES, features_of
+from penstock.nn.family_head import FamilyHead
 from penstock.nn.inference import answer
 
+NAMES = (
+    *PARTS,
+    "path-likelihood+gate-mahalanobis",
+    "minimum:gate-mahalanobis+doubt",
+    *(f"{how}:path-likelihood+gate-mahalanobis+disagreement+doubt" for how in COMBINED),
+)
 
-def seen(checkpoint: Checkpoint, images: np.ndarray) -> PathFeatures:
-    found = answer(checkpoint.network, images)
-    return PathFeatures.of(checkpoint.network.layout, found.bits, found.gate_logits, found.logits)
 
-
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_module_scores_as_numpy_does(name: str, tiny: Checkpoint) -> None:
     splits = load("digits")
-    detector = FamilyDetector(name, classes=10).fit(seen(tiny, splits.train.images))
+    detector = FamilyDetector(name, classes=10).fit(features_of(tiny.network, splits.train.images))
     noise = np.random.default_rng(0).integers(0, 256, (100, 1, 8, 8), dtype=np.uint8)
     images = np.concatenate([splits.test.images[:100], noise])
-    features, logits = seen(tiny, images), torch.from_numpy(answer(tiny.network, images).logits)
+    features, logits = (
+        features_of(tiny.network, images),
+        torch.from_numpy(answer(tiny.network, images).logits),
+    )
     with torch.no_grad():
-        got = FamilyHead(detector)(
+        got = FamilyHead(detector.fitted)(
             logits, torch.from_numpy(features.bits).float(), torch.from_numpy(features.gate_logits)
         )
     np.testing.assert_allclose(got[:, 0], detector.score(features), rtol=1e-4, atol=1e-4)
     assert np.ptp(got.numpy()) > 1
 
 
-@pytest.mark.parametrize("name", ["pvalues-harmonic", "gate-mahalanobis"])
+@pytest.mark.parametrize(
+    "name",
+    ["harmonic:path-likelihood+gate-mahalanobis+doubt", "gate-mahalanobis", "disagreement"],
+)
 def test_a_bundle_carries_the_detector_that_was_chosen(
     name: str, tiny_run: Path, tiny: Checkpoint, tmp_path: Path
 ) -> None:
@@ -54,18 +64,20 @@ def test_a_bundle_carries_the_detector_that_was_chosen(
     calibration = bundle.manifest.calibration
     assert calibration is not None
     assert (calibration.detector, calibration.source) == (name, "graph")
-    assert bundle.manifest.files == {}  # tables are those of scores that can be explained
+    assert (bundle.manifest.files == {}) == (
+        name == "disagreement"
+    )  # tables are there to explain gate logits
     assert {node.domain for node in onnx.load(bundle.model_file).graph.node} == {""}
     splits = load("digits")
     got = open_bundle(bundle, threads=1).run(splits.test.images)
     unseen = splits.calibration.images
-    ranks = ranking(name, len(unseen))
+    ranks = Recipe.parse(name).ranking(len(unseen))
     assert calibration.images == len(unseen) - ranks.sum()
-    honest = seen(tiny, splits.train.images[:FIT_IMAGES])
+    honest = features_of(tiny.network, splits.train.images[:FIT_IMAGES])
     detector = FamilyDetector(name, classes=10).fit(
-        honest, seen(tiny, unseen[ranks]) if ranks.any() else None
+        honest, features_of(tiny.network, unseen[ranks]) if ranks.any() else None
     )
-    wanted = detector.score(seen(tiny, splits.test.images))
+    wanted = detector.score(features_of(tiny.network, splits.test.images))
     np.testing.assert_allclose(got["anomaly_score"][:, 0], wanted, rtol=1e-4, atol=1e-4)
     low, high = false_positive_interval(len(splits.test), calibration.images, 0.05, 0.999)
     assert low <= got["adversarial"].mean() <= high
@@ -77,6 +89,6 @@ def test_a_bundle_carries_the_detector_that_was_chosen(
 def test_what_cannot_be_fitted_or_is_unknown_is_refused(tiny: Checkpoint, tmp_path: Path) -> None:
     made_up = Sample(load("digits").test.images[:5], real=False)
     with pytest.raises(UnsupportedError, match="to be fitted and calibrated"):
-        detector_head(tiny, made_up, "disagreement", None)
+        detector_of(tiny, made_up, "disagreement", None)
     with pytest.raises(InvalidArgumentError, match="no detector 'entropy'"):
         ExportOptions(source="x", repository=tmp_path, name="x", detector="entropy")

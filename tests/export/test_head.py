@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from penstock.data import load
 from penstock.detect import PathDetector, PathFeatures
 from penstock.errors import InvalidArgumentError
-from penstock.export.capture.head import DetectorHead
 from penstock.nn.checkpoint import Checkpoint
+from penstock.nn.detector_head import DetectorHead
 from penstock.nn.inference import answer
 
 

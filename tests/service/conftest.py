@@ -34,6 +34,8 @@ from penstock.bundle import (
     Manifest,
     write_bundle,
 )
+from penstock.detect import FamilyScore
+from penstock.detect.recipe import DEFAULT
 from penstock.detect.tables import tables_to_bytes
 from penstock.export.passes.byte_input import take_bytes
 from penstock.files import sha256
@@ -48,7 +50,7 @@ LAYOUT = PathLayout(
 )
 THRESHOLD = 1.0
 MAX_BATCH = 8
-CALIBRATION = Calibration(detector="tiny", target_fpr=0.05, threshold=THRESHOLD, images=100, source="graph")
+CALIBRATION = Calibration(detector=DEFAULT, target_fpr=0.05, threshold=THRESHOLD, images=100, source="graph")
 
 _SERVE = """
 import os, sys
@@ -235,7 +237,7 @@ def add_bundle(
     if input_type == "uint8":
         take_bytes(model)
     ir.save(model, file)
-    also = {DETECTOR_FILE: tables_to_bytes(TABLES)} if detector else {}
+    also = {DETECTOR_FILE: tables_to_bytes(FamilyScore.of_default(TABLES))} if detector else {}
     manifest = Manifest(
         model_sha256=sha256(file),
         source={"name": "tiny", "sha256": "0" * 64},

@@ -11,7 +11,6 @@ import pytest
 
 from penstock.bundle import DETECTOR_FILE, Bundle
 from penstock.data import load
-from penstock.detect import PathDetector, PathFeatures
 from penstock.detect.tables import tables_from_bytes
 from penstock.service import client
 from tests.service.scale import long, scaled
@@ -49,20 +48,16 @@ def shown() -> npt.NDArray[np.float32]:
 def of_library(kind: str, bundle: Bundle, run: Path, images: npt.NDArray[np.float32]) -> Any:
     """Scores and flags ``[N]``."""
     from penstock.nn.checkpoint import CHECKPOINT_FILE, load_checkpoint
-    from penstock.nn.inference import answer
+    from penstock.nn.detecting import features_of
     from penstock.nn.observing import observed_checkpoint
 
     checkpoint = load_checkpoint(run / CHECKPOINT_FILE)
     checkpoint = observed_checkpoint(checkpoint) if kind == "observed" else checkpoint
-    tables = tables_from_bytes((bundle.folder / DETECTOR_FILE).read_bytes())
     calibration = bundle.manifest.calibration
     assert calibration is not None
-    detector = PathDetector.from_state(
-        tables.arrays() | {"threshold": np.array([calibration.threshold], np.float32)}
-    )
-    seen = answer(checkpoint.network, images * np.float32(255))
-    features = PathFeatures(seen.bits, seen.gate_logits, seen.predicted)
-    return detector.score(features), detector.predict(features)
+    score = tables_from_bytes(calibration.detector, (bundle.folder / DETECTOR_FILE).read_bytes())
+    scores = score.score(features_of(checkpoint.network, images * np.float32(255)))
+    return scores, scores > np.float32(calibration.threshold)
 
 
 @long

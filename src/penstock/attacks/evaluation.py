@@ -26,10 +26,11 @@ from penstock.attacks.evaluation_figures import attack_figures, clean_figures
 from penstock.attacks.evaluation_work import Subject, do
 from penstock.attacks.served import Served, attack_served, check_served, clean_served
 from penstock.data import ImageSet, Splits, load
-from penstock.detect import PathDetector, PathFeatures
+from penstock.detect import FamilyScore, PathFeatures, Recipe, usual_detector
 from penstock.errors import AlreadyExistsError, InvalidArgumentError
 from penstock.files import write_atomic
 from penstock.nn.checkpoint import Checkpoint, load_source
+from penstock.nn.detecting import fitted_score
 from penstock.nn.inference import answer
 from penstock.nn.observing import observed_checkpoint
 
@@ -45,13 +46,13 @@ class Bench:
 
     Attributes:
         checkpoint: the network under attack, with its detector.
-        detector: fitted on training images.
+        detector: the score that is evaluated.
         baselines: by name.
         served: bundles of the same network.
     """
 
     checkpoint: Checkpoint
-    detector: PathDetector
+    detector: FamilyScore
     baselines: dict[str, Score]
     served: Sequence[Served] = ()
 
@@ -110,16 +111,20 @@ def evaluate_detection(
         say("fitting a detector to what the gates see of the dense network")
         checkpoint = observed_checkpoint(checkpoint, folder)
     splits = load(checkpoint.config["data"], folder=folder)
-    say("fitting baselines")
+    recipe = Recipe.parse(config.detector or usual_detector(checkpoint.network.layout))
+    ranks = recipe.ranking(len(splits.calibration))
+    say(f"fitting {recipe} and baselines")
+    score = fitted_score(checkpoint, str(recipe), splits.calibration.images[ranks], folder)
     honest = splits.train.take(
         np.linspace(0, len(splits.train) - 1, min(config.fit, len(splits.train))).astype(int)
     )
     baselines = {name: fit_baseline(name, checkpoint.network, honest.floats()) for name in config.baselines}
-    bench = Bench(checkpoint, PathDetector.from_state(checkpoint.detector), baselines, bundles)
+    bench = Bench(checkpoint, score, baselines, bundles)
     say("scoring clean images")
+    ranks = np.any([ranks, *(each.recipe.ranking(len(ranks)) for each in bundles)], axis=0)
     clean = {
         name: _kept(out / f"clean-{name}.npz", partial(_judged, bench, part))
-        for name, part in _clean_parts(splits, config).items()
+        for name, part in _clean_parts(splits, config, ~ranks).items()
     }
     subject = _subject(checkpoint, bench, splits, clean, config)
     before = _kept(out / "victims.npz", partial(_judged, bench, subject.victims))
@@ -139,6 +144,7 @@ def evaluate_detection(
     result = {
         "source": about,
         "config": asdict(config),
+        "detector": str(recipe),
         "clean": {name: clean_figures(clean, name, config.seed) for name in (OWN, *baselines)},
         "attacks": figures,
         "bundles": [
@@ -170,9 +176,15 @@ def _judged(bench: Bench, part: ImageSet) -> dict[str, npt.NDArray[Any]]:
     return bench.judge(part.floats())
 
 
-def _clean_parts(splits: Splits, config: EvaluationConfig) -> dict[str, ImageSet]:
+def _clean_parts(
+    splits: Splits, config: EvaluationConfig, thresholds: npt.NDArray[np.bool_]
+) -> dict[str, ImageSet]:
+    """Calibration images that thresholds are set on, without those that scores are ranked by; and test images."""
     count = min(config.clean or len(splits.test), len(splits.test))
-    return {"calibration": splits.calibration, "test": splits.test.take(np.arange(count))}
+    return {
+        "calibration": splits.calibration.take(thresholds),
+        "test": splits.test.take(np.arange(count)),
+    }
 
 
 def _subject(

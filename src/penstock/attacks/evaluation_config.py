@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from penstock.attacks.baselines import NAMES
+from penstock.detect.recipe import Recipe
 from penstock.errors import ConfigurationError
 
 KINDS = (
@@ -38,6 +39,7 @@ class EvaluationConfig:
         cw_searches: of that attack, steps of the bisection; `penstock.attacks.carlini` says how far these go.
         adaptive_steps: of each adaptive attack and of compute inflation.
         adaptive_restarts: of each adaptive attack.
+        detector: name of a recipe, `penstock.detect.recipe`; empty: what suits the network.
         observe: attack the dense network that the source came from, with its gates as observers.
         fpr: rate at which adaptive attacks must stay unflagged.
         seed: of all random choices.
@@ -58,6 +60,7 @@ class EvaluationConfig:
     cw_searches: int = 4
     adaptive_steps: int = 1000
     adaptive_restarts: int = 2
+    detector: str = ""
     observe: bool = False
     fpr: float = 0.05
     seed: int = 0
@@ -70,6 +73,8 @@ class EvaluationConfig:
         for name in ("images", "fit", "pgd_steps", "adaptive_steps", "adaptive_restarts"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.detector:
+            Recipe.parse(self.detector)
         if not all(0 < eps < 255 for eps in self.eps):
             raise ConfigurationError(f"eps is {list(self.eps)}; grey levels between 0 and 255 are needed")
 

@@ -20,7 +20,7 @@ from penstock.attacks.inflation import Inflation, bound
 from penstock.attacks.pgd import PGD
 from penstock.attacks.toolbox import FGSM, Attack, AutoAttack, DeepFool, Square, Transfer
 from penstock.data import ImageSet, load
-from penstock.detect import PathDetector, conformal_threshold
+from penstock.detect import FamilyScore, conformal_threshold
 from penstock.nn.checkpoint import Checkpoint, load_source
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -33,14 +33,14 @@ class Subject:
 
     Attributes:
         checkpoint: the network.
-        detector: fitted.
+        detector: its score.
         calibration: its scores of honest calibration images.
         victims: test images that the network reads right.
         guides: honest training images.
     """
 
     checkpoint: Checkpoint
-    detector: PathDetector
+    detector: FamilyScore
     calibration: npt.NDArray[np.float64]
     victims: ImageSet
     guides: ImageSet

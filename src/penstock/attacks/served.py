@@ -17,7 +17,7 @@ import numpy.typing as npt
 from penstock.attacks.classifier import Images
 from penstock.attacks.evaluation_figures import Arrays, attack_figures, clean_figures
 from penstock.attacks.metrics import rate_estimate
-from penstock.detect import false_positive_interval
+from penstock.detect import Recipe, false_positive_interval
 from penstock.errors import InvalidArgumentError
 from penstock.manifest import ACTIVE_MACS, FLAG, LOGITS, SCORE, Manifest
 
@@ -50,6 +50,12 @@ class Served:
         }
 
     @property
+    def recipe(self) -> Recipe:
+        """Its detector's."""
+        assert self.manifest.calibration is not None
+        return Recipe.parse(self.manifest.calibration.detector)
+
+    @property
     def about(self) -> dict[str, Any]:
         """What results say of it."""
         manifest = self.manifest
@@ -59,6 +65,7 @@ class Served:
             "sha256": manifest.model_sha256,
             "lowering": manifest.lowering,
             "precision": manifest.precision,
+            "detector": manifest.calibration.detector,
             "fpr": manifest.calibration.target_fpr,
             "calibration_images": manifest.calibration.images,
         }

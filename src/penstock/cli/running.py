@@ -99,8 +99,9 @@ def _add_export(commands: Commands) -> None:
     export.add_argument(
         "--detector",
         metavar="D",
-        help="path-likelihood+gate-mahalanobis (default), path-likelihood, gate-mahalanobis, disagreement, "
-        "router-gate, pvalues-minimum, pvalues-harmonic or pvalues-fisher",
+        help="PART[+PART...], their mean, or minimum:, harmonic: or fisher: before them, by p-values; parts are "
+        "path-likelihood, gate-mahalanobis, disagreement, doubt and router-gate (default: "
+        "minimum:gate-mahalanobis+doubt where there are observers, else path-likelihood+gate-mahalanobis)",
     )
     export.add_argument(
         "--gates",

@@ -10,18 +10,19 @@ from penstock.detect.combined import CombinedScore
 from penstock.detect.detector import PathDetector
 from penstock.detect.disagreement import ClassDisagreement, DisagreementDetector
 from penstock.detect.explanation import Explanation, explain
-from penstock.detect.family import DETECTORS, FamilyDetector
+from penstock.detect.family import FamilyDetector
+from penstock.detect.family_score import FamilyScore
 from penstock.detect.features import PathFeatures
 from penstock.detect.lifecycle import Detector
 from penstock.detect.likelihood import BitLikelihood
 from penstock.detect.mahalanobis import GateMahalanobis
 from penstock.detect.pvalues import COMBINATIONS, PValueDetector
+from penstock.detect.recipe import Recipe, usual_detector
 from penstock.detect.supervised import CLASSIFIERS, SupervisedDetector
 
 __all__ = [
     "CLASSIFIERS",
     "COMBINATIONS",
-    "DETECTORS",
     "BitLikelihood",
     "ClassDisagreement",
     "CombinedScore",
@@ -29,14 +30,17 @@ __all__ = [
     "DisagreementDetector",
     "Explanation",
     "FamilyDetector",
+    "FamilyScore",
     "GateMahalanobis",
     "PValueDetector",
     "PathDetector",
     "PathFeatures",
+    "Recipe",
     "SupervisedDetector",
     "class_thresholds",
     "conformal_threshold",
     "explain",
     "false_positive_interval",
     "resplit_rates",
+    "usual_detector",
 ]

@@ -1,15 +1,28 @@
-"""Where a combined score comes from: filter by filter, and which classes' paths are like this one.
+"""Where a score comes from: part by part, filter by filter, and which classes' paths are like this one.
 
-With the names of `penstock.detect.combined` and ``q = d^2 - 1``, the score is cut up without remainder:
+With the names of `penstock.detect.combined` and ``q = d^2 - 1``, every part of a recipe is cut up without remainder
+into what filters' bits add, what their gate logits add, what the network's own answer adds, and a baseline, which is
+what honest inputs of the class add on average, taken away:
 
-    bits[j]  = |z_j - usual[c, j]| * surprise[c, j] / (2 spread[c, 0])
-    q[j]     = x_j (directions (direction_weight p))_j + residual_weight e_j^2,      sum_j q[j] = q
-    gates[j] = q[j] / (d + 1) / (2 spread[c, 1]),                   because d - 1 = q / (d + 1)
-    baseline = -(location[c, 0] / spread[c, 0] + (location[c, 1] - 1) / spread[c, 1]) / 2
-    score    = baseline + sum_j (bits[j] + gates[j])
+    path-likelihood    bits[j]  = |z_j - usual[c, j]| surprise[c, j] / spread[c, 0],   baseline = -location / spread
+    gate-mahalanobis   q[j]     = x_j (directions (direction_weight p))_j + residual_weight e_j^2,     sum_j q[j] = q
+                       gates[j] = q[j] / (d + 1) / spread[c, 1],                      because d - 1 = q / (d + 1)
+                       baseline = -(location[c, 1] - 1) / spread[c, 1]
+    disagreement       bits[j]  = (z_j - q_j) (slope[c, j] - slope[k, j]) / spread[c],   k the nearest other class
+                       baseline = (constant[c] - constant[k] - location[c]) / spread[c]
+    router-gate        bits[j]  = |d_j - usual[c, j]| surprise[c, j] / spread[c],        baseline = -location / spread
+    doubt              answer   = doubt / spread,                                        baseline = -location / spread
 
-``bits`` is never negative. ``gates`` may be, a little: along the kept directions a filter's deviation can be what
-is to be expected given the others'.
+The mean of K parts adds 1/K of each. Combined by p-values, a part i with surprisal g_i adds
+
+    minimum    the score, where g_i is the largest, else 0
+    fisher     2 g_i
+    harmonic   exp(g_i) / sum_k exp(g_k) of the score
+
+and its cut is scaled to that, without the baseline: where honest inputs lie stands in the p-value already.
+
+``bits`` of a likelihood are never negative. ``gates`` may be, a little: along the kept directions a filter's deviation
+can be what is to be expected given the others'.
 
 The surprise at seeing a path in class c is its negative log-likelihood, ``sum_j |z_j - usual[c, j]|
 surprise[c, j] + log(1 + exp(-surprise[c, j]))``, here per filter.
@@ -20,10 +33,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from penstock.detect.combined import CombinedScore
+from penstock.detect.cuts import cut
+from penstock.detect.family_score import FamilyScore
 from penstock.detect.features import PathFeatures
 from penstock.detect.grouping import Floats
+from penstock.detect.surprisal import combine
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +48,10 @@ class Explanation:
     """Where the scores of ``N`` inputs come from, all float64.
 
     Attributes:
-        parts: ``[N, 2]``, what the likelihood and the distance add; they sum to the score.
+        parts: ``[N, K]``, what each part of the recipe adds; they sum to the score, and so do all that follow but the
+            last.
         baseline: ``[N]``.
+        answer: ``[N]``, what the network's doubt about its answer adds.
         bits: ``[N, P]``, what each filter's bit adds.
         gates: ``[N, P]``, what each filter's gate logit adds.
         surprise: ``[N, C]``, at each class, in nats per filter.
@@ -40,43 +59,51 @@ class Explanation:
 
     parts: Floats
     baseline: Floats
+    answer: Floats
     bits: Floats
     gates: Floats
     surprise: Floats
 
 
-def explain(score: CombinedScore, features: PathFeatures) -> Explanation:
+def explain(score: FamilyScore, features: PathFeatures) -> Explanation:
     """Cut up the scores of some inputs.
 
     Raises:
         InvalidArgumentError: the features have another number of filters or an unknown class.
     """
-    parts = score.components(features) / 2
-    own = features.predicted
-    location, spread = score.location[own].astype(np.float64), score.spread[own].astype(np.float64)
-    bits = score.likelihood.surprises(features) / (2 * spread[:, :1])
-    squares = _squares(score, features)
-    distance = np.sqrt(1 + squares.sum(axis=1, keepdims=True))
+    parts = score.parts(features)
+    values = _values(score, parts)
+    cuts = [cut(name, score, features) for name in score.recipe.parts]
+    if score.recipe.by_surprisal:
+        cuts = [one.scaled_to(values[:, place]) for place, one in enumerate(cuts)]
+    else:
+        cuts = [one.times(np.full(len(features), 1 / len(cuts))) for one in cuts]
+    whole = sum(cuts[1:], start=cuts[0])
     return Explanation(
-        parts=parts,
-        baseline=-(location[:, 0] / spread[:, 0] + (location[:, 1] - 1) / spread[:, 1]) / 2,
-        bits=bits,
-        gates=squares / (distance + 1) / (2 * spread[:, 1:]),
-        surprise=_surprise(score, features),
+        parts=values,
+        baseline=whole.baseline,
+        answer=whole.answer,
+        bits=whole.bits,
+        gates=whole.gates,
+        surprise=_surprise(score.combined, features),
     )
 
 
-def _squares(score: CombinedScore, features: PathFeatures) -> Floats:
-    """``[N, P]``: what each filter adds to the squared distance."""
-    tables = score.mahalanobis
-    directions = tables.directions.astype(np.float64)
-    x = (features.gate_logits.astype(np.float64) - tables.mean[features.predicted]) / tables.scale
-    along = x @ directions  # [N, r]
-    beyond = x - along @ directions.T  # [N, P]
-    squares: Floats = (
-        x * ((along * tables.direction_weight) @ directions.T) + beyond**2 * tables.residual_weight
-    )
-    return squares
+def _values(score: FamilyScore, parts: npt.NDArray[np.float32]) -> Floats:
+    """``[N, K]``: what each part adds."""
+    if not score.recipe.by_surprisal:
+        means: Floats = parts.astype(np.float64) / parts.shape[1]
+        return means
+    surprisals: Floats = np.column_stack(score.surprised(parts))
+    if score.recipe.how == "fisher":
+        return np.multiply(surprisals, 2.0)
+    if score.recipe.how == "minimum":
+        weights: Floats = np.eye(parts.shape[1])[surprisals.argmax(axis=1)]
+    else:
+        weights = np.exp(surprisals - surprisals.max(axis=1, keepdims=True))
+    shares: Floats = weights / weights.sum(axis=1, keepdims=True)
+    values: Floats = combine(list(surprisals.T), score.recipe.how)[:, None] * shares
+    return values
 
 
 def _surprise(score: CombinedScore, features: PathFeatures) -> Floats:

@@ -4,37 +4,33 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from penstock.detect.combined import SHAPES, CombinedScore
+from penstock.detect.family_score import FamilyScore
 from penstock.errors import InvalidArgumentError
 
 
-def tables_to_bytes(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
-    """Write the tables named in `penstock.detect.combined.SHAPES`; the same tables give the same bytes.
-
-    Raises:
-        InvalidArgumentError: a table is missing, or does not fit the others.
-    """
-    tables = CombinedScore.from_arrays(arrays).arrays()
+def tables_to_bytes(score: FamilyScore) -> bytes:
+    """Write everything that a score needs; the same tables give the same bytes."""
     file = io.BytesIO()
-    np.savez(file, allow_pickle=False, **{name: tables[name] for name in SHAPES})
+    np.savez(file, allow_pickle=False, **score.arrays())
     return file.getvalue()
 
 
-def tables_from_bytes(content: bytes) -> CombinedScore:
+def tables_from_bytes(name: str, content: bytes) -> FamilyScore:
     """Read what `tables_to_bytes` wrote.
+
+    Args:
+        name: of the detector, as the bundle's calibration has it.
+        content: of the file.
 
     Raises:
         InvalidArgumentError: the content is no such file, or its tables do not fit together.
     """
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+            arrays = {key: file[key] for key in file.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise InvalidArgumentError(f"not a file of a detector's tables: {error}") from error
-    return CombinedScore.from_arrays(arrays)
+    return FamilyScore.from_arrays(name, arrays)

@@ -11,16 +11,15 @@ import torch
 from torch import nn
 
 from penstock import data
-from penstock.detect import PathDetector, PathFeatures
+from penstock.detect import PathDetector
 from penstock.errors import NotFoundError, UnsupportedError
 from penstock.nn.checkpoint import Checkpoint
-from penstock.nn.inference import Levels, answer
+from penstock.nn.detecting import FIT_IMAGES, features_of
 from penstock.nn.observed import ObservedConv2d, observe
 from penstock.nn.path_network import PathNetwork
 from penstock.nn.watched import WatchedRouter, watch
 
-FIT_IMAGES = 20_000  # training images that the detector is fitted on, at most
-NORM_IMAGES = 5_000  # of them for the gates' normalisation
+NORM_IMAGES = 5_000  # training images for the gates' normalisation
 BATCH = 250
 
 
@@ -73,8 +72,8 @@ def _fitted(checkpoint: Checkpoint, network: PathNetwork, folder: Path | None) -
     splits = data.load(name, folder=folder)
     normalize_anew(network, splits.train.images[:NORM_IMAGES])
     detector = PathDetector(classes=len(checkpoint.class_names))
-    detector.fit(_features(network, splits.train.images[:FIT_IMAGES]))
-    scores = detector.score(_features(network, splits.calibration.images))
+    detector.fit(features_of(network, splits.train.images[:FIT_IMAGES]))
+    scores = detector.score(features_of(network, splits.calibration.images))
     return replace(
         checkpoint, network=network, detector=detector.state(), calibration=scores.astype(np.float64)
     )
@@ -107,8 +106,3 @@ def normalize_anew(network: PathNetwork, images: npt.NDArray[np.uint8]) -> None:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
-
-
-def _features(network: PathNetwork, images: Levels) -> PathFeatures:
-    seen = answer(network, images)
-    return PathFeatures.of(network.layout, seen.bits, seen.gate_logits, seen.logits)

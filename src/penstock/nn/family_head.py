@@ -1,4 +1,4 @@
-"""The detectors of `penstock.detect.family` as modules, so that they can be captured with a network."""
+"""The detectors of `penstock.detect.family` as modules: captured with a network, or differentiated by attackers."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from penstock.detect.doubt import DoubtScore
-from penstock.detect.family import DEFAULT, DISAGREEMENT, DOUBT, PARTS, ROUTER_GATE, FamilyDetector
+from penstock.detect.family_score import FamilyScore
+from penstock.detect.recipe import DEFAULT, DISAGREEMENT, DOUBT, LIKELIHOOD, MAHALANOBIS, ROUTER_GATE
 from penstock.detect.router_gate import GateDisagreement
 from penstock.detect.surprisal import Surprisal
-from penstock.export.capture.disagreement_head import DisagreementHead
-from penstock.export.capture.head import DetectorHead
+from penstock.nn.detector_head import DetectorHead
+from penstock.nn.disagreement_head import DisagreementHead
 
 
 class SurprisalHead(nn.Module):
@@ -79,45 +80,49 @@ class FamilyHead(nn.Module):
     """Scores paths as a fitted detector of the family does.
 
     Args:
-        detector: fitted.
+        score: what it has learnt.
     """
 
-    def __init__(self, detector: FamilyDetector) -> None:
+    def __init__(self, score: FamilyScore) -> None:
         super().__init__()
-        self.name = detector.name
-        self.combination = detector.combination
-        self.both = DetectorHead(detector.combined.arrays())
-        self.disagreement = DisagreementHead(detector.disagreement)
-        self.doubt = None if detector.doubt is None else DoubtHead(detector.doubt)
-        self.router_gate = RouterGateHead(detector.router_gate)
-        self.surprisals = nn.ModuleList(SurprisalHead(tables) for tables in detector.surprisals)
+        self.recipe = score.recipe
+        self.both = DetectorHead(score.combined.arrays())
+        self.disagreement = None if score.disagreement is None else DisagreementHead(score.disagreement)
+        self.doubt = None if score.doubt is None else DoubtHead(score.doubt)
+        self.router_gate = None if score.router_gate is None else RouterGateHead(score.router_gate)
+        self.surprisals = nn.ModuleList(SurprisalHead(tables) for tables in score.surprisals)
 
     def forward(self, logits: Tensor, bits: Tensor, gate_logits: Tensor) -> Tensor:
         """Anomaly score ``[N, 1]`` of logits ``[N, classes]``, bits and gate logits ``[N, P]``."""
-        if self.name == DEFAULT:
+        if str(self.recipe) == DEFAULT:  # in one piece, for the sake of the graph
             return self.both(logits, bits, gate_logits)  # type: ignore[no-any-return]
-        if self.name == DISAGREEMENT:
-            return self.disagreement(logits, bits, gate_logits)  # type: ignore[no-any-return]
-        if self.name == ROUTER_GATE:
-            return self.router_gate(logits, bits, gate_logits)  # type: ignore[no-any-return]
-        if self.name == DOUBT:
-            assert self.doubt is not None
-            return self.doubt(logits)  # type: ignore[no-any-return]
-        both = self.both.components(logits, bits, gate_logits)
-        if self.combination is None:
-            place = PARTS.index(self.name)
-            return both[:, place : place + 1]
-        assert self.doubt is not None
-        disagreement = self.disagreement(logits, bits, gate_logits)
-        parts = (*torch.split(both, 1, dim=1), disagreement, self.doubt(logits))
-        found = torch.cat([one(part) for one, part in zip(self.surprisals, parts, strict=True)], dim=1)
-        return self._combined(found)
+        parts = self._parts(logits, bits, gate_logits)
+        if self.recipe.by_surprisal:
+            parts = [one(part) for one, part in zip(self.surprisals, parts, strict=True)]
+        return self._combined(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
+
+    def _parts(self, logits: Tensor, bits: Tensor, gate_logits: Tensor) -> list[Tensor]:
+        """``[N, 1]`` each, in the recipe's order; what it does not ask for leaves no trace in a graph."""
+        found: dict[str, Tensor] = {}
+        if LIKELIHOOD in self.recipe.parts or MAHALANOBIS in self.recipe.parts:
+            both = self.both.components(logits, bits, gate_logits)
+            found |= {LIKELIHOOD: both[:, :1], MAHALANOBIS: both[:, 1:]}
+        if self.disagreement is not None:
+            found[DISAGREEMENT] = self.disagreement(logits, bits, gate_logits)
+        if self.doubt is not None:
+            found[DOUBT] = self.doubt(logits)
+        if self.router_gate is not None:
+            found[ROUTER_GATE] = self.router_gate(logits, bits, gate_logits)
+        return [found[name] for name in self.recipe.parts]
 
     def _combined(self, found: Tensor) -> Tensor:
-        """``[N, 1]`` of surprisals ``[N, 4]``."""
-        if self.combination == "fisher":
+        """``[N, 1]`` of scores or surprisals ``[N, K]``."""
+        how = self.recipe.how
+        if how == "fisher":
             return 2 * found.sum(dim=1, keepdim=True)
+        if not self.recipe.by_surprisal:
+            return found.mean(dim=1, keepdim=True)
         top = found.amax(dim=1, keepdim=True)
-        if self.combination == "minimum":
+        if how == "minimum":
             return top
         return top + torch.log(torch.exp(found - top).mean(dim=1, keepdim=True))

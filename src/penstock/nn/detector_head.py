@@ -1,4 +1,4 @@
-"""The detector as a module, so that it is captured into the graph together with the network.
+"""The default detector as a module, so that it is captured into the graph together with the network.
 
 It does, in single precision, what `penstock.detect.combined` does in double; the names are those of its tables.
 """
