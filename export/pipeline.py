@@ -38,6 +38,7 @@ from penstock.nn.checkpoint import Checkpoint
 from penstock.nn.observing import observed_checkpoint, watched_checkpoint
 from penstock.nn.prototypes import ConsolidatedNetwork
 from penstock.nn.surgery import GatedNetwork
+from penstock.nn.unobserved import unobserved_checkpoint
 
 UNSETTLED = "gates stay as they were learned: --settle was not given"
 NO_GATES = "no gates: what a prototype leaves closed is left out of it anyway"
@@ -66,6 +67,8 @@ def export(
     if options.gates is not None:
         say("fitting a detector to what the gates see beside the routers")
         checkpoint = watched_checkpoint(checkpoint, load(options.gates)[0], options.data)
+    if not options.flags and not options.dense and options.class_name is None:
+        checkpoint = unobserved_checkpoint(checkpoint)
     if options.flagging and not checkpoint.detector:
         raise UnsupportedError(f"{options.source} holds no detector: export it with --no-flags")
     sample = sample_of(checkpoint, options.data, say)

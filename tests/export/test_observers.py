@@ -9,6 +9,7 @@ import pytest
 
 from penstock.bundle import read_bundle
 from penstock.data import load
+from penstock.errors import UnsupportedError
 from penstock.export.pipeline import ExportOptions, export
 from penstock.export.runtime import open_bundle
 from penstock.learn.cascade import cascade
@@ -70,3 +71,32 @@ def test_graphs_flag_by_what_observers_say(
     assert 0 < got["adversarial"].mean() < 0.2
     noise = np.random.default_rng(0).integers(0, 256, images.shape, dtype=np.uint8)
     assert graph.run(noise)["adversarial"].mean() > 0.2  # at a promised 0.05
+
+
+def test_without_flags_nobody_looks_on(observed: dict[str, Path], tmp_path: Path) -> None:
+    source = str(observed["both"])
+    made = {
+        flags: export(
+            ExportOptions(
+                source=source, repository=tmp_path, name=f"m{flags}", lowering="routed", flags=flags
+            )
+        )
+        for flags in (True, False)
+    }
+    layouts = {flags: bundle.manifest.layout for flags, bundle in made.items()}
+    assert layouts[False].rules.all()
+    assert layouts[False].bits == layouts[True].bits - 2 * 16
+    images = load("digits").test.images[:200]
+    got = {flags: open_bundle(bundle, threads=1).run(images) for flags, bundle in made.items()}
+    np.testing.assert_allclose(got[False]["logits"], got[True]["logits"], atol=1e-4)
+    assert (got[False]["active_macs"] < got[True]["active_macs"]).all()
+    assert not got[False]["adversarial"].any()
+    with pytest.raises(UnsupportedError, match="export that, with --dense"):
+        export(ExportOptions(source=str(observed["dense"]), repository=tmp_path, name="never", flags=False))
+
+
+def test_networks_with_observers_carry_what_suits_them(observed: dict[str, Path], tmp_path: Path) -> None:
+    options = ExportOptions(source=str(observed["gates"]), repository=tmp_path, name="m", lowering="masked")
+    calibration = export(options).manifest.calibration
+    assert calibration is not None
+    assert calibration.detector == "minimum:gate-mahalanobis+doubt"
