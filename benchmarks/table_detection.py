@@ -123,6 +123,35 @@ def served(results: dict[str, Any]) -> list[str]:
     return _table(head, lines, results, words=4)
 
 
+def supervised(results: dict[str, Any]) -> list[str]:
+    """A row for each attack that classifiers learned from: their AUROC on it, and on all the others."""
+    lines = []
+    for name, rows in _supervised(results):
+        for row in rows:
+            own = row["auroc"].get(row["trained_on"])
+            others = [
+                area for attack, area in row["auroc"].items() if _kind(attack) != _kind(row["trained_on"])
+            ]
+            cells = [name, row["trained_on"], row["classifier"], str(row["per_class"])]
+            cells += ["-" if own is None else f"{own:.3f}"]
+            cells += [f"{sum(others) / len(others):.3f}", f"{min(others):.3f}"] if others else ["-", "-"]
+            lines.append(cells)
+    head = ["network", "learned from", "classifier", "images per class"]
+    return _table([*head, "AUROC on it", "on the others, mean", "least"], lines, results, words=3)
+
+
+def _supervised(results: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    for name, entry in results["networks"].items():
+        for key, form in (("attacks", ""), ("observed_attacks", ", observed")):
+            rows = entry.get(key, {}).get("supervised", ())
+            if rows:
+                yield _name(name) + form, rows
+
+
+def _kind(attack: str) -> str:
+    return attack.partition("-")[0]
+
+
 def inflation(results: dict[str, Any]) -> list[str]:
     """A row for each network: what its worst image costs, and what no image can exceed."""
     lines = []

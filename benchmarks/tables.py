@@ -100,6 +100,7 @@ PAGES: Mapping[str, Mapping[str, Table]] = {
         "detection-scores": _detection(table_detection.scores),
         "detection-evasion": _detection(table_detection.evasion),
         "detection-served": _detection(table_detection.served),
+        "detection-supervised": _detection(table_detection.supervised),
         "detection-inflation": _detection(table_detection.inflation),
     },
     "docs/learning-results.md": {

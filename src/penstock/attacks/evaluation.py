@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,10 +21,11 @@ import numpy.typing as npt
 
 from penstock.attacks.baselines import Score, fit_baseline
 from penstock.attacks.classifier import Images
-from penstock.attacks.evaluation_config import EvaluationConfig
-from penstock.attacks.evaluation_figures import attack_figures, clean_figures
+from penstock.attacks.evaluation_config import ATTACKS, EvaluationConfig
+from penstock.attacks.evaluation_figures import Arrays, attack_figures, clean_figures
 from penstock.attacks.evaluation_work import Subject, do
 from penstock.attacks.served import Served, attack_served, check_served, clean_served
+from penstock.attacks.supervised_figures import Codes, supervised_figures
 from penstock.data import ImageSet, Splits, load
 from penstock.detect import FamilyScore, PathFeatures, Recipe, usual_detector
 from penstock.errors import AlreadyExistsError, InvalidArgumentError
@@ -37,6 +38,7 @@ from penstock.nn.observing import observed_checkpoint
 RESULTS, CLAIM = "detection.json", "detection-config.json"
 OWN = "path"  # the name of the detector that is evaluated, beside the baselines'
 Say = Callable[[str], None]
+Piece = tuple[str, float]  # kind and bound
 Track = Callable[[list[tuple[str, float]]], Iterable[tuple[str, float]]]
 
 
@@ -57,16 +59,18 @@ class Bench:
     served: Sequence[Served] = ()
 
     def judge(self, images: Images) -> dict[str, npt.NDArray[Any]]:
-        """Scores ``[N]`` by detector, ``predicted`` ``[N]`` and ``active_macs`` ``[N]`` of images in 0..1.
+        """Scores ``[N]`` by detector, ``predicted`` and ``active_macs`` ``[N]`` and packed ``bits`` of images in 0..1.
 
         What bundles say stands beside them, as `penstock.attacks.served` names it.
         """
         seen = answer(self.checkpoint.network, images * np.float32(255))
         layout = self.checkpoint.network.layout
-        own = self.detector.score(PathFeatures.of(layout, seen.bits, seen.gate_logits, seen.logits))
+        features = PathFeatures.of(layout, seen.bits, seen.gate_logits, seen.logits)
+        own = self.detector.score(features)
         scores = {name: score(images) for name, score in self.baselines.items()}
         judged: dict[str, npt.NDArray[Any]] = {
             "predicted": seen.predicted,
+            "bits": np.packbits(features.bits, axis=1),
             "active_macs": seen.active_macs,
             OWN: own.astype(np.float64),
             **scores,
@@ -128,33 +132,70 @@ def evaluate_detection(
     }
     subject = _subject(checkpoint, bench, splits, clean, config)
     before = _kept(out / "victims.npz", partial(_judged, bench, subject.victims))
-    figures: list[dict[str, Any]] = []
-    served: list[list[dict[str, Any]]] = [[] for _ in bundles]
-    for kind, eps in track(list(config.plan)):
-        name = f"{kind}-{eps:g}" if eps else kind
-        found = _kept(
-            out / f"attack-{name}.npz", partial(do, subject, bench.judge, kind, eps, config, folder)
+    founds = {
+        (kind, eps): _kept(
+            out / f"attack-{named(kind, eps)}.npz",
+            partial(do, subject, bench.judge, kind, eps, config, folder),
         )
-        figures.append(
-            {"attack": kind, "eps": eps, **attack_figures(found, clean, (OWN, *baselines), config.seed)}
-        )
-        for place, rows in enumerate(served):
-            row = attack_served(found, before, clean, place, config.seed)
-            rows.append({"attack": kind, "eps": eps, **row})
+        for kind, eps in track(list(config.plan))
+    }
+    say("counting")
     result = {
         "source": about,
         "config": asdict(config),
         "detector": str(recipe),
         "clean": {name: clean_figures(clean, name, config.seed) for name in (OWN, *baselines)},
-        "attacks": figures,
+        "attacks": [
+            {"attack": kind, "eps": eps, **attack_figures(found, clean, (OWN, *baselines), config.seed)}
+            for (kind, eps), found in founds.items()
+        ],
+        "supervised": _supervised(checkpoint, config, clean["test"], before, founds),
         "bundles": [
             bundle.about
-            | {"clean": clean_served(bundle, clean, place, config.seed), "attacks": served[place]}
+            | {
+                "clean": clean_served(bundle, clean, place, config.seed),
+                "attacks": [
+                    {"attack": kind, "eps": eps, **attack_served(found, before, clean, place, config.seed)}
+                    for (kind, eps), found in founds.items()
+                ],
+            }
             for place, bundle in enumerate(bundles)
         ],
     }
     write_atomic(out / RESULTS, json.dumps(result, indent=2) + "\n")
     return result
+
+
+def _supervised(
+    checkpoint: Checkpoint,
+    config: EvaluationConfig,
+    test: Arrays,
+    before: Arrays,
+    founds: Mapping[Piece, Arrays],
+) -> list[dict[str, Any]]:
+    """What classifiers that have seen one attack, at its largest bound, make of all of them."""
+    attacks = {piece: found for piece, found in founds.items() if piece[0] in ATTACKS}
+    largest = dict(sorted(attacks, key=lambda piece: piece[1]))
+    untouched = {name: test[name][config.images :] for name in ("bits", "predicted")}
+    if not len(
+        untouched["bits"]
+    ):  # all test images were attacked: those that nobody learns from stand for the rest
+        untouched = {name: before[name][1::2] for name in ("bits", "predicted")}
+    codes = Codes(
+        filters=checkpoint.network.layout.watching.bits,
+        classes=len(checkpoint.class_names),
+        before=before,
+        honest=untouched,
+        attacks={named(*piece): found for piece, found in attacks.items()},
+    )
+    return supervised_figures(
+        codes, [named(*piece) for piece in largest.items()], config.supervised, config.seed
+    )
+
+
+def named(kind: str, eps: float) -> str:
+    """What a piece of work is called in files and figures."""
+    return f"{kind}-{eps:g}" if eps else kind
 
 
 def claim(out: Path, what: dict[str, Any]) -> None:

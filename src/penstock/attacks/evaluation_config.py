@@ -8,11 +8,11 @@ from penstock.attacks.baselines import NAMES
 from penstock.detect.recipe import Recipe
 from penstock.errors import ConfigurationError
 
-KINDS = (
-    "fgsm", "pgd", "autoattack", "cw", "deepfool", "square", "transfer",
-    "signs", "jpeg", "blur", "mnist", "caltech25",
-    "joint", "orthogonal", "matching", "inflation",
-)  # fmt: skip
+UNAWARE = ("fgsm", "pgd", "autoattack", "cw", "deepfool", "square", "transfer")  # of the detector
+CONTROLS = ("signs", "jpeg", "blur", "mnist", "caltech25")
+ADAPTIVE = ("joint", "orthogonal", "matching")
+ATTACKS = (*UNAWARE, *ADAPTIVE)  # on the answer
+KINDS = (*UNAWARE, *CONTROLS, *ADAPTIVE, "inflation")
 WITH_EPS = frozenset(
     ("fgsm", "pgd", "autoattack", "square", "transfer", "signs", "joint", "orthogonal", "matching")
 )
@@ -41,6 +41,7 @@ class EvaluationConfig:
         adaptive_restarts: of each adaptive attack.
         detector: name of a recipe, `penstock.detect.recipe`; empty: what suits the network.
         observe: attack the dense network that the source came from, with its gates as observers.
+        supervised: numbers of images per class that supervised detectors learn from; none leaves them out.
         fpr: rate at which adaptive attacks must stay unflagged.
         seed: of all random choices.
     """
@@ -62,6 +63,7 @@ class EvaluationConfig:
     adaptive_restarts: int = 2
     detector: str = ""
     observe: bool = False
+    supervised: tuple[int, ...] = (1, 5, 10)
     fpr: float = 0.05
     seed: int = 0
 
@@ -75,6 +77,8 @@ class EvaluationConfig:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.detector:
             Recipe.parse(self.detector)
+        if any(count < 1 for count in self.supervised):
+            raise ConfigurationError(f"supervised is {list(self.supervised)}; counts of images start at 1")
         if not all(0 < eps < 255 for eps in self.eps):
             raise ConfigurationError(f"eps is {list(self.eps)}; grey levels between 0 and 255 are needed")
 

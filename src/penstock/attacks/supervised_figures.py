@@ -1,0 +1,110 @@
+"""The paper's supervised detectors on the codes of an evaluation: fitted on one attack, tested on all.
+
+Li et al. (*Interpretable Neural Network Decoupling*, ECCV 2020, https://arxiv.org/abs/1906.01166) fit classifiers to
+the codes of 1, 5 or 10 images per class, and test on the attack that they were fitted on. An attacker chooses last, so
+here every one of them is tested on all attacks.
+
+Half of the attacked images, those at even places, are there to learn from, clean and attacked; the others, as the same
+attack or another left them, are there to be told from clean test images that nobody has attacked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from penstock.attacks.evaluation_figures import Arrays
+from penstock.attacks.metrics import auroc
+from penstock.detect import CLASSIFIERS, PathFeatures, SupervisedDetector
+
+DRAWS = 3  # of the images to learn from: one per class is a matter of luck
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Codes:
+    """What an evaluation found out about paths.
+
+    Attributes:
+        filters: P, the length of a path.
+        classes: number of classes.
+        before: of the attacked images while they were clean.
+        honest: of clean images that nobody attacked.
+        attacks: of the attacked images by attack and bound, ``pgd-8``; those that were not turned count, too.
+    """
+
+    filters: int
+    classes: int
+    before: Arrays
+    honest: Arrays
+    attacks: Mapping[str, Arrays]
+
+    def features(self, found: Arrays, which: npt.NDArray[np.bool_] | slice) -> PathFeatures:
+        """The codes of some images; nobody asks for their gate logits."""
+        bits = np.unpackbits(found["bits"][which], axis=1, count=self.filters)
+        return PathFeatures(bits, np.zeros(bits.shape, np.float32), found["predicted"][which])
+
+    @property
+    def even(self) -> npt.NDArray[np.bool_]:
+        """Which of the attacked images are there to learn from."""
+        even: npt.NDArray[np.bool_] = np.arange(len(self.before["predicted"])) % 2 == 0
+        return even
+
+    def turned(self, attack: str, *, even: bool) -> PathFeatures:
+        """The codes of those that an attack turned, at even places or at odd ones."""
+        found = self.attacks[attack]
+        return self.features(found, (found["predicted"] != found["labels"]) & (self.even == even))
+
+
+def supervised_figures(
+    codes: Codes, trained_on: Sequence[str], per_class: Sequence[int], seed: int
+) -> list[dict[str, Any]]:
+    """AUROC by attack, for each classifier, number of images per class, and attack to learn from.
+
+    Args:
+        codes: of everything.
+        trained_on: attacks to learn from.
+        per_class: numbers of images.
+        seed: of the first draw.
+
+    Returns:
+        rows of ``classifier``, ``per_class``, ``trained_on``, and ``auroc`` by attack, a mean over `DRAWS`.
+    """
+    shown = {name: codes.turned(name, even=False) for name in codes.attacks}
+    shown = {name: features for name, features in shown.items() if len(features)}
+    rows = []
+    for name, classifier, count in product(trained_on, CLASSIFIERS, per_class):
+        attacked = codes.turned(name, even=True)
+        if len(attacked):
+            drawn = [
+                _areas(
+                    codes,
+                    attacked,
+                    shown,
+                    SupervisedDetector(classifier, classes=codes.classes, seed=one),
+                    count,
+                )
+                for one in range(seed, seed + DRAWS)
+            ]
+            areas = {each: float(np.mean([found[each] for found in drawn])) for each in shown}
+            rows.append({"classifier": classifier, "per_class": count, "trained_on": name, "auroc": areas})
+    return rows
+
+
+def _areas(
+    codes: Codes,
+    attacked: PathFeatures,
+    shown: Mapping[str, PathFeatures],
+    detector: SupervisedDetector,
+    count: int,
+) -> dict[str, float]:
+    """AUROC by attack of a detector that learns now."""
+    detector.fit(codes.features(codes.before, codes.even), attacked, per_class=count)
+    usual = detector.score(codes.features(codes.honest, slice(None))).astype(np.float64)
+    return {
+        name: auroc(usual, detector.score(features).astype(np.float64)) for name, features in shown.items()
+    }
