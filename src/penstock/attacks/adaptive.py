@@ -13,7 +13,7 @@ they met: won before misread before neither, then the lowest score.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -83,7 +83,7 @@ class Adaptive:
         pieces = []
         for start in range(0, len(images), BATCH):
             part = slice(start, start + BATCH)
-            guide = None if guides is None else _answer(network, torch.from_numpy(guides[part]))
+            guide = None if guides is None else _guide(network, torch.from_numpy(guides[part]))
             victim = _Victim(network, score, threshold - MARGIN, torch.from_numpy(labels[part]), guide)
             pieces.append(self._attack(victim, torch.from_numpy(images[part]), generator))
         attacked: npt.NDArray[np.float32] = torch.cat(pieces).numpy()
@@ -96,18 +96,23 @@ class Adaptive:
             noise = torch.rand(images.shape, generator=generator) * 2 - 1
             x = (images + self.eps * noise * (restart > 0)).clamp(0, 1)
             for step in range(self.steps + 1):
-                x = x.detach().requires_grad_()
-                output = victim.network(x)
-                scores = victim.score(output)
-                worth = victim.rank(output, scores)
-                better = worth < rank
-                best[better], rank[better] = x.detach()[better], worth[better]
-                if step == self.steps or bool((rank <= 0).all()):
+                left = rank > 0  # what is won is left alone
+                if not left.any():
+                    return best
+                one, own = victim.take(left), images[left]
+                moved = x[left].requires_grad_()
+                output = one.network(moved)
+                scores = one.score(output)
+                worth, known = one.rank(output, scores), rank[left]
+                better = (worth < known)[:, None, None, None]
+                best[left] = torch.where(better, moved.detach(), best[left])
+                rank[left] = torch.minimum(worth, known)
+                if step == self.steps:
                     break
                 # Large steps first, to get somewhere, small ones last, to stay there.
                 size = 2 * self.eps * max(0.02, 0.25 * (1 - step / self.steps))
-                x = x.detach() - size * direction(victim, x, output, scores).sign()
-                x = torch.minimum(torch.maximum(x, images - self.eps), images + self.eps).clamp(0, 1)
+                stepped = moved.detach() - size * direction(one, moved, output, scores).sign()
+                x[left] = torch.minimum(torch.maximum(stepped, own - self.eps), own + self.eps).clamp(0, 1)
         return best
 
     def _joint(self, victim: _Victim, x: Tensor, output: GatedOutput, scores: Tensor) -> Tensor:
@@ -117,9 +122,9 @@ class Adaptive:
 
     def _matching(self, victim: _Victim, x: Tensor, output: GatedOutput, scores: Tensor) -> Tensor:
         assert victim.guide is not None
-        logits, wanted = torch.cat(output.gate_logits, dim=1), torch.cat(victim.guide.gate_logits, dim=1)
-        apart = ((logits - wanted) ** 2).mean(1)
-        read = F.cross_entropy(output.logits, victim.guide.logits.argmax(1), reduction="none")
+        wanted, label = victim.guide
+        apart = ((torch.cat(output.gate_logits, dim=1) - wanted) ** 2).mean(1)
+        read = F.cross_entropy(output.logits, label, reduction="none")
         return _gradient((read + self.weight * apart).sum(), x)
 
 
@@ -129,7 +134,12 @@ class _Victim:
     score: nn.Module
     threshold: float
     labels: Tensor
-    guide: GatedOutput | None
+    guide: tuple[Tensor, Tensor] | None  # gate logits [N, P] and classes [N] to imitate
+
+    def take(self, which: Tensor) -> _Victim:
+        """Those of a mask ``[N]``."""
+        guide = None if self.guide is None else (self.guide[0][which], self.guide[1][which])
+        return replace(self, labels=self.labels[which], guide=guide)
 
     def lead(self, output: GatedOutput) -> Tensor:
         """``[N]``: how far the right class leads the best wrong one."""
@@ -163,6 +173,7 @@ def _gradient(loss: Tensor, x: Tensor, *, keep: bool = False) -> Tensor:
     return gradient
 
 
-def _answer(network: Callable[[Tensor], GatedOutput], images: Tensor) -> GatedOutput:
+def _guide(network: Callable[[Tensor], GatedOutput], images: Tensor) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
-        return network(images)
+        output = network(images)
+    return torch.cat(output.gate_logits, dim=1), output.logits.argmax(1)
