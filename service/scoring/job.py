@@ -73,6 +73,8 @@ def score_folder(score: Score, place: Place) -> Counter[str]:
                     counts["error"] += "error" in record
                     counts["flagged"] += bool(record.get("adversarial"))
                     out.write(json.dumps(record, ensure_ascii=False) + "\n")
+            out.flush()
+            os.fsync(out.fileno())
         os.chmod(name, 0o644)
         os.replace(name, score.out)
     finally:

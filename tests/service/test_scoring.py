@@ -50,6 +50,11 @@ def plan_of(folder: Path, repository: Path, *scores: dict[str, Any]) -> Path:
     return folder / "plan.toml"
 
 
+def begun(out: Path) -> bool:
+    """Whether the results of a first task were written; the file gets its name when it is whole."""
+    return any(each.stat().st_size for each in out.parent.glob(f".{out.name}.*"))
+
+
 def records(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
@@ -164,7 +169,8 @@ def test_tasks_on_a_cluster_that_loses_a_machine(repository: Path, tmp_path: Pat
             address,
         ]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ) as scoring:
-            time.sleep(scaled(30, 8))
+            while not begun(outs["ray"]) and scoring.poll() is None:
+                time.sleep(0.02)
             lost = scoring.poll() is None
             assert cluster.stdin is not None
             cluster.stdin.write("kill\n")
