@@ -10,7 +10,7 @@ import onnx_ir as ir
 from penstock.detect.family_score import FamilyScore
 from penstock.export.capture.contract import ServedModel
 from penstock.export.capture.exporting import capture
-from penstock.export.detectors import Say, detector_of
+from penstock.export.detectors import detector_of
 from penstock.export.passes.drop_closed import DropClosedFilters
 from penstock.export.passes.merge_open import MergeOpenFilters
 from penstock.export.passes.reporting import Report
@@ -51,7 +51,6 @@ def capture_paths(
     fpr: float | None,
     detector: str | None = None,
     folder: Path | None = None,
-    say: Say = lambda _: None,
 ) -> CapturedNetwork:
     """What all lowerings of a checkpoint start from; capturing is the slow part, so it is done once.
 
@@ -59,9 +58,8 @@ def capture_paths(
         checkpoint: what to compile.
         sample: images to check and, if they are real, to calibrate on.
         fpr: promised false-positive rate; ``None`` leaves the detector out.
-        detector: name of a recipe, `penstock.detect.recipe`; ``None``: what suits the network.
+        detector: name of a recipe, `penstock.detect.recipe`; ``None``: the checkpoint's own.
         folder: of the data set, whose training images one that the checkpoint does not hold is fitted on.
-        say: told what is going on, in short lines.
 
     Raises:
         NotFoundError: these images are needed, and not there.
@@ -69,7 +67,7 @@ def capture_paths(
     """
     score = None
     if fpr is not None:
-        score = detector_of(checkpoint, sample, detector, folder, say)
+        score = detector_of(checkpoint, sample, detector, folder)
     served = ServedModel(checkpoint.network, None if score is None else FamilyHead(score)).eval()
     report = Report()
     return CapturedNetwork(

@@ -15,7 +15,7 @@ import onnxruntime
 
 from penstock.bundle import PATH, SCORE, Calibration
 from penstock.detect.family_score import FamilyScore
-from penstock.detect.recipe import DEFAULT, MAHALANOBIS, Recipe
+from penstock.detect.recipe import MAHALANOBIS, Recipe
 from penstock.export.calibrate import calibration_of, set_thresholds
 from penstock.export.capture.contract import DenseModel
 from penstock.export.capture.exporting import capture
@@ -218,7 +218,7 @@ def _calibrate(
     if sample.real:
         scores = got[SCORE][~Recipe.parse(detector).ranking(len(sample.images)), 0]
         return calibration_of(scores, fpr, "graph", data, detector)
-    return calibration_of(checkpoint.calibration, fpr, "stored", data, DEFAULT)
+    return calibration_of(checkpoint.calibration, fpr, "stored", data, detector)
 
 
 def _finished(

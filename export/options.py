@@ -41,7 +41,7 @@ class ExportOptions:
         lowering: ``masked``, ``gathered``, ``routed``, or ``auto``: whichever is faster here.
         precision: of convolutions and classifier: ``fp32``, ``int8`` for processors, or ``fp16`` for GPUs.
         flags: compute anomaly scores and flags, where there are paths that depend on the input.
-        detector: name of a recipe, `penstock.detect.recipe`; ``None``: what suits the network.
+        detector: name of a recipe, `penstock.detect.recipe`; ``None``: the source's own.
         gates: a decoupled source whose gates look on beside the routers of this one, one for each stage, so that the
             detector sees what they would open.
         settle: take away the gates of filters that every calibration image opens, or none; only without flags, because

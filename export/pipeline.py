@@ -105,14 +105,14 @@ def _compile(
     """What was asked for, and what was measured to choose it."""
     if options.observe:
         say("compiling the dense network with observers")
-        captured = capture_paths(checkpoint, sample, options.fpr, options.detector, options.data, say)
+        captured = capture_paths(checkpoint, sample, options.fpr, options.detector, options.data)
         return compile_observed(captured, options.precision), None
     if options.dense:
         say("compiling the dense network")
         return compile_dense(checkpoint, sample, options.precision), None
     say("capturing the network")
     fpr = options.fpr if options.flagging else None
-    captured = capture_paths(checkpoint, sample, fpr, options.detector, options.data, say)
+    captured = capture_paths(checkpoint, sample, fpr, options.detector, options.data)
     if options.settle:
         captured = settled(captured)
     else:

@@ -117,4 +117,4 @@ def test_wrong_names_and_too_little_are_refused(features: Draw) -> None:
     with pytest.raises(InvalidArgumentError, match="no detector 'entropy'; there are path-likelihood"):
         FamilyDetector("entropy", classes=4)
     with pytest.raises(InvalidArgumentError, match="at least 50"):
-        FamilyDetector("disagreement", classes=4).fit(features(49, seed=0))
+        FamilyDetector("minimum:disagreement", classes=4).fit(features(49, seed=0))

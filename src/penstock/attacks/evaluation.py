@@ -27,7 +27,7 @@ from penstock.attacks.evaluation_work import Subject, do
 from penstock.attacks.served import Served, attack_served, check_served, clean_served
 from penstock.attacks.supervised_figures import Codes, supervised_figures
 from penstock.data import ImageSet, Splits, load
-from penstock.detect import FamilyScore, PathFeatures, Recipe, usual_detector
+from penstock.detect import FamilyScore, PathFeatures, Recipe
 from penstock.errors import AlreadyExistsError, InvalidArgumentError
 from penstock.files import write_atomic
 from penstock.nn.checkpoint import Checkpoint, load_source
@@ -115,7 +115,7 @@ def evaluate_detection(
         say("fitting a detector to what the gates see of the dense network")
         checkpoint = observed_checkpoint(checkpoint, folder)
     splits = load(checkpoint.config["data"], folder=folder)
-    recipe = Recipe.parse(config.detector or usual_detector(checkpoint.network.layout))
+    recipe = Recipe.parse(config.detector or checkpoint.detector_name)
     ranks = recipe.ranking(len(splits.calibration))
     say(f"fitting {recipe} and baselines")
     score = fitted_score(checkpoint, str(recipe), splits.calibration.images[ranks], folder)

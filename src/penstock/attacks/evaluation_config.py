@@ -39,7 +39,7 @@ class EvaluationConfig:
         cw_searches: of that attack, steps of the bisection; `penstock.attacks.carlini` says how far these go.
         adaptive_steps: of each adaptive attack and of compute inflation.
         adaptive_restarts: of each adaptive attack.
-        detector: name of a recipe, `penstock.detect.recipe`; empty: what suits the network.
+        detector: name of a recipe, `penstock.detect.recipe`; empty: the source's own.
         observe: attack the dense network that the source came from, with its gates as observers.
         supervised: numbers of images per class that supervised detectors learn from; none leaves them out.
         fpr: rate at which adaptive attacks must stay unflagged.

@@ -15,7 +15,7 @@ from penstock.detect.pvalues import RANKED
 from penstock.detect.recipe import DISAGREEMENT, Recipe
 from penstock.errors import InvalidArgumentError, NotFittedError
 
-FEWEST = 50  # honest inputs to fit and to rank by
+FEWEST = 50  # honest inputs to fit and to rank by surprisal
 
 
 class FamilyDetector(Detector):
@@ -64,9 +64,10 @@ class FamilyDetector(Detector):
                 and not known.
             UnsupportedError: scikit-learn is not installed.
         """
-        if len(honest) < FEWEST:
+        fewest = FEWEST if self.recipe.by_surprisal else 2
+        if len(honest) < fewest:
             raise InvalidArgumentError(
-                f"{len(honest)} inputs to fit a detector to; at least {FEWEST} are needed"
+                f"{len(honest)} inputs to fit a detector to; at least {fewest} are needed"
             )
         check_classes(honest, self._classes)
         fitting = honest

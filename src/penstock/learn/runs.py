@@ -18,7 +18,7 @@ from torch import nn
 
 from penstock.data import Splits
 from penstock.data.cache import cache_folder
-from penstock.detect import PathDetector, PathFeatures
+from penstock.detect import FamilyDetector, FamilyScore, PathFeatures, Recipe, usual_detector
 from penstock.errors import ConfigurationError
 from penstock.files import write_atomic
 from penstock.learn.batches import Batches
@@ -28,18 +28,17 @@ from penstock.learn.teacher import Teacher, load_teacher
 from penstock.learn.training import Distillation
 from penstock.nn.assembly import Member
 from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint
+from penstock.nn.detecting import FIT_IMAGES, features_of
 from penstock.nn.inference import Answers, answer
 from penstock.nn.path_network import PathNetwork
 
 CONFIG_FILE = "config.json"
 FIGURES_FILE = "figures.json"
-DETECTOR_IMAGES = 20_000  # training images that the detector is fitted on, at most
 
 # How training images are varied: largest shift in pixels, and whether to mirror (a mirrored digit is no digit).
 AUGMENTATION = {"digits": (1, False), "mnist": (2, False), "cifar10": (4, True), "caltech25": (16, True)}
 
 Say = Callable[[str], None]
-Scores = npt.NDArray[np.float32]
 
 
 def claim(out: Path, config: Mapping[str, Any]) -> None:
@@ -125,15 +124,10 @@ def features(network: PathNetwork, answers: Answers) -> PathFeatures:
     return PathFeatures.of(network.layout, answers.bits, answers.gate_logits, answers.logits)
 
 
-def split_scores(scores: Scores, splits: Splits) -> tuple[Scores, Scores]:
-    """Those of the calibration images and those of the test images.
-
-    Args:
-        scores: ``[N]`` of ``splits.held_out``, in its order.
-        splits: which image belongs where.
-    """
+def parts(splits: Splits) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Which of the ``N`` images of ``splits.held_out`` are there to calibrate on, and which to test on."""
     calibrating = np.isin(splits.held_out.index, splits.calibration.index)
-    return scores[calibrating], scores[~calibrating]
+    return calibrating, ~calibrating
 
 
 def finish(
@@ -149,11 +143,12 @@ def finish(
 ) -> Checkpoint:
     """Fit the detector, measure everything, and write the result."""
     network.eval()
-    detector = PathDetector(classes=len(splits.class_names))
-    detector.fit(features(network, answer(network, splits.train.images[:DETECTOR_IMAGES])))
     held_out = splits.held_out
     answers = answer(network, held_out.images)
-    calibration, test = split_scores(detector.score(features(network, answers)), splits)
+    calibrating, testing = (features(network, answers).take(part) for part in parts(splits))
+    score = _fitted(network, splits, calibrating)
+    ranks = score.recipe.ranking(len(calibrating))
+    calibration, test = score.score(calibrating.take(~ranks)), score.score(testing)
     checkpoint = Checkpoint(
         backbone=backbone,
         class_names=splits.class_names,
@@ -161,7 +156,8 @@ def finish(
         members=members,
         network=network,
         dense=dense,
-        detector=detector.state(),
+        detector=score.arrays(),
+        detector_name=str(score.recipe),
         calibration=calibration.astype(np.float64),
         config=config,
         figures=accuracy_figures(held_out, answers, network, dense) | flag_figures(fpr, calibration, test),
@@ -169,6 +165,15 @@ def finish(
     write_atomic(out / FIGURES_FILE, json.dumps(dict(checkpoint.figures), indent=2) + "\n")
     checkpoint.save(out / CHECKPOINT_FILE)  # last: where it is, the run is finished
     return checkpoint
+
+
+def _fitted(network: PathNetwork, splits: Splits, calibrating: PathFeatures) -> FamilyScore:
+    """The score of the detector that suits a network, fitted to training images."""
+    recipe = Recipe.parse(usual_detector(network.layout))
+    ranks = recipe.ranking(len(calibrating))
+    honest = features_of(network, splits.train.images[:FIT_IMAGES])
+    detector = FamilyDetector(str(recipe), classes=len(splits.class_names))
+    return detector.fit(honest, calibrating.take(ranks) if ranks.any() else None).fitted
 
 
 def _text(config: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from penstock.detect.recipe import DEFAULT
 from penstock.errors import InvalidArgumentError, UnsupportedError
 from penstock.nn.cascade import Cascade
 from penstock.nn.checkpoint import Checkpoint
@@ -34,6 +35,7 @@ def member_checkpoint(checkpoint: Checkpoint, member: str) -> Checkpoint:
         members=(checkpoint.members[MEMBERS.index(member)],),
         network=network.first if member == FIRST else network.second,
         detector={},
+        detector_name=DEFAULT,
         calibration=np.zeros(0),
         config={**checkpoint.config, "member": member},
         figures={},

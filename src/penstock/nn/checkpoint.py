@@ -23,6 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from penstock import zoo
+from penstock.detect import FamilyScore
+from penstock.detect.recipe import DEFAULT
 from penstock.errors import NotFoundError, UnsupportedError
 from penstock.files import sha256
 from penstock.nn.assembly import Member, assemble
@@ -48,8 +50,10 @@ class Checkpoint:
         members: how the network was put together.
         network: the network with paths, in evaluation mode.
         dense: the dense network that it came from, in evaluation mode.
-        detector: state arrays of the fitted detector; empty if none was fitted.
-        calibration: ``[N]`` anomaly scores of honest images unseen by network and detector; empty if there are none.
+        detector: arrays of the fitted detector, `penstock.detect.FamilyScore.arrays`; empty if none was fitted.
+        detector_name: its recipe.
+        calibration: ``[N]`` anomaly scores of honest images unseen by network and detector, ranking included; empty if
+            there are none.
         config: configuration of the run, as JSON values.
         figures: what was measured, by name.
     """
@@ -61,9 +65,19 @@ class Checkpoint:
     network: PathNetwork
     dense: nn.Module
     detector: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    detector_name: str = DEFAULT
     calibration: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     config: Mapping[str, Any] = field(default_factory=dict)
     figures: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def score(self) -> FamilyScore:
+        """The detector's.
+
+        Raises:
+            InvalidArgumentError: none was fitted.
+        """
+        return FamilyScore.from_arrays(self.detector_name, self.detector)
 
     def save(self, path: Path) -> None:
         """Write the checkpoint in one step."""
@@ -77,6 +91,7 @@ class Checkpoint:
             "backbone": self.backbone,
             "class_names": self.class_names,
             "input_shape": self.input_shape,
+            "detector": self.detector_name,
             "members": [asdict(member) for member in self.members],
             "config": dict(self.config),
             "figures": dict(self.figures),
@@ -151,6 +166,7 @@ def _restore(about: dict[str, Any], tensors: dict[str, Tensor]) -> Checkpoint:
         network=network.eval(),
         dense=dense,
         detector={name: value.numpy() for name, value in with_prefix("detector", tensors).items()},
+        detector_name=about.get("detector", DEFAULT),  # older files have no other
         calibration=tensors["calibration"].numpy(),
         config=about["config"],
         figures=about["figures"],

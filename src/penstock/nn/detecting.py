@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from penstock import data
 from penstock.detect import FamilyDetector, FamilyScore, PathFeatures
-from penstock.detect.recipe import DEFAULT
 from penstock.errors import NotFoundError
 from penstock.nn.checkpoint import Checkpoint
 from penstock.nn.inference import Levels, answer
@@ -30,16 +29,16 @@ def fitted_score(
     """A detector's score: the checkpoint's own, or another, fitted on the training images of its data set.
 
     Args:
-        checkpoint: holds the tables of the default detector.
+        checkpoint: holds the tables of its own.
         name: of a recipe, `penstock.detect.recipe`.
         ranking: ``[N, C, H, W]`` images that the network has not learned from, for recipes that want them; or none.
         folder: of the data set; by default what ``PENSTOCK_DATA`` says.
 
     Raises:
-        NotFoundError: not the default, and there are no training images to fit it to.
+        NotFoundError: not its own, and there are no training images to fit another to.
     """
-    if name == DEFAULT:
-        return FamilyScore.of_default(checkpoint.detector)
+    if name == checkpoint.detector_name and checkpoint.detector:
+        return checkpoint.score
     source = str(checkpoint.config.get("data", ""))
     if not source:
         raise NotFoundError(f"detector {name} is fitted on training images, and none belong to this source")

@@ -12,6 +12,7 @@ from torch import nn
 
 from penstock import data
 from penstock.detect import PathDetector
+from penstock.detect.recipe import DEFAULT
 from penstock.errors import NotFoundError, UnsupportedError
 from penstock.nn.checkpoint import Checkpoint
 from penstock.nn.detecting import FIT_IMAGES, features_of
@@ -75,7 +76,11 @@ def _fitted(checkpoint: Checkpoint, network: PathNetwork, folder: Path | None) -
     detector.fit(features_of(network, splits.train.images[:FIT_IMAGES]))
     scores = detector.score(features_of(network, splits.calibration.images))
     return replace(
-        checkpoint, network=network, detector=detector.state(), calibration=scores.astype(np.float64)
+        checkpoint,
+        network=network,
+        detector=detector.state(),
+        detector_name=DEFAULT,
+        calibration=scores.astype(np.float64),
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from penstock.detect.recipe import DEFAULT
 from penstock.errors import UnsupportedError
 from penstock.nn.assembly import assemble
 from penstock.nn.checkpoint import Checkpoint
@@ -32,4 +33,11 @@ def unobserved_checkpoint(checkpoint: Checkpoint) -> Checkpoint:
         name: value for name, value in checkpoint.network.state_dict().items() if f"{OBSERVERS}." not in name
     }
     network.load_state_dict({name: kept[name] for name in network.state_dict()})
-    return replace(checkpoint, members=members, network=network.eval(), detector={}, calibration=np.zeros(0))
+    return replace(
+        checkpoint,
+        members=members,
+        network=network.eval(),
+        detector={},
+        detector_name=DEFAULT,
+        calibration=np.zeros(0),
+    )
