@@ -50,6 +50,8 @@ class Readers:
         entering = self.tracked.get(first)
         if entering is not None and self.tracked.passes(node, entering.index):
             self._pass_on(build, node, entering)
+        elif entering is not None and counts_rows(node):
+            node.replace_input_with(0, entering.value)
         elif node.op_type == "Mul" and self.tracked.same_channels(node):
             self._multiplied(build, node)
         elif (
@@ -152,6 +154,12 @@ class Readers:
                 node.replace_input_with(position, self.tracked.whole(build, value))
         build.insert_before(node)
         self.effect.declined[build.prefix] = f"{node.op_type} needs all channels"
+
+
+def counts_rows(node: ir.Node) -> bool:
+    """Whether a node asks for the size of the batch and nothing else."""
+    start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", 0)
+    return node.op_type == "Shape" and (start, end) == (0, 1)
 
 
 def share_of(weight: ir.Value, dense: tuple[int, ...]) -> float:

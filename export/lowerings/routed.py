@@ -66,6 +66,8 @@ class Routed:
                 "cascade, or consolidate it first"
             )
         report = report or Report()
+        if not self.single:
+            _settle_choices(graph)
         masks = _masks(graph, single=self.single)
         stages = _stages(graph)
         several = [stage for stage in stages if stage[0].prototypes > 1]
@@ -131,6 +133,17 @@ def _stages(graph: ir.Graph) -> list[list[RoutedConvNode]]:
         if conv is not None:
             stages.setdefault(conv.chosen, []).append(conv)
     return list(stages.values())
+
+
+def _settle_choices(graph: ir.Graph) -> None:
+    """With a single prototype the choice is 0 for every row, which nobody needs to look at a map for."""
+    for stage in _stages(graph):
+        if stage[0].prototypes == 1:
+            build = Builder(graph, f"{stage[0].layer}.only")
+            rows = build.op("Shape", stage[0].x, start=0, end=1)
+            only = build.op("ConstantOfShape", rows, value=ir.tensor(np.zeros(1, np.int64)))
+            build.insert_before(stage[0].node)
+            supersede(stage[0].chosen, only)
 
 
 def _masks(graph: ir.Graph, *, single: bool) -> Masks:
