@@ -66,8 +66,7 @@ class Routed:
                 "cascade, or consolidate it first"
             )
         report = report or Report()
-        if not self.single:
-            _settle_choices(graph)
+        _settle_choices(graph)
         masks = _masks(graph, single=self.single)
         stages = _stages(graph)
         several = [stage for stage in stages if stage[0].prototypes > 1]
@@ -136,14 +135,19 @@ def _stages(graph: ir.Graph) -> list[list[RoutedConvNode]]:
 
 
 def _settle_choices(graph: ir.Graph) -> None:
-    """With a single prototype the choice is 0 for every row, which nobody needs to look at a map for."""
+    """With a single prototype a router says 0 for every row, which nobody needs to look at a map for."""
     for stage in _stages(graph):
-        if stage[0].prototypes == 1:
+        decision = stage[0].chosen.producer()
+        said = decision.inputs[0] if decision is not None and decision.op_type == "ArgMax" else None
+        if said is not None and stage[0].prototypes == 1:
             build = Builder(graph, f"{stage[0].layer}.only")
             rows = build.op("Shape", stage[0].x, start=0, end=1)
-            only = build.op("ConstantOfShape", rows, value=ir.tensor(np.zeros(1, np.int64)))
+            size = build.op("Concat", rows, build.constant(np.ones(1, np.int64), "one"), axis=0)
+            logits = build.op("ConstantOfShape", size, value=ir.tensor(np.zeros(1, np.float32)))
             build.insert_before(stage[0].node)
-            supersede(stage[0].chosen, only)
+            supersede(said, logits)
+    graph.sort()
+    drop_unused(graph)
 
 
 def _masks(graph: ir.Graph, *, single: bool) -> Masks:
