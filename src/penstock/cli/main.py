@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from penstock.cli import detecting, judging, learning, running
+from penstock.cli import detecting, exporting, judging, learning, running
 from penstock.errors import PenstockError
 
 EXTRAS = {
@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
         "suspicious.",
     )
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for family in (running, judging, detecting, learning):
+    for family in (running, exporting, judging, detecting, learning):
         family.add(commands)
     return whole
 

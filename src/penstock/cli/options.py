@@ -51,6 +51,17 @@ def add_rate(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_ray(command: argparse._ActionsContainer) -> None:
+    """``--ray``."""
+    command.add_argument(
+        "--ray",
+        nargs="?",
+        const="auto",
+        metavar="ADDRESS",
+        help="work on a Ray cluster: HOST:PORT, auto (default: the one this machine is in) or local (a new one)",
+    )
+
+
 def say(line: str) -> None:
     """Tell what is going on."""
     print(f"- {line}", file=sys.stderr)
