@@ -9,6 +9,7 @@ from typing import Any
 from table_text import markdown, measured
 
 STATIC = re.compile(r"(?:routed, )?K = (\d+), (density [\d.]+)")  # forms that differ in K alone
+FLAGS = ", with flags"  # what ends the name of a form that differs from another in nothing else
 HEAD = ("network", "form", "precision", "engine", "accuracy", "MACs", "ms", "speed-up", "efficiency")
 
 
@@ -61,6 +62,24 @@ def growth(results: dict[str, Any]) -> list[str]:
         for (network, density, count), row in shown
     ]
     return _table(head, lines, [row for _, row in shown], words=2)
+
+
+def flags(results: dict[str, Any]) -> list[str]:
+    """What observers and detector add to the time of the same graph without them, measured in one run."""
+    keys = ("network", "precision", "engine", "batch", "threads")
+    found = {(row["form"], *(row[key] for key in keys)): row for row in results["rows"]}
+    lines, shown = [], []
+    for (form, *rest), row in found.items():
+        without = found.get((form.removesuffix(FLAGS), *rest))
+        if form.endswith(FLAGS) and without is not None:
+            network, precision, engine, batch, threads = rest
+            cells = [network, form.removesuffix(FLAGS), precision, engine, str(batch), str(threads)]
+            lines.append(
+                [*cells, f"{without['ms']:.3f}", f"{row['ms']:.3f}", f"{row['ms'] / without['ms'] - 1:+.1%}"]
+            )
+            shown.append(row)
+    head = ["network", "form", "precision", "engine", "batch", "threads"]
+    return _table([*head, "ms without", "ms with flags", "price"], lines, shown, words=4)
 
 
 def _took(row: dict[str, Any]) -> list[str]:

@@ -85,6 +85,7 @@ PAGES: Mapping[str, Mapping[str, Table]] = {
     },
     "docs/speed-results.md": {
         "speed-everything": _speed(table_speed.everything),
+        "speed-flags": _speed(table_speed.flags),
         "speed-exports": _speed(table_speed.exports),
         "speed-growth": _speed(table_speed.growth),
         "speed-gpu": Table("speed_gpu.json", "speed_gpu.py", table_speed_gpu.everything),

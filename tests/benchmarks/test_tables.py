@@ -295,6 +295,19 @@ def test_growth_shows_networks_of_several_numbers_of_prototypes_beside_the_dense
     assert table_speed.growth({"rows": []}) == []
 
 
+def test_flags_are_priced_beside_the_same_form_without_them() -> None:
+    rows = [
+        speed("cascade", 1, 4.0),
+        speed("cascade, with flags", 1, 4.2),
+        speed("cascade, with flags", 8, 20.0),  # of this batch there is no other
+        speed("cascade", 1, 2.0, precision="int8"),
+    ]
+    _, _, *lines = table_speed.flags({"rows": rows})
+    assert [cells(line)[1:] for line in lines if line.startswith("|")] == [
+        ["cascade", "fp32", "onnxruntime", "1", "1", "4.000", "4.200", "+5.0%"]
+    ]
+
+
 @pytest.mark.parametrize("gpu", [None, "Some GPU, driver 1"])
 def test_figures_of_a_gpu_name_it_and_those_without_say_so(gpu: str | None) -> None:
     line = {
