@@ -1,0 +1,27 @@
+"""Results say which commit they are of, also where the tree came as an archive."""
+
+from __future__ import annotations
+
+import subprocess
+import tarfile
+from io import BytesIO
+from pathlib import Path
+
+import machine
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_an_archive_knows_its_commit() -> None:
+    made = subprocess.run(["git", "-C", str(ROOT), "archive", "HEAD", "benchmarks/COMMIT"], capture_output=True)
+    if made.returncode:
+        pytest.skip("this tree is no clone")
+    with tarfile.open(fileobj=BytesIO(made.stdout)) as archive:
+        content = archive.extractfile("benchmarks/COMMIT")
+        assert content is not None
+        assert machine.archived(content.read().decode()) == machine.about()["commit"]
+
+
+def test_a_copy_without_one_says_so() -> None:
+    assert machine.archived("$Format:%h$\n") == "unknown"
