@@ -14,7 +14,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_an_archive_knows_its_commit() -> None:
-    made = subprocess.run(["git", "-C", str(ROOT), "archive", "HEAD", "benchmarks/COMMIT"], capture_output=True)
+    made = subprocess.run(
+        ["git", "-C", str(ROOT), "archive", "HEAD", "benchmarks/COMMIT"], capture_output=True
+    )
     if made.returncode:
         pytest.skip("this tree is no clone")
     with tarfile.open(fileobj=BytesIO(made.stdout)) as archive:
