@@ -36,13 +36,15 @@ def cores() -> int:
 
 def _commit() -> str:
     command = ["git", "-C", str(RESULTS), "rev-parse", "--short", "HEAD"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    return found or archived(ARCHIVED.read_text(encoding="utf-8"))
+    found = archived(ARCHIVED.read_text(encoding="utf-8"))
+    if not found:
+        found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return found or "unknown"
 
 
 def archived(text: str) -> str:
-    """The commit of a tree that `git archive` made; elsewhere nobody filled the file in."""
-    return "unknown" if "$" in text else text.strip()
+    """The commit of a tree that `git archive` made; empty elsewhere, where nobody filled the file in."""
+    return "" if "$" in text else text.strip()
 
 
 def _cpu() -> str:

@@ -148,9 +148,8 @@ def _compile(captured: CapturedNetwork, lowering: Lowering, precision: str) -> C
         recipe = captured.detector.recipe
         calibration = _calibrate(checkpoint, sample, got, fpr, str(recipe))
         set_thresholds(model, calibration)
-        if (
-            MAHALANOBIS in recipe.parts
-        ):  # the others' graphs do not have them, so their scores are not explained
+        # Others have no use for gate logits in their graphs, so their scores are not explained.
+        if MAHALANOBIS in recipe.parts:
             name_gate_logits(model)
             explained = captured.detector
     content = _finished(model, checkpoint, lowering.name, precision, calibration)

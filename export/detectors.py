@@ -24,6 +24,7 @@ def detector_of(checkpoint: Checkpoint, sample: Sample, name: str | None, folder
     Raises:
         UnsupportedError: another, and the threshold could not be set: the stored scores are the checkpoint's own.
         NotFoundError: another, and there are no training images to fit it to.
+        InvalidArgumentError: no such recipe.
     """
     own = checkpoint.detector_name
     name = own if name is None else str(Recipe.parse(name))

@@ -40,7 +40,8 @@ class ExportOptions:
         observe: with ``dense``: let the gates look on, and flag by what they would have opened.
         lowering: ``masked``, ``gathered``, ``routed``, or ``auto``: whichever is faster here.
         precision: of convolutions and classifier: ``fp32``, ``int8`` for processors, or ``fp16`` for GPUs.
-        flags: compute anomaly scores and flags, where there are paths that depend on the input.
+        flags: compute anomaly scores and flags, where there are paths that depend on the input; without, observers are
+            left out, too.
         detector: name of a recipe, `penstock.detect.recipe`; ``None``: the source's own.
         gates: a decoupled source whose gates look on beside the routers of this one, one for each stage, so that the
             detector sees what they would open.
@@ -91,6 +92,11 @@ class ExportOptions:
                 raise InvalidArgumentError(f"no {what} {value!r}; there are {names}")
         if self.detector is not None:
             Recipe.parse(self.detector)
+            if not self.flagging:
+                raise InvalidArgumentError(
+                    f"detector {self.detector!r} is for exports that flag: leave it out beside --no-flags, --class, "
+                    "--member and --dense without --observe"
+                )
         if self.precision == INT8 and self.lowering == Gathered.name and not self.dense:
             raise InvalidArgumentError(
                 "precision int8 and lowering gathered: it gathers other weights for each image, which have no fixed "

@@ -67,7 +67,7 @@ def export(
     if options.gates is not None:
         say("fitting a detector to what the gates see beside the routers")
         checkpoint = watched_checkpoint(checkpoint, load(options.gates)[0], options.data)
-    if not options.flags and not options.dense and options.class_name is None:
+    if not options.flagging and not options.dense and options.class_name is None:
         checkpoint = unobserved_checkpoint(checkpoint)
     if options.flagging and not checkpoint.detector:
         raise UnsupportedError(f"{options.source} holds no detector: export it with --no-flags")

@@ -128,7 +128,7 @@ class _Observer:
             for begin in range(0, len(images), step)
         ]
         scores, logits, path, gate_logits = (np.concatenate(part) for part in zip(*pieces, strict=True))
-        broken = ~np.isfinite(gate_logits).all(axis=1)
+        broken = ~(np.isfinite(gate_logits).all(axis=1) & np.isfinite(logits).all(axis=1))
         if broken.any():
             raise InvalidArgumentError(
                 f"image {int(broken.argmax())} holds NaN, infinity or numbers so large that they become it: "

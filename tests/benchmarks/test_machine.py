@@ -25,5 +25,5 @@ def test_an_archive_knows_its_commit() -> None:
         assert machine.archived(content.read().decode()) == machine.about()["commit"]
 
 
-def test_a_copy_without_one_says_so() -> None:
-    assert machine.archived("$Format:%h$\n") == "unknown"
+def test_a_clone_is_no_archive() -> None:
+    assert machine.archived("$Format:%h$\n") == ""

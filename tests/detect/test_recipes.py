@@ -41,6 +41,8 @@ def test_scores_survive_a_file_and_are_cut_up_without_remainder(
     np.testing.assert_allclose(found.parts.sum(axis=1), scores, rtol=1e-4, atol=1e-4)
     whole = found.baseline + found.answer + found.bits.sum(axis=1) + found.gates.sum(axis=1)
     np.testing.assert_allclose(whole, scores, rtol=1e-4, atol=1e-4)
+    if score.recipe.by_surprisal:  # nothing is shared out that is taken away elsewhere
+        assert all((part >= 0).all() for part in (found.baseline, found.answer, found.bits, found.gates))
 
 
 def test_the_minimum_is_the_score_of_the_strangest_part(features: Draw, shown: PathFeatures) -> None:
@@ -56,12 +58,13 @@ def test_the_minimum_is_the_score_of_the_strangest_part(features: Draw, shown: P
 def test_names_are_read_and_written() -> None:
     for name in NAMES:
         assert str(Recipe.parse(name)) == name
-    assert str(Recipe.parse("mean:doubt+disagreement")) == "doubt+disagreement"
+    assert str(Recipe.parse("mean:doubt+disagreement")) == "disagreement+doubt"
     for wrong, message in {
         "": "no detector ''; there are path-likelihood",
         "doubt+entropy": "no detector 'entropy'",
         "doubt+doubt": "names a part twice",
         "maximum:doubt": "before the colon is one of minimum",
+        ":doubt": "before the colon is one of minimum",
     }.items():
         with pytest.raises(InvalidArgumentError, match=message):
             Recipe.parse(wrong)
@@ -79,6 +82,8 @@ def test_tables_that_do_not_fit_are_refused(features: Draw) -> None:
     wrongs: tuple[tuple[dict[str, npt.NDArray[Any]], str], ...] = (
         ({"disagreement.slope": arrays["disagreement.slope"][:2]}, "'disagreement.slope' has shape"),
         ({"doubt.spread": np.array(np.nan, np.float32)}, "'doubt.spread' must be finite"),
+        ({"doubt.spread": np.array("much")}, "'doubt.spread' must be finite float32; it is <U4"),
+        ({"doubt.spread": np.array(0, np.float32)}, r"'doubt.spread' holds 0\.0; it must be above 0"),
         ({"surprisal1.bends": arrays["surprisal1.bends"][:-1]}, "'surprisal1.bends' has shape"),
     )
     for wrong, message in wrongs:

@@ -91,6 +91,8 @@ def test_without_flags_nobody_looks_on(observed: dict[str, Path], tmp_path: Path
     np.testing.assert_allclose(got[False]["logits"], got[True]["logits"], atol=1e-4)
     assert (got[False]["active_macs"] < got[True]["active_macs"]).all()
     assert not got[False]["adversarial"].any()
+    alone = export(ExportOptions(source=source, repository=tmp_path, name="first", member="first"))
+    assert alone.manifest.layout.rules.all()
     with pytest.raises(UnsupportedError, match="export that, with --dense"):
         export(ExportOptions(source=str(observed["dense"]), repository=tmp_path, name="never", flags=False))
 

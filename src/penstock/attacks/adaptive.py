@@ -1,7 +1,8 @@
 """Attacks that know the detector: an image is won when it is misread *and* scores no more than the threshold.
 
 All move within ``eps`` in the maximum norm by signed steps, from several starts, and keep of each image the best that
-they met: won before misread before neither, then the lowest score.
+they met: misread before read right, then the lowest score. What is won is left alone, just under the threshold: of
+these attacks the evasion at that threshold counts, and areas under curves say little.
 
 - ``joint``: a margin loss against the classifier plus the score's excess over the threshold
 - ``orthogonal``: a step against the classifier while the image is read right, else against the detector, each freed of
@@ -79,13 +80,13 @@ class Adaptive:
         if self.method == "matching" and guides is None:
             raise InvalidArgumentError("matching needs guides: for each image an honest one of another class")
         warn_of_masked_gradients(network, images)
-        generator = torch.Generator().manual_seed(self.seed)
         pieces = []
         for start in range(0, len(images), BATCH):
             part = slice(start, start + BATCH)
+            draws = torch.Generator().manual_seed(self.seed + start)
             guide = None if guides is None else _guide(network, torch.from_numpy(guides[part]))
             victim = _Victim(network, score, threshold - MARGIN, torch.from_numpy(labels[part]), guide)
-            pieces.append(self._attack(victim, torch.from_numpy(images[part]), generator))
+            pieces.append(self._attack(victim, torch.from_numpy(images[part]), draws))
         attacked: npt.NDArray[np.float32] = torch.cat(pieces).numpy()
         return attacked
 
@@ -106,7 +107,9 @@ class Adaptive:
                 worth, known = one.rank(output, scores), rank[left]
                 better = (worth < known)[:, None, None, None]
                 best[left] = torch.where(better, moved.detach(), best[left])
-                rank[left] = torch.minimum(worth, known)
+                rank[left] = torch.where(
+                    worth < known, worth, known
+                )  # a score that is no number wins nothing
                 if step == self.steps:
                     break
                 # Large steps first, to get somewhere, small ones last, to stay there.

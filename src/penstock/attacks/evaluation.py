@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,11 +21,11 @@ import numpy.typing as npt
 
 from penstock.attacks.baselines import Score, fit_baseline
 from penstock.attacks.classifier import Images
-from penstock.attacks.evaluation_config import ATTACKS, EvaluationConfig
-from penstock.attacks.evaluation_figures import Arrays, attack_figures, clean_figures
+from penstock.attacks.evaluation_config import EvaluationConfig, named
+from penstock.attacks.evaluation_figures import attack_figures, clean_figures
 from penstock.attacks.evaluation_work import Subject, do
 from penstock.attacks.served import Served, attack_served, check_served, clean_served
-from penstock.attacks.supervised_figures import Codes, supervised_figures
+from penstock.attacks.supervised_figures import codes_of, supervised_figures
 from penstock.data import ImageSet, Splits, load
 from penstock.detect import FamilyScore, PathFeatures, Recipe
 from penstock.errors import AlreadyExistsError, InvalidArgumentError
@@ -38,7 +38,6 @@ from penstock.nn.observing import observed_checkpoint
 RESULTS, CLAIM = "detection.json", "detection-config.json"
 OWN = "path"  # the name of the detector that is evaluated, beside the baselines'
 Say = Callable[[str], None]
-Piece = tuple[str, float]  # kind and bound
 Track = Callable[[list[tuple[str, float]]], Iterable[tuple[str, float]]]
 
 
@@ -149,7 +148,9 @@ def evaluate_detection(
             {"attack": kind, "eps": eps, **attack_figures(found, clean, (OWN, *baselines), config.seed)}
             for (kind, eps), found in founds.items()
         ],
-        "supervised": _supervised(checkpoint, config, clean["test"], before, founds),
+        "supervised": supervised_figures(
+            codes_of(checkpoint, clean["test"], before, founds, config.images), config.supervised, config.seed
+        ),
         "bundles": [
             bundle.about
             | {
@@ -164,38 +165,6 @@ def evaluate_detection(
     }
     write_atomic(out / RESULTS, json.dumps(result, indent=2) + "\n")
     return result
-
-
-def _supervised(
-    checkpoint: Checkpoint,
-    config: EvaluationConfig,
-    test: Arrays,
-    before: Arrays,
-    founds: Mapping[Piece, Arrays],
-) -> list[dict[str, Any]]:
-    """What classifiers that have seen one attack, at its largest bound, make of all of them."""
-    attacks = {piece: found for piece, found in founds.items() if piece[0] in ATTACKS}
-    largest = dict(sorted(attacks, key=lambda piece: piece[1]))
-    untouched = {name: test[name][config.images :] for name in ("bits", "predicted")}
-    if not len(
-        untouched["bits"]
-    ):  # all test images were attacked: those that nobody learns from stand for the rest
-        untouched = {name: before[name][1::2] for name in ("bits", "predicted")}
-    codes = Codes(
-        filters=checkpoint.network.layout.watching.bits,
-        classes=len(checkpoint.class_names),
-        before=before,
-        honest=untouched,
-        attacks={named(*piece): found for piece, found in attacks.items()},
-    )
-    return supervised_figures(
-        codes, [named(*piece) for piece in largest.items()], config.supervised, config.seed
-    )
-
-
-def named(kind: str, eps: float) -> str:
-    """What a piece of work is called in files and figures."""
-    return f"{kind}-{eps:g}" if eps else kind
 
 
 def claim(out: Path, what: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from penstock.attacks.baselines import NAMES
 from penstock.detect.recipe import Recipe
-from penstock.errors import ConfigurationError
+from penstock.errors import ConfigurationError, InvalidArgumentError
 
 UNAWARE = ("fgsm", "pgd", "autoattack", "cw", "deepfool", "square", "transfer")  # of the detector
 CONTROLS = ("signs", "jpeg", "blur", "mnist", "caltech25")
@@ -76,7 +76,10 @@ class EvaluationConfig:
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.detector:
-            Recipe.parse(self.detector)
+            try:
+                Recipe.parse(self.detector)
+            except InvalidArgumentError as error:
+                raise ConfigurationError(str(error)) from None
         if any(count < 1 for count in self.supervised):
             raise ConfigurationError(f"supervised is {list(self.supervised)}; counts of images start at 1")
         if not all(0 < eps < 255 for eps in self.eps):
@@ -86,3 +89,8 @@ class EvaluationConfig:
     def plan(self) -> tuple[tuple[str, float], ...]:
         """Kind and bound in grey levels, 0 where there is none, of each piece of work, in order."""
         return tuple((kind, eps) for kind in self.kinds for eps in (self.eps if kind in WITH_EPS else (0.0,)))
+
+
+def named(kind: str, eps: float) -> str:
+    """What a piece of work is called in files and figures."""
+    return f"{kind}-{eps:g}" if eps else kind

@@ -18,9 +18,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from penstock.attacks.evaluation_config import ATTACKS, named
 from penstock.attacks.evaluation_figures import Arrays
 from penstock.attacks.metrics import auroc
 from penstock.detect import CLASSIFIERS, PathFeatures, SupervisedDetector
+from penstock.nn.checkpoint import Checkpoint
 
 DRAWS = 3  # of the images to learn from: one per class is a matter of luck
 
@@ -34,7 +36,8 @@ class Codes:
         classes: number of classes.
         before: of the attacked images while they were clean.
         honest: of clean images that nobody attacked.
-        attacks: of the attacked images by attack and bound, ``pgd-8``; those that were not turned count, too.
+        attacks: of the attacked images by attack and bound, ``pgd-8``, whether they were turned or not.
+        largest: of each attack, the one to learn from: that with the largest bound.
     """
 
     filters: int
@@ -42,6 +45,7 @@ class Codes:
     before: Arrays
     honest: Arrays
     attacks: Mapping[str, Arrays]
+    largest: tuple[str, ...]
 
     def features(self, found: Arrays, which: npt.NDArray[np.bool_] | slice) -> PathFeatures:
         """The codes of some images; nobody asks for their gate logits."""
@@ -60,14 +64,42 @@ class Codes:
         return self.features(found, (found["predicted"] != found["labels"]) & (self.even == even))
 
 
-def supervised_figures(
-    codes: Codes, trained_on: Sequence[str], per_class: Sequence[int], seed: int
-) -> list[dict[str, Any]]:
+def codes_of(
+    checkpoint: Checkpoint,
+    test: Arrays,
+    before: Arrays,
+    founds: Mapping[tuple[str, float], Arrays],
+    attacked: int,
+) -> Codes:
+    """What an evaluation left.
+
+    Args:
+        checkpoint: whose paths they are.
+        test: of clean test images, those that were attacked first.
+        before: of the attacked images that the network read right.
+        founds: of pieces of work, by kind and bound; controls are left out.
+        attacked: number of test images that were attacked.
+    """
+    attacks = {piece: found for piece, found in founds.items() if piece[0] in ATTACKS}
+    largest = dict(sorted(attacks, key=lambda piece: piece[1]))
+    nobody_attacked = {name: test[name][attacked:] for name in ("bits", "predicted")}
+    # Where all test images were attacked, those that nobody learns from stand for the rest, as they were.
+    left_over = {name: before[name][1::2] for name in ("bits", "predicted")}
+    return Codes(
+        filters=checkpoint.network.layout.watching.bits,
+        classes=len(checkpoint.class_names),
+        before=before,
+        honest=nobody_attacked if len(nobody_attacked["bits"]) else left_over,
+        attacks={named(*piece): found for piece, found in attacks.items()},
+        largest=tuple(named(*piece) for piece in largest.items()),
+    )
+
+
+def supervised_figures(codes: Codes, per_class: Sequence[int], seed: int) -> list[dict[str, Any]]:
     """AUROC by attack, for each classifier, number of images per class, and attack to learn from.
 
     Args:
         codes: of everything.
-        trained_on: attacks to learn from.
         per_class: numbers of images.
         seed: of the first draw.
 
@@ -77,9 +109,9 @@ def supervised_figures(
     shown = {name: codes.turned(name, even=False) for name in codes.attacks}
     shown = {name: features for name, features in shown.items() if len(features)}
     rows = []
-    for name, classifier, count in product(trained_on, CLASSIFIERS, per_class):
+    for name, classifier, count in product(codes.largest, CLASSIFIERS, per_class):
         attacked = codes.turned(name, even=True)
-        if len(attacked):
+        if len(attacked) and len(codes.honest["bits"]):
             drawn = [
                 _areas(
                     codes,

@@ -46,15 +46,16 @@ def add(commands: Commands) -> None:
         "--detector",
         metavar="D",
         help="PART[+PART...], their mean, or minimum:, harmonic: or fisher: before them, by p-values; parts are "
-        "path-likelihood, gate-mahalanobis, disagreement, doubt and router-gate (default: "
-        "minimum:gate-mahalanobis+doubt where there are observers, else path-likelihood+gate-mahalanobis)",
+        "path-likelihood, gate-mahalanobis, disagreement, doubt and router-gate (default: the source's own)",
     )
     export.add_argument(
         "--gates",
         metavar="RUN",
         help="of a consolidated SOURCE: the decoupled run that it was made from; its gates look on beside the routers",
     )
-    export.add_argument("--no-flags", dest="flags", action="store_false", help="leave the detector out")
+    export.add_argument(
+        "--no-flags", dest="flags", action="store_false", help="leave detector and observers out"
+    )
     export.add_argument(
         "--settle",
         action="store_true",

@@ -48,11 +48,15 @@ class Cut:
         return Cut(self.bits * column, self.gates * column, self.answer * factor, self.baseline * factor)
 
     def scaled_to(self, values: Floats) -> Cut:
-        """The same shares of ``values`` ``[N]``, without a baseline unless nothing else is there to share."""
-        raw = self.bits.sum(axis=1) + self.gates.sum(axis=1) + self.answer
-        shared = raw > 1e-9
-        factor = np.where(shared, values / np.where(shared, raw, 1), 0)
-        scaled = self.times(factor)
+        """``values`` ``[N]`` shared among what makes an input stranger; the baseline's, where nothing does.
+
+        What makes it less strange gets nothing: with both signs, a small sum could have any shares.
+        """
+        bits, gates, answer = (np.maximum(part, 0) for part in (self.bits, self.gates, self.answer))
+        strange = Cut(bits, gates, answer, np.zeros(len(values)))
+        raw = strange.bits.sum(axis=1) + strange.gates.sum(axis=1) + strange.answer
+        shared = raw > 0
+        scaled = strange.times(np.where(shared, values / np.where(shared, raw, 1), 0))
         return Cut(scaled.bits, scaled.gates, scaled.answer, np.where(shared, 0, values))
 
 

@@ -19,10 +19,11 @@ The mean of K parts adds 1/K of each. Combined by p-values, a part i with surpri
     fisher     2 g_i
     harmonic   exp(g_i) / sum_k exp(g_k) of the score
 
-and its cut is scaled to that, without the baseline: where honest inputs lie stands in the p-value already.
+and that is shared among those terms of its cut that are positive, in proportion, without the baseline: where honest
+inputs lie stands in the p-value already. Where no term is positive, the baseline has it all.
 
-``bits`` of a likelihood are never negative. ``gates`` may be, a little: along the kept directions a filter's deviation
-can be what is to be expected given the others'.
+In a mean, ``bits`` of a disagreement have both signs, and ``gates`` may be negative, a little: along the kept
+directions a filter's deviation can be what is to be expected given the others'. All others are 0 or more.
 
 The surprise at seeing a path in class c is its negative log-likelihood, ``sum_j |z_j - usual[c, j]|
 surprise[c, j] + log(1 + exp(-surprise[c, j]))``, here per filter.
@@ -69,7 +70,8 @@ def explain(score: FamilyScore, features: PathFeatures) -> Explanation:
     """Cut up the scores of some inputs.
 
     Raises:
-        InvalidArgumentError: the features have another number of filters or an unknown class.
+        InvalidArgumentError: the features have another number of filters or an unknown class, or do not say how unsure
+            the network is where the score asks for it.
     """
     parts = score.parts(features)
     values = _values(score, parts)

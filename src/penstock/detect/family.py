@@ -44,20 +44,14 @@ class FamilyDetector(Detector):
         self._seed = seed
         self._fitted: FamilyScore | None = None
 
-    @classmethod
-    def of(cls, fitted: FamilyScore) -> Self:
-        """The detector with this score, for instance a bundle's."""
-        detector = cls(str(fitted.recipe), classes=fitted.combined.classes)
-        detector._fitted = fitted
-        return detector
-
     def fit(self, honest: PathFeatures, ranking: PathFeatures | None = None) -> Self:
         """Learn what honest paths look like, and forget any threshold.
 
         Args:
             honest: inputs to fit to.
-            ranking: for surprisals, honest inputs that the network has not learned from, on which it is as unsure as it
-                will be; ``None``: a part of ``honest``.
+            ranking: honest inputs that the network has not learned from, on which it is as unsure as it will be, for
+                surprisals and doubt; ``None``: for surprisals a part of ``honest``, which is not fitted to then, for
+                doubt alone all of it.
 
         Raises:
             InvalidArgumentError: too few inputs, a predicted class that does not exist, or doubts that are asked for

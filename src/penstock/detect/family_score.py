@@ -106,7 +106,7 @@ class FamilyScore:
 
     def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
         """Everything, flat: the tables of `penstock.detect.combined`, then ``disagreement.usual`` and so on."""
-        found = {name: table for name, table in self.combined.arrays().items() if name in SHAPES}
+        found = self.combined.arrays()
         for prefix, tables in self._more():
             found |= {f"{prefix}.{name}": np.asarray(table, np.float32) for name, table in tables.items()}
         return found
@@ -123,9 +123,6 @@ class FamilyScore:
             InvalidArgumentError: a table is missing, not finite, or does not fit the others.
         """
         recipe = Recipe.parse(name)
-        wrong = [key for key, table in arrays.items() if not np.isfinite(table).all()]
-        if wrong:
-            raise InvalidArgumentError(f"detector state {wrong[0]!r} must be finite")
         combined = CombinedScore.from_arrays(arrays)
         classes, filters = combined.classes, combined.filters
         wide, column = (classes, filters), (classes, 1)
@@ -183,6 +180,10 @@ class _Reader:
         if name not in self.arrays:
             raise InvalidArgumentError(f"detector state has no {name!r}")
         found: npt.NDArray[np.float32] = self.arrays[name]
+        if found.dtype != np.float32 or not np.isfinite(found).all():
+            raise InvalidArgumentError(f"detector state {name!r} must be finite float32; it is {found.dtype}")
+        if name.endswith(".spread") and found.min() <= 0:
+            raise InvalidArgumentError(f"detector state {name!r} holds {found.min()}; it must be above 0")
         if shape is not None and found.shape != shape:
             raise InvalidArgumentError(f"detector state {name!r} has shape {found.shape}; {shape} is needed")
         return found

@@ -61,13 +61,14 @@ class Recipe:
 
     @classmethod
     def parse(cls, name: str) -> Recipe:
-        """Read a name.
+        """Read a name; parts are put into the order of `PARTS`, so that a detector has one name.
 
         Raises:
             InvalidArgumentError: it is none; says what is wrong.
         """
-        how, _, parts = name.rpartition(":")
-        return cls(tuple(parts.split("+")), how or MEAN)
+        how, colon, listed = name.rpartition(":")
+        found = cls(tuple(listed.split("+")), how if colon else MEAN)
+        return cls(tuple(sorted(found.parts, key=PARTS.index)), found.how)
 
     def __str__(self) -> str:
         parts = "+".join(self.parts)

@@ -12,6 +12,7 @@ import torch
 
 from penstock.data import load
 from penstock.detect.calibration import conformal_rank
+from penstock.detect.recipe import OF_OBSERVERS, Recipe
 from penstock.errors import ConfigurationError
 from penstock.learn import runs
 from penstock.learn.observe_config import ObserveConfig
@@ -46,7 +47,7 @@ def observe(
 
     Raises:
         ConfigurationError: the folder holds another run, or the source has observers.
-        InvalidArgumentError: the calibration images are too few for the rate.
+        InvalidArgumentError: the calibration images, half of which scores are ranked by, are too few for the rate.
         NotFoundError: the source or the data set is not there.
     """
     start, origin = load_source(source)
@@ -59,7 +60,8 @@ def observe(
     if any(layer.observes for layer in start.network.layout.layers):
         raise ConfigurationError(f"{source} has observers already: name the run that they were put on")
     splits = load(data_name, folder=data)
-    conformal_rank(len(splits.calibration), config.fpr)
+    ranks = Recipe.parse(OF_OBSERVERS).ranking(len(splits.calibration))
+    conformal_rank(int((~ranks).sum()), config.fpr)
     watched, network, members = _observed(start, config, dense)
     images = min(config.images, len(splits.train))
     say(f"observing {images} images")

@@ -18,7 +18,7 @@ from torch import nn
 
 from penstock.data import Splits
 from penstock.data.cache import cache_folder
-from penstock.detect import FamilyDetector, FamilyScore, PathFeatures, Recipe, usual_detector
+from penstock.detect import PathFeatures, Recipe, usual_detector
 from penstock.errors import ConfigurationError
 from penstock.files import write_atomic
 from penstock.learn.batches import Batches
@@ -28,7 +28,7 @@ from penstock.learn.teacher import Teacher, load_teacher
 from penstock.learn.training import Distillation
 from penstock.nn.assembly import Member
 from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint
-from penstock.nn.detecting import FIT_IMAGES, features_of
+from penstock.nn.detecting import newly_fitted
 from penstock.nn.inference import Answers, answer
 from penstock.nn.path_network import PathNetwork
 
@@ -124,7 +124,7 @@ def features(network: PathNetwork, answers: Answers) -> PathFeatures:
     return PathFeatures.of(network.layout, answers.bits, answers.gate_logits, answers.logits)
 
 
-def parts(splits: Splits) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+def calibration_and_test(splits: Splits) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Which of the ``N`` images of ``splits.held_out`` are there to calibrate on, and which to test on."""
     calibrating = np.isin(splits.held_out.index, splits.calibration.index)
     return calibrating, ~calibrating
@@ -145,9 +145,16 @@ def finish(
     network.eval()
     held_out = splits.held_out
     answers = answer(network, held_out.images)
-    calibrating, testing = (features(network, answers).take(part) for part in parts(splits))
-    score = _fitted(network, splits, calibrating)
-    ranks = score.recipe.ranking(len(calibrating))
+    calibrating, testing = (features(network, answers).take(part) for part in calibration_and_test(splits))
+    recipe = Recipe.parse(usual_detector(network.layout))
+    ranks = recipe.ranking(len(calibrating))
+    score = newly_fitted(
+        network,
+        str(recipe),
+        splits.train.images,
+        calibrating.take(ranks) if ranks.any() else None,
+        classes=len(splits.class_names),
+    )
     calibration, test = score.score(calibrating.take(~ranks)), score.score(testing)
     checkpoint = Checkpoint(
         backbone=backbone,
@@ -157,7 +164,7 @@ def finish(
         network=network,
         dense=dense,
         detector=score.arrays(),
-        detector_name=str(score.recipe),
+        detector_name=str(recipe),
         calibration=calibration.astype(np.float64),
         config=config,
         figures=accuracy_figures(held_out, answers, network, dense) | flag_figures(fpr, calibration, test),
@@ -165,15 +172,6 @@ def finish(
     write_atomic(out / FIGURES_FILE, json.dumps(dict(checkpoint.figures), indent=2) + "\n")
     checkpoint.save(out / CHECKPOINT_FILE)  # last: where it is, the run is finished
     return checkpoint
-
-
-def _fitted(network: PathNetwork, splits: Splits, calibrating: PathFeatures) -> FamilyScore:
-    """The score of the detector that suits a network, fitted to training images."""
-    recipe = Recipe.parse(usual_detector(network.layout))
-    ranks = recipe.ranking(len(calibrating))
-    honest = features_of(network, splits.train.images[:FIT_IMAGES])
-    detector = FamilyDetector(str(recipe), classes=len(splits.class_names))
-    return detector.fit(honest, calibrating.take(ranks) if ranks.any() else None).fitted
 
 
 def _text(config: Mapping[str, Any]) -> str:

@@ -52,8 +52,8 @@ class Checkpoint:
         dense: the dense network that it came from, in evaluation mode.
         detector: arrays of the fitted detector, `penstock.detect.FamilyScore.arrays`; empty if none was fitted.
         detector_name: its recipe.
-        calibration: ``[N]`` anomaly scores of honest images unseen by network and detector, ranking included; empty if
-            there are none.
+        calibration: ``[N]`` anomaly scores of honest images unseen by network and detector, without those that scores
+            are ranked by; empty if there are none.
         config: configuration of the run, as JSON values.
         figures: what was measured, by name.
     """

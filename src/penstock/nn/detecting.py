@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from penstock import data
 from penstock.detect import FamilyDetector, FamilyScore, PathFeatures
+from penstock.detect.recipe import DEFAULT
 from penstock.errors import NotFoundError
 from penstock.nn.checkpoint import Checkpoint
 from penstock.nn.inference import Levels, answer
@@ -36,12 +37,36 @@ def fitted_score(
 
     Raises:
         NotFoundError: not its own, and there are no training images to fit another to.
+        InvalidArgumentError: no such recipe, or too few images.
+        UnsupportedError: scikit-learn is not installed.
     """
     if name == checkpoint.detector_name and checkpoint.detector:
         return checkpoint.score
+    if name == DEFAULT and checkpoint.detector:  # its tables are part of every other
+        return FamilyScore.of_default(checkpoint.detector)
     source = str(checkpoint.config.get("data", ""))
     if not source:
         raise NotFoundError(f"detector {name} is fitted on training images, and none belong to this source")
-    honest = features_of(checkpoint.network, data.load(source, folder=folder).train.images[:FIT_IMAGES])
+    training = data.load(source, folder=folder).train.images
     ranked = features_of(checkpoint.network, ranking) if len(ranking) else None
-    return FamilyDetector(name, classes=len(checkpoint.class_names)).fit(honest, ranked).fitted
+    return newly_fitted(checkpoint.network, name, training, ranked, classes=len(checkpoint.class_names))
+
+
+def newly_fitted(
+    network: PathNetwork, name: str, training: Levels, ranking: PathFeatures | None, *, classes: int
+) -> FamilyScore:
+    """A detector's score, fitted now.
+
+    Args:
+        network: in evaluation mode.
+        name: of a recipe.
+        training: ``[N, C, H, W]`` images in 0..255, of which the first `FIT_IMAGES` are taken.
+        ranking: of images that the network has not learned from, for recipes that want them.
+        classes: number of classes.
+
+    Raises:
+        InvalidArgumentError: no such recipe, or too few images.
+        UnsupportedError: scikit-learn is not installed.
+    """
+    honest = features_of(network, training[:FIT_IMAGES])
+    return FamilyDetector(name, classes=classes).fit(honest, ranking).fitted

@@ -45,15 +45,29 @@ class DetectorHead(nn.Module):
     def components(self, logits: Tensor, bits: Tensor, gate_logits: Tensor) -> Tensor:
         """Both scores ``[N, 2]``, in standard deviations of the predicted class."""
         own = logits.argmax(dim=1)
-        surprise = ((bits - self.usual[own]).abs() * self.surprise[own]).sum(dim=1, keepdim=True)
+        raw = torch.cat([self._surprise(own, bits), self._distance(own, gate_logits)], dim=1)
+        standardised: Tensor = (raw - self.location[own]) / self.spread[own]
+        return standardised
+
+    def likelihood(self, logits: Tensor, bits: Tensor) -> Tensor:
+        """The first of them alone, ``[N, 1]``."""
+        own = logits.argmax(dim=1)
+        return (self._surprise(own, bits) - self.location[own, :1]) / self.spread[own, :1]
+
+    def distance(self, logits: Tensor, gate_logits: Tensor) -> Tensor:
+        """The second of them alone, ``[N, 1]``."""
+        own = logits.argmax(dim=1)
+        return (self._distance(own, gate_logits) - self.location[own, 1:]) / self.spread[own, 1:]
+
+    def _surprise(self, own: Tensor, bits: Tensor) -> Tensor:
+        return ((bits - self.usual[own]).abs() * self.surprise[own]).sum(dim=1, keepdim=True)
+
+    def _distance(self, own: Tensor, gate_logits: Tensor) -> Tensor:
         x = (gate_logits - self.mean[own]) / self.scale
         along = x @ self.directions
         beyond = x - along @ self.directions.T
-        distance = torch.sqrt(
+        return torch.sqrt(
             1
             + (along * along) @ self.direction_weight[:, None]
             + (beyond * beyond).sum(dim=1, keepdim=True) * self.residual_weight
         )
-        raw = torch.cat([surprise, distance], dim=1)
-        standardised: Tensor = (raw - self.location[own]) / self.spread[own]
-        return standardised

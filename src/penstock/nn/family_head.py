@@ -104,9 +104,10 @@ class FamilyHead(nn.Module):
     def _parts(self, logits: Tensor, bits: Tensor, gate_logits: Tensor) -> list[Tensor]:
         """``[N, 1]`` each, in the recipe's order; what it does not ask for leaves no trace in a graph."""
         found: dict[str, Tensor] = {}
-        if LIKELIHOOD in self.recipe.parts or MAHALANOBIS in self.recipe.parts:
-            both = self.both.components(logits, bits, gate_logits)
-            found |= {LIKELIHOOD: both[:, :1], MAHALANOBIS: both[:, 1:]}
+        if LIKELIHOOD in self.recipe.parts:
+            found[LIKELIHOOD] = self.both.likelihood(logits, bits)
+        if MAHALANOBIS in self.recipe.parts:
+            found[MAHALANOBIS] = self.both.distance(logits, gate_logits)
         if self.disagreement is not None:
             found[DISAGREEMENT] = self.disagreement(logits, bits, gate_logits)
         if self.doubt is not None:

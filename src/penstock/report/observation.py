@@ -14,7 +14,7 @@ from penstock.data import ImageSet, Splits, load
 from penstock.errors import InvalidArgumentError, NotFoundError
 from penstock.learn.dependence import Dependence, dependence, measure_steadiness
 from penstock.learn.figures import flag_figures
-from penstock.learn.runs import features, parts
+from penstock.learn.runs import calibration_and_test, features
 from penstock.nn.checkpoint import Checkpoint, load_source
 from penstock.nn.inference import Answers, answer, predict
 from penstock.paths import PathSet
@@ -103,7 +103,7 @@ def _flags(checkpoint: Checkpoint, answers: Answers, splits: Splits) -> dict[str
     """False positives among the test images, at the rate that the run was made for."""
     if not checkpoint.detector or not len(checkpoint.calibration):
         return None
-    _, testing = parts(splits)
+    _, testing = calibration_and_test(splits)
     test = checkpoint.score.score(features(checkpoint.network, answers).take(testing))
     # The checkpoint keeps in double precision what was single.
     return flag_figures(checkpoint.config["fpr"], checkpoint.calibration.astype(np.float32), test)
