@@ -7,14 +7,14 @@ from typing import Any
 
 from table_text import markdown, measured
 
+from penstock.attacks.evaluation_config import ADAPTIVE, CONTROLS
+
 NAMES = {
     "vgg16-cifar10": "VGG-16-BN, CIFAR-10",
     "resnet20-cifar10": "ResNet-20, CIFAR-10",
     "resnet56-cifar10": "ResNet-56, CIFAR-10",
 }
 RATES = ("0.01", "0.05")
-CONTROLS = ("signs", "jpeg", "blur", "mnist", "caltech25")
-ADAPTIVE = ("joint", "orthogonal", "matching")
 COSTLY = ("inflation",)
 OWN = "path"
 
@@ -126,8 +126,8 @@ def served(results: dict[str, Any]) -> list[str]:
 def supervised(results: dict[str, Any]) -> list[str]:
     """A row for each attack that classifiers learned from: their AUROC on it, and on all the others."""
     lines = []
-    for name, rows in _supervised(results):
-        for row in rows:
+    for name, evaluation in _evaluations(results):
+        for row in evaluation["supervised"]:
             own = row["auroc"].get(row["trained_on"])
             others = [
                 area for attack, area in row["auroc"].items() if _kind(attack) != _kind(row["trained_on"])
@@ -138,14 +138,6 @@ def supervised(results: dict[str, Any]) -> list[str]:
             lines.append(cells)
     head = ["network", "learned from", "classifier", "images per class"]
     return _table([*head, "AUROC on it", "on the others, mean", "least"], lines, results, words=3)
-
-
-def _supervised(results: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    for name, entry in results["networks"].items():
-        for key, form in (("attacks", ""), ("observed_attacks", ", observed")):
-            rows = entry.get(key, {}).get("supervised", ())
-            if rows:
-                yield _name(name) + form, rows
 
 
 def _kind(attack: str) -> str:
@@ -165,10 +157,16 @@ def inflation(results: dict[str, Any]) -> list[str]:
 
 
 def _attacks(results: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, evaluation in _evaluations(results):
+        for attack in evaluation["attacks"]:
+            yield name, attack
+
+
+def _evaluations(results: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, entry in results["networks"].items():
         for key, form in (("attacks", ""), ("observed_attacks", ", observed")):
-            for attack in entry.get(key, {}).get("attacks", ()):
-                yield _name(name) + form, attack
+            if key in entry:
+                yield _name(name) + form, entry[key]
 
 
 def _best_other(attack: Mapping[str, Any], part: str) -> tuple[str, str]:

@@ -27,11 +27,11 @@ from penstock.attacks.evaluation_work import Subject, do
 from penstock.attacks.served import Served, attack_served, check_served, clean_served
 from penstock.attacks.supervised_figures import codes_of, supervised_figures
 from penstock.data import ImageSet, Splits, load
-from penstock.detect import FamilyScore, PathFeatures, Recipe
+from penstock.detect import FamilyScore, Recipe
 from penstock.errors import AlreadyExistsError, InvalidArgumentError
 from penstock.files import write_atomic
 from penstock.nn.checkpoint import Checkpoint, load_source
-from penstock.nn.detecting import fitted_score
+from penstock.nn.detecting import features, fitted_score
 from penstock.nn.inference import answer
 from penstock.nn.observing import observed_checkpoint
 
@@ -63,13 +63,12 @@ class Bench:
         What bundles say stands beside them, as `penstock.attacks.served` names it.
         """
         seen = answer(self.checkpoint.network, images * np.float32(255))
-        layout = self.checkpoint.network.layout
-        features = PathFeatures.of(layout, seen.bits, seen.gate_logits, seen.logits)
-        own = self.detector.score(features)
+        watched = features(self.checkpoint.network, seen)
+        own = self.detector.score(watched)
         scores = {name: score(images) for name, score in self.baselines.items()}
         judged: dict[str, npt.NDArray[Any]] = {
             "predicted": seen.predicted,
-            "bits": np.packbits(features.bits, axis=1),
+            "bits": np.packbits(watched.bits, axis=1),
             "active_macs": seen.active_macs,
             OWN: own.astype(np.float64),
             **scores,
@@ -124,10 +123,10 @@ def evaluate_detection(
     baselines = {name: fit_baseline(name, checkpoint.network, honest.floats()) for name in config.baselines}
     bench = Bench(checkpoint, score, baselines, bundles)
     say("scoring clean images")
-    ranks = np.any([ranks, *(each.recipe.ranking(len(ranks)) for each in bundles)], axis=0)
+    ranked_by_any = np.any([ranks, *(each.recipe.ranking(len(ranks)) for each in bundles)], axis=0)
     clean = {
         name: _kept(out / f"clean-{name}.npz", partial(_judged, bench, part))
-        for name, part in _clean_parts(splits, config, ~ranks).items()
+        for name, part in _clean_parts(splits, config, ~ranked_by_any).items()
     }
     subject = _subject(checkpoint, bench, splits, clean, config)
     before = _kept(out / "victims.npz", partial(_judged, bench, subject.victims))

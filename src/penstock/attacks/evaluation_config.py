@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from penstock.attacks.adaptive import METHODS
 from penstock.attacks.baselines import NAMES
 from penstock.detect.recipe import Recipe
 from penstock.errors import ConfigurationError, InvalidArgumentError
 
 UNAWARE = ("fgsm", "pgd", "autoattack", "cw", "deepfool", "square", "transfer")  # of the detector
 CONTROLS = ("signs", "jpeg", "blur", "mnist", "caltech25")
-ADAPTIVE = ("joint", "orthogonal", "matching")
+ADAPTIVE = METHODS
 ATTACKS = (*UNAWARE, *ADAPTIVE)  # on the answer
 KINDS = (*UNAWARE, *CONTROLS, *ADAPTIVE, "inflation")
-WITH_EPS = frozenset(
-    ("fgsm", "pgd", "autoattack", "square", "transfer", "signs", "joint", "orthogonal", "matching")
-)
+WITH_EPS = frozenset(("fgsm", "pgd", "autoattack", "square", "transfer", "signs", *ADAPTIVE))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from torch import nn
 
 from penstock.data import Splits
 from penstock.data.cache import cache_folder
-from penstock.detect import PathFeatures, Recipe, usual_detector
+from penstock.detect import Recipe, usual_detector
 from penstock.errors import ConfigurationError
 from penstock.files import write_atomic
 from penstock.learn.batches import Batches
@@ -28,8 +28,8 @@ from penstock.learn.teacher import Teacher, load_teacher
 from penstock.learn.training import Distillation
 from penstock.nn.assembly import Member
 from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint
-from penstock.nn.detecting import newly_fitted
-from penstock.nn.inference import Answers, answer
+from penstock.nn.detecting import features, newly_fitted
+from penstock.nn.inference import answer
 from penstock.nn.path_network import PathNetwork
 
 CONFIG_FILE = "config.json"
@@ -117,11 +117,6 @@ def distillation(
     else:
         return None
     return Distillation(said, weight, temperature)
-
-
-def features(network: PathNetwork, answers: Answers) -> PathFeatures:
-    """What a detector sees of a network's answers."""
-    return PathFeatures.of(network.layout, answers.bits, answers.gate_logits, answers.logits)
 
 
 def calibration_and_test(splits: Splits) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:

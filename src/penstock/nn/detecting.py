@@ -12,7 +12,7 @@ from penstock.detect import FamilyDetector, FamilyScore, PathFeatures
 from penstock.detect.recipe import DEFAULT
 from penstock.errors import NotFoundError
 from penstock.nn.checkpoint import Checkpoint
-from penstock.nn.inference import Levels, answer
+from penstock.nn.inference import Answers, Levels, answer
 from penstock.nn.path_network import PathNetwork
 
 FIT_IMAGES = 20_000  # training images that a detector is fitted on, at most
@@ -20,8 +20,12 @@ FIT_IMAGES = 20_000  # training images that a detector is fitted on, at most
 
 def features_of(network: PathNetwork, images: Levels) -> PathFeatures:
     """What detectors see of images ``[N, C, H, W]`` in 0..255."""
-    seen = answer(network, images)
-    return PathFeatures.of(network.layout, seen.bits, seen.gate_logits, seen.logits)
+    return features(network, answer(network, images))
+
+
+def features(network: PathNetwork, answers: Answers) -> PathFeatures:
+    """What detectors see of a network's answers."""
+    return PathFeatures.of(network.layout, answers.bits, answers.gate_logits, answers.logits)
 
 
 def fitted_score(

@@ -40,22 +40,17 @@ class DetectorHead(nn.Module):
 
     def forward(self, logits: Tensor, bits: Tensor, gate_logits: Tensor) -> Tensor:
         """Anomaly score ``[N, 1]`` of logits ``[N, classes]``, bits and gate logits ``[N, P]``."""
-        return self.components(logits, bits, gate_logits).mean(dim=1, keepdim=True)
-
-    def components(self, logits: Tensor, bits: Tensor, gate_logits: Tensor) -> Tensor:
-        """Both scores ``[N, 2]``, in standard deviations of the predicted class."""
         own = logits.argmax(dim=1)
         raw = torch.cat([self._surprise(own, bits), self._distance(own, gate_logits)], dim=1)
-        standardised: Tensor = (raw - self.location[own]) / self.spread[own]
-        return standardised
+        return ((raw - self.location[own]) / self.spread[own]).mean(dim=1, keepdim=True)
 
     def likelihood(self, logits: Tensor, bits: Tensor) -> Tensor:
-        """The first of them alone, ``[N, 1]``."""
+        """The score of the bits alone, ``[N, 1]``, in standard deviations of the predicted class."""
         own = logits.argmax(dim=1)
         return (self._surprise(own, bits) - self.location[own, :1]) / self.spread[own, :1]
 
     def distance(self, logits: Tensor, gate_logits: Tensor) -> Tensor:
-        """The second of them alone, ``[N, 1]``."""
+        """The score of the gate logits alone, ``[N, 1]``."""
         own = logits.argmax(dim=1)
         return (self._distance(own, gate_logits) - self.location[own, 1:]) / self.spread[own, 1:]
 

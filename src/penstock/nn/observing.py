@@ -11,11 +11,10 @@ import torch
 from torch import nn
 
 from penstock import data
-from penstock.detect import PathDetector
 from penstock.detect.recipe import DEFAULT
 from penstock.errors import NotFoundError, UnsupportedError
 from penstock.nn.checkpoint import Checkpoint
-from penstock.nn.detecting import FIT_IMAGES, features_of
+from penstock.nn.detecting import features_of, newly_fitted
 from penstock.nn.observed import ObservedConv2d, observe
 from penstock.nn.path_network import PathNetwork
 from penstock.nn.watched import WatchedRouter, watch
@@ -72,13 +71,13 @@ def _fitted(checkpoint: Checkpoint, network: PathNetwork, folder: Path | None) -
         )
     splits = data.load(name, folder=folder)
     normalize_anew(network, splits.train.images[:NORM_IMAGES])
-    detector = PathDetector(classes=len(checkpoint.class_names))
-    detector.fit(features_of(network, splits.train.images[:FIT_IMAGES]))
-    scores = detector.score(features_of(network, splits.calibration.images))
+    classes = len(checkpoint.class_names)
+    score = newly_fitted(network, DEFAULT, splits.train.images, None, classes=classes)
+    scores = score.score(features_of(network, splits.calibration.images))
     return replace(
         checkpoint,
         network=network,
-        detector=detector.state(),
+        detector=score.arrays(),
         detector_name=DEFAULT,
         calibration=scores.astype(np.float64),
     )

@@ -14,8 +14,9 @@ from penstock.data import ImageSet, Splits, load
 from penstock.errors import InvalidArgumentError, NotFoundError
 from penstock.learn.dependence import Dependence, dependence, measure_steadiness
 from penstock.learn.figures import flag_figures
-from penstock.learn.runs import calibration_and_test, features
+from penstock.learn.runs import calibration_and_test
 from penstock.nn.checkpoint import Checkpoint, load_source
+from penstock.nn.detecting import features
 from penstock.nn.inference import Answers, answer, predict
 from penstock.paths import PathSet
 
