@@ -73,7 +73,7 @@ def test_names_are_read_and_written() -> None:
 def test_those_that_rank_leave_half_for_the_threshold() -> None:
     assert not Recipe.parse("path-likelihood+gate-mahalanobis").ranking(10).any()
     assert Recipe.parse("minimum:gate-mahalanobis").ranking(10).sum() == 5
-    assert Recipe.parse("doubt").ranking(3).tolist() == [True, False, True]
+    assert Recipe.parse("doubt").ranking(3).tolist() == [False, True, False]
 
 
 def test_tables_that_do_not_fit_are_refused(features: Draw) -> None:

@@ -21,8 +21,8 @@ import numpy.typing as npt
 
 from penstock.attacks.baselines import Score, fit_baseline
 from penstock.attacks.classifier import Images
-from penstock.attacks.evaluation_config import EvaluationConfig, named
-from penstock.attacks.evaluation_figures import attack_figures, clean_figures
+from penstock.attacks.evaluation_config import OWN, EvaluationConfig, named
+from penstock.attacks.evaluation_figures import Arrays, attack_figures, clean_figures
 from penstock.attacks.evaluation_work import Subject, do
 from penstock.attacks.served import Served, attack_served, check_served, clean_served
 from penstock.attacks.supervised_figures import codes_of, supervised_figures
@@ -36,7 +36,6 @@ from penstock.nn.inference import answer
 from penstock.nn.observing import observed_checkpoint
 
 RESULTS, CLAIM = "detection.json", "detection-config.json"
-OWN = "path"  # the name of the detector that is evaluated, beside the baselines'
 Say = Callable[[str], None]
 Track = Callable[[list[tuple[str, float]]], Iterable[tuple[str, float]]]
 
@@ -57,7 +56,7 @@ class Bench:
     baselines: dict[str, Score]
     served: Sequence[Served] = ()
 
-    def judge(self, images: Images) -> dict[str, npt.NDArray[Any]]:
+    def judge(self, images: Images) -> Arrays:
         """Scores ``[N]`` by detector, ``predicted`` and ``active_macs`` ``[N]`` and packed ``bits`` of images in 0..1.
 
         What bundles say stands beside them, as `penstock.attacks.served` names it.
@@ -66,7 +65,7 @@ class Bench:
         watched = features(self.checkpoint.network, seen)
         own = self.detector.score(watched)
         scores = {name: score(images) for name, score in self.baselines.items()}
-        judged: dict[str, npt.NDArray[Any]] = {
+        judged: Arrays = {
             "predicted": seen.predicted,
             "bits": np.packbits(watched.bits, axis=1),
             "active_macs": seen.active_macs,
@@ -138,18 +137,30 @@ def evaluate_detection(
         for kind, eps in track(list(config.plan))
     }
     say("counting")
-    result = {
-        "source": about,
-        "config": asdict(config),
-        "detector": str(recipe),
-        "clean": {name: clean_figures(clean, name, config.seed) for name in (OWN, *baselines)},
+    result = {"source": about, "config": asdict(config), "detector": str(recipe)} | _figures(
+        bench, config, clean, before, founds
+    )
+    write_atomic(out / RESULTS, json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def _figures(
+    bench: Bench,
+    config: EvaluationConfig,
+    clean: dict[str, Arrays],
+    before: Arrays,
+    founds: dict[tuple[str, float], Arrays],
+) -> dict[str, Any]:
+    """Everything that the pieces of work say: of clean images by part, of those attacked as they were, of attacks."""
+    names = (OWN, *bench.baselines)
+    codes = codes_of(bench.checkpoint, clean["test"], before, founds, config.images)
+    return {
+        "clean": {name: clean_figures(clean, name, config.seed) for name in names},
         "attacks": [
-            {"attack": kind, "eps": eps, **attack_figures(found, clean, (OWN, *baselines), config.seed)}
+            {"attack": kind, "eps": eps, **attack_figures(found, clean, names, config.seed)}
             for (kind, eps), found in founds.items()
         ],
-        "supervised": supervised_figures(
-            codes_of(checkpoint, clean["test"], before, founds, config.images), config.supervised, config.seed
-        ),
+        "supervised": supervised_figures(codes, config.supervised, config.seed),
         "bundles": [
             bundle.about
             | {
@@ -159,11 +170,9 @@ def evaluate_detection(
                     for (kind, eps), found in founds.items()
                 ],
             }
-            for place, bundle in enumerate(bundles)
+            for place, bundle in enumerate(bench.served)
         ],
     }
-    write_atomic(out / RESULTS, json.dumps(result, indent=2) + "\n")
-    return result
 
 
 def claim(out: Path, what: dict[str, Any]) -> None:
@@ -181,7 +190,7 @@ def claim(out: Path, what: dict[str, Any]) -> None:
     write_atomic(file, text)
 
 
-def _judged(bench: Bench, part: ImageSet) -> dict[str, npt.NDArray[Any]]:
+def _judged(bench: Bench, part: ImageSet) -> Arrays:
     return bench.judge(part.floats())
 
 
@@ -200,7 +209,7 @@ def _subject(
     checkpoint: Checkpoint,
     bench: Bench,
     splits: Splits,
-    clean: dict[str, dict[str, npt.NDArray[Any]]],
+    clean: dict[str, Arrays],
     config: EvaluationConfig,
 ) -> Subject:
     images = splits.test.take(np.arange(min(config.images, len(splits.test))))
@@ -215,7 +224,7 @@ def _subject(
     )
 
 
-def _kept(file: Path, make: Callable[[], dict[str, npt.NDArray[Any]]]) -> dict[str, npt.NDArray[Any]]:
+def _kept(file: Path, make: Callable[[], Arrays]) -> Arrays:
     """The arrays in a file, which are made and written first if it is not there."""
     if not file.is_file():
         buffer = io.BytesIO()

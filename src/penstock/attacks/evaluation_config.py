@@ -9,6 +9,7 @@ from penstock.attacks.baselines import NAMES
 from penstock.detect.recipe import Recipe
 from penstock.errors import ConfigurationError, InvalidArgumentError
 
+OWN = "path"  # the name of the detector that is evaluated, beside the baselines'
 UNAWARE = ("fgsm", "pgd", "autoattack", "cw", "deepfool", "square", "transfer")  # of the detector
 CONTROLS = ("signs", "jpeg", "blur", "mnist", "caltech25")
 ADAPTIVE = METHODS

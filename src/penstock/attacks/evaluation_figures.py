@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from penstock.attacks.evaluation_config import OWN
 from penstock.attacks.metrics import Scores, auroc_estimate, flags_at, rate_estimate
 from penstock.detect import false_positive_interval, resplit_rates
 
@@ -70,7 +71,7 @@ def attack_figures(
         },
     }
     if "noise" in found:
-        figures["noise_flag_rate"] = _flag_rates(found["noise"], clean, "path")
+        figures["noise_flag_rate"] = _flag_rates(found["noise"], clean, OWN)
     figures["active_macs"] = {
         "mean": float(found["active_macs"].mean()),
         "largest": float(found["active_macs"].max()),
@@ -80,7 +81,7 @@ def attack_figures(
             "bound": float(found["bound"][0]),
             "mean_before": float(found["before"].mean()),
         }
-    figures["histogram"] = np.histogram(found["path"], HISTOGRAM)[0].tolist()
+    figures["histogram"] = np.histogram(found[OWN], HISTOGRAM)[0].tolist()
     return figures
 
 

@@ -15,7 +15,7 @@ from penstock.attacks.carlini import CarliniL2
 from penstock.attacks.classifier import Images
 from penstock.attacks.controls import blur, foreign, gaussian_like, jpeg, random_signs
 from penstock.attacks.detector_score import DetectorScore
-from penstock.attacks.evaluation_config import EvaluationConfig
+from penstock.attacks.evaluation_config import OWN, EvaluationConfig
 from penstock.attacks.inflation import Inflation, bound
 from penstock.attacks.pgd import PGD
 from penstock.attacks.toolbox import FGSM, Attack, AutoAttack, DeepFool, Square, Transfer
@@ -70,10 +70,10 @@ def do(
     found = judge(changed) | {"labels": labels, "l2": moved}
     if kind not in ("signs", "jpeg", "blur", "inflation"):
         noise = judge(gaussian_like(images, changed, config.seed))
-        found["noise"] = noise["path"]
+        found["noise"] = noise[OWN]
         for name in noise:
             bundle, _, what = name.partition(".")
-            if what in ("path", "flag"):
+            if what in (OWN, "flag"):
                 found[f"{bundle}.noise-{what}"] = noise[name]
     if kind == "inflation":
         found["bound"] = np.array([bound(subject.checkpoint.network)])

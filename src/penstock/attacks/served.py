@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from penstock.attacks.classifier import Images
+from penstock.attacks.evaluation_config import OWN
 from penstock.attacks.evaluation_figures import Arrays, attack_figures, clean_figures
 from penstock.attacks.metrics import rate_estimate
 from penstock.detect import Recipe, false_positive_interval
@@ -44,7 +45,7 @@ class Served:
         got = self.run(images)
         return {
             f"served{place}.predicted": got[LOGITS].argmax(axis=1),
-            f"served{place}.path": got[SCORE][:, 0].astype(np.float64),
+            f"served{place}.{OWN}": got[SCORE][:, 0].astype(np.float64),
             f"served{place}.flag": got[FLAG][:, 0],
             f"served{place}.active_macs": got[ACTIVE_MACS][:, 0],
         }
@@ -97,7 +98,7 @@ def served_view(found: Arrays, place: int) -> Arrays:
     """The arrays of a piece of work as if the bundle alone had judged, under the names that figures look for."""
     prefix = f"served{place}."
     own = {name.removeprefix(prefix): found[name] for name in found if name.startswith(prefix)}
-    noise = {"noise": own.pop(f"{NOISE}path")} if f"{NOISE}path" in own else {}
+    noise = {"noise": own.pop(f"{NOISE}{OWN}")} if f"{NOISE}{OWN}" in own else {}
     return {name: found[name] for name in ("labels", "l2") if name in found} | own | noise
 
 
@@ -106,7 +107,7 @@ def clean_served(bundle: Served, clean: dict[str, Arrays], place: int, seed: int
     views = {name: served_view(found, place) for name, found in clean.items()}
     flags, about = views["test"]["flag"], bundle.about
     interval = false_positive_interval(len(flags), about["calibration_images"], about["fpr"])
-    return clean_figures(views, "path", seed) | {
+    return clean_figures(views, OWN, seed) | {
         "as_served": {"fpr": about["fpr"], "interval_99": interval, **asdict(rate_estimate(flags))}
     }
 
@@ -128,7 +129,7 @@ def attack_served(
         read = served_view(before, place)["predicted"] == view["labels"]
         view = {name: array[read] if len(array) == len(read) else array for name, array in view.items()}
     views = {name: served_view(part, place) for name, part in clean.items()}
-    figures = attack_figures(view, views, ("path",), seed)
+    figures = attack_figures(view, views, (OWN,), seed)
     turned = (view["predicted"] != view["labels"]) & (view["labels"] >= 0)
     flags = view["flag"]
     figures["as_served"] = {

@@ -23,66 +23,86 @@ def add(commands: Commands) -> None:
     export.add_argument("source", nargs="?", metavar="SOURCE", help=SOURCE)
     export.add_argument("--repository", type=Path, metavar="DIR")
     export.add_argument("--name", help="model name in the repository")
-    export.add_argument(
+    add_data(export)
+    _add_part(export.add_argument_group("which network of the source, if not the whole"))
+    _add_form(export.add_argument_group("how it runs"))
+    _add_flags(export.add_argument_group("flags"))
+    _add_tuning(export.add_argument_group("what auto measures"))
+    _add_plan(
+        export.add_argument_group(
+            "many exports",
+            "instead of SOURCE and --name; --repository and --data then count for the whole plan",
+        )
+    )
+    export.set_defaults(run=lambda parsed: _export(export, parsed))
+
+
+def _add_part(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--class",
         dest="class_name",
         metavar="NAME",
         help="only this class's sub-architecture; SOURCE is a disentanglement's run folder then",
     )
-    export.add_argument(
+    group.add_argument(
         "--member", metavar="WHICH", help="of a cascade, only its first or its second network, without flags"
     )
-    export.add_argument("--dense", action="store_true", help="the network as it was before it got gates")
-    export.add_argument(
-        "--observe",
-        action="store_true",
-        help="with --dense: the gates look on, change no answer, and a detector flags by what they see",
-    )
-    export.add_argument(
-        "--lowering", help="auto (default: whatever is fastest here), masked, gathered or routed"
-    )
-    export.add_argument("--precision", metavar="P", help="fp32 (default), int8 or, for GPUs, fp16")
-    export.add_argument(
-        "--detector",
-        metavar="D",
-        help="PART[+PART...], their mean, or minimum:, harmonic: or fisher: before them, by p-values; parts are "
-        "path-likelihood, gate-mahalanobis, disagreement, doubt and router-gate (default: the source's own)",
-    )
-    export.add_argument(
-        "--gates",
-        metavar="RUN",
-        help="of a consolidated SOURCE: the decoupled run that it was made from; its gates look on beside the routers",
-    )
-    export.add_argument(
-        "--no-flags", dest="flags", action="store_false", help="leave detector and observers out"
-    )
-    export.add_argument(
+    group.add_argument("--dense", action="store_true", help="the network as it was before it got gates")
+    group.add_argument(
         "--settle",
         action="store_true",
         help="take away gates that all calibration images, or none, open (with --no-flags)",
     )
-    export.add_argument("--fpr", type=float, metavar="RATE", help="promised false-positive rate (0.05)")
-    add_data(export)
-    export.add_argument(
+
+
+def _add_form(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--lowering", help="auto (default: whatever is fastest here), masked, gathered or routed"
+    )
+    group.add_argument("--precision", metavar="P", help="fp32 (default), int8 or, for GPUs, fp16")
+    group.add_argument(
         "--input",
         dest="input_type",
         metavar="TYPE",
         help="fp32 (default; values from 0 to 1) or uint8 (pixels from 0 to 255)",
     )
-    export.add_argument("--max-batch", type=int, metavar="N", help="largest batch of one request (32)")
-    export.add_argument(
-        "--provider", metavar="P", help="what auto measures on: cpu (default), cuda or openvino"
+    group.add_argument("--max-batch", type=int, metavar="N", help="largest batch of one request (32)")
+
+
+def _add_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--no-flags", dest="flags", action="store_false", help="leave detector and observers out"
     )
-    export.add_argument("--batch", type=int, metavar="N", help="images in one run of that measurement (1)")
-    export.add_argument("--threads", type=int, metavar="T", help="of one run on the CPU (1)")
-    plan = export.add_argument_group(
-        "many exports", "instead of SOURCE and --name; --repository and --data then count for the whole plan"
+    group.add_argument("--fpr", type=float, metavar="RATE", help="promised false-positive rate (0.05)")
+    group.add_argument(
+        "--detector",
+        metavar="D",
+        help="PART[+PART...], their mean, or minimum:, harmonic: or fisher: before them, by p-values; parts are "
+        "path-likelihood, gate-mahalanobis, disagreement, doubt and router-gate (default: the source's own)",
     )
-    plan.add_argument("--plan", type=Path, metavar="FILE", help="TOML, see configs/plans/")
-    plan.add_argument("--jobs", type=int, metavar="N", help="processes at a time (half as many as cores)")
-    plan.add_argument("--json", type=Path, metavar="FILE", help="also write the table here")
-    add_ray(plan)
-    export.set_defaults(run=lambda parsed: _export(export, parsed))
+    group.add_argument(
+        "--observe",
+        action="store_true",
+        help="with --dense: the gates look on, change no answer, and a detector flags by what they see",
+    )
+    group.add_argument(
+        "--gates",
+        metavar="RUN",
+        help="of a consolidated SOURCE: the decoupled run that it was made from; its gates look on beside the routers",
+    )
+
+
+def _add_tuning(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--provider", metavar="P", help="cpu (default), cuda or openvino")
+    group.add_argument("--batch", type=int, metavar="N", help="images in one run (1)")
+    group.add_argument("--threads", type=int, metavar="T", help="of one run on the CPU (1)")
+
+
+def _add_plan(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--plan", type=Path, metavar="FILE", help="TOML, see configs/plans/")
+    group.add_argument("--jobs", type=int, metavar="N", help="processes at a time (half as many as cores)")
+    group.add_argument("--json", type=Path, metavar="FILE", help="also write the table here")
+    add_ray(group)
 
 
 def _export(command: argparse.ArgumentParser, parsed: argparse.Namespace) -> int:

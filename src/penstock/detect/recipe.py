@@ -88,10 +88,11 @@ class Recipe:
         """Which calibration images ``[count]`` scores are ranked by; the threshold is set on the others.
 
         A network is surer of images that it has learned from than it will be of others, so how surprising a doubt is
-        cannot be seen there. Recipes that rank nothing take none.
+        cannot be seen there. Recipes that rank nothing take none. Of an odd number the threshold gets one more: where
+        a rate falls just short of a whole number of images, a threshold lets one image less pass than it might.
         """
         taken = np.zeros(count, np.bool_)
-        taken[::2] = self.ranks
+        taken[1::2] = self.ranks
         return taken
 
 

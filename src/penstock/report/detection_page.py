@@ -11,13 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from penstock.attacks.evaluation import RESULTS
+from penstock.attacks.evaluation_config import CONTROLS, OWN
 from penstock.errors import InvalidArgumentError
 from penstock.report.heading import tiles
 from penstock.report.markup import Html, details, element, join, paragraph, text
 from penstock.report.page import page
 from penstock.report.section_detection import (
-    CONTROLS,
-    OWN,
     RATE,
     AttackScores,
     DetectionRun,

@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from penstock.attacks.evaluation_config import CONTROLS, OWN
 from penstock.report.drawing import MUTED, SERIES, Drawing, percent, to_svg
 from penstock.report.markup import Html, details, element, figure, join, table, text
 from penstock.report.page import Section
 
-OWN = "path"
 RATE = "0.05"
-FOREIGN = ("mnist", "caltech25")
-CONTROLS = ("signs", "jpeg", "blur", *FOREIGN)
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
 BINS = 40
 CURVES = 5  # attacks drawn at once: more cannot be told apart
