@@ -35,7 +35,7 @@ def test_paper_is_what_the_release_does(tmp_path: Path) -> None:
         0.0,
     )
     assert (paper.budget_weight, paper.distillation, paper.settle, paper.ramp) == (0.0, 0.0, 0.0, 0.0)
-    assert paper.gate == GateConfig(normalize=False, static_start=False, initial_logit=1.0, reduction=4)
+    assert paper.gate == GateConfig(normalize=False, start="kaiming", initial_logit=1.0, reduction=4)
     assert paper.views >= paper.decouple.epochs
 
 

@@ -143,9 +143,22 @@ def test_noise_and_hard_share_rule_a_gate_in_training() -> None:
 
 
 def test_a_gate_that_starts_static_does_not_depend_on_its_input() -> None:
-    gate = Gate(8, 20, GateConfig(static_start=True)).eval()
+    gate = Gate(8, 20, GateConfig(start="static")).eval()
     logits = gate(torch.rand(5, 8, 2, 2)).logits
     assert torch.equal(logits, logits[:1].expand_as(logits))
+
+
+def test_gates_that_start_as_the_release_has_them_are_a_quarter_closed_and_depend_on_their_input() -> None:
+    torch.manual_seed(0)
+    gate = Gate(64, 2000, GateConfig(start="kaiming")).eval()
+    code, logits = gate(torch.rand(200, 64, 1, 1))
+    assert 0.6 < code.mean() < 0.85
+    assert logits.std(dim=0).mean() > 0.1
+
+
+def test_a_start_that_is_none_is_refused() -> None:
+    with pytest.raises(InvalidArgumentError, match="start is 'open'; there are uniform, kaiming, static"):
+        GateConfig(start="open")
 
 
 def test_gates_start_open() -> None:

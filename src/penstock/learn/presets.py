@@ -41,7 +41,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
             "average": 0.0,
         },
         # In CIFAR networks the release draws every linear layer, W1 too, after it has been set to 0.
-        "gate": {"reduction": 4, "normalize": False, "initial_logit": 1.0, "static_start": False},
+        "gate": {"reduction": 4, "normalize": False, "initial_logit": 1.0, "start": "kaiming"},
     },
 }
 

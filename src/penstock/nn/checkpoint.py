@@ -152,7 +152,7 @@ def load_source(source: str) -> tuple[Checkpoint, dict[str, str]]:
 
 
 def _restore(about: dict[str, Any], tensors: dict[str, Tensor]) -> Checkpoint:
-    members = tuple(read_record(Member, member) for member in about["members"])
+    members = tuple(read_record(Member, _renamed(member)) for member in about["members"])
     input_shape = tuple(about["input_shape"])
     dense = build_backbone(about["backbone"], len(about["class_names"]))
     dense.load_state_dict(with_prefix("dense", tensors))
@@ -171,3 +171,12 @@ def _restore(about: dict[str, Any], tensors: dict[str, Tensor]) -> Checkpoint:
         config=about["config"],
         figures=about["figures"],
     )
+
+
+def _renamed(member: dict[str, Any]) -> dict[str, Any]:
+    """A member of a file that says ``static_start`` of its gates, as all did that were written before `STARTS`."""
+    gate = dict(member["gate"] or {})
+    if "static_start" not in gate:
+        return member
+    gate["start"] = "static" if gate.pop("static_start") else "uniform"
+    return member | {"gate": gate}

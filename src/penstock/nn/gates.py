@@ -28,6 +28,8 @@ from torch import Tensor, nn
 
 from penstock.errors import InvalidArgumentError
 
+STARTS = ("uniform", "kaiming", "static")
+
 
 @dataclass(frozen=True, kw_only=True)
 class GateConfig:
@@ -38,17 +40,22 @@ class GateConfig:
         normalize: batch normalisation without affine parameters on the pooled input. Pooled features carry a large
             constant part that drowns what differs between inputs; without it gates tend to become static.
         initial_logit: bias of the last layer, 1 in the released code: positive, so that gates start open.
-        static_start: start with ``W1 = 0`` as the released code does, so that no gate depends on the input at first.
+        start: how weights are drawn, one of `STARTS`. ``uniform`` is PyTorch's own way, in small numbers: with a
+            positive ``initial_logit`` all gates start open. ``kaiming`` draws W1 and W2 from Kaiming's normal
+            distribution, with b1 = 1, as the released code does for CIFAR's networks: a quarter starts closed.
+            ``static`` sets W1 = 0 besides, as it does for the others: no gate depends on the input at first.
     """
 
     reduction: int = 4
     normalize: bool = False
     initial_logit: float = 1.0
-    static_start: bool = False
+    start: str = "uniform"
 
     def __post_init__(self) -> None:
         if self.reduction < 1:
             raise InvalidArgumentError(f"GateConfig.reduction is {self.reduction}; it must be at least 1")
+        if self.start not in STARTS:
+            raise InvalidArgumentError(f"GateConfig.start is {self.start!r}; there are {', '.join(STARTS)}")
 
 
 class GateCode(NamedTuple):
@@ -77,10 +84,12 @@ class Gate(nn.Module):
         self.expand = nn.Linear(hidden, filters)
         self.noise = 1.0
         self.hard_share = 0.5
-        if config.static_start:
-            nn.init.zeros_(self.reduce.weight)
+        if config.start != "uniform":
+            nn.init.kaiming_normal_(self.reduce.weight)
             nn.init.ones_(self.reduce.bias)
             nn.init.kaiming_normal_(self.expand.weight)
+        if config.start == "static":
+            nn.init.zeros_(self.reduce.weight)
         nn.init.constant_(self.expand.bias, config.initial_logit)
 
     @property
