@@ -2,13 +2,14 @@
 
 Paths differ from image to image, and so does their time: of a cascade the median image costs what the small member
 costs, whatever the large one does. So the median is taken over the runs of each batch, and the mean over the batches.
+A median over few runs is none: where time is short, fewer batches are taken rather than fewer runs of each.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from time import perf_counter
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +17,13 @@ import numpy.typing as npt
 from penstock.bundle import INPUT
 from penstock.export.autotune.engines import Runnable
 
-ROUNDS = 100
-SECONDS = 1.0  # of one measurement, if that many rounds take longer
-LEAST = 7  # rounds, however long they take
+SECONDS = 2.0  # of one measurement
+WARM = 2  # batches that all candidates take once before anything counts
+LEAST_PASSES = 7  # over all batches: what happens in three of them does not show
+MOST_PASSES = 15
+LEAST_BATCHES = 4
+
+Run = Callable[[], object]
 
 
 def measure(
@@ -26,50 +31,62 @@ def measure(
     images: npt.NDArray[np.uint8],
     *,
     batch: int = 1,
-    rounds: int = ROUNDS,
     seconds: float = SECONDS,
 ) -> dict[str, float]:
     """Milliseconds for one batch: median over its runs, mean over the batches.
 
     Args:
         graphs: candidates by name.
-        images: ``[N, C, H, W]`` uint8, taken in turn, each at least once.
+        images: ``[N, C, H, W]`` uint8; where they cost too much time, the first of them.
         batch: images in each; a graph that takes one at a time runs as often.
-        rounds: measurements of each candidate, after a tenth as many that are not counted.
-        seconds: stop earlier than that many rounds when so much time has gone, all candidates together.
+        seconds: that all of it may take, see `interleaved`.
     """
     batches = feeds(images, batch)
     runs = {name: [partial(graph.run_batch, feed) for feed in batches] for name, graph in graphs.items()}
-    return interleaved(runs, rounds=rounds, seconds=seconds)
+    return interleaved(runs, seconds=seconds)
 
 
-def interleaved(
-    runs: Mapping[str, Sequence[Callable[[], object]]], *, rounds: int = ROUNDS, seconds: float = SECONDS
-) -> dict[str, float]:
+def interleaved(runs: Mapping[str, Sequence[Run]], *, seconds: float = SECONDS) -> dict[str, float]:
     """Milliseconds of one run: median over the repetitions of each, mean over all of a candidate.
 
+    In every pass the candidates take turns at each batch. The first pass finds how many batches `LEAST_PASSES` can
+    afford, and all others repeat just these; passes go on while there is time, to `MOST_PASSES`.
+
     Args:
-        runs: by candidate, what is to be timed, as many for each; all are taken in turn.
-        rounds: measurements of each candidate, after a tenth as many that are not counted.
-        seconds: stop earlier than that many rounds when so much time has gone, all candidates together.
+        runs: by candidate, what is to be timed: one run for each batch, as many for each candidate.
+        seconds: that all of it may take, all candidates together; `LEAST_PASSES` over `LEAST_BATCHES` are made however
+            long they take.
     """
-    count = min(map(len, runs.values()))
-    times: dict[str, list[list[float]]] = {name: [[] for _ in range(count)] for name in runs}
-    for own in runs.values():
-        for run in own[: max(1, rounds // 10)]:
-            run()
-    start = time.perf_counter()
-    for turn in range(rounds):
-        for name, own in runs.items():
-            begin = time.perf_counter()
-            own[turn % count]()
-            times[name][turn % count].append(time.perf_counter() - begin)
-        if turn + 1 >= max(LEAST, count) and time.perf_counter() - start > seconds:
+    turns = list(zip(*runs.values(), strict=True))
+    for turn in turns[:WARM]:
+        _timed(turn)
+    start = perf_counter()
+    passes = [_first_pass(turns, start + seconds / LEAST_PASSES)]
+    affordable = turns[: len(passes[0])]
+    while len(passes) < LEAST_PASSES or (len(passes) < MOST_PASSES and perf_counter() < start + seconds):
+        passes.append([_timed(turn) for turn in affordable])
+    of_batches = np.median(passes, axis=0)  # [batches, candidates]
+    return dict(zip(runs, (of_batches.mean(axis=0) * 1000).tolist(), strict=True))
+
+
+def _first_pass(turns: Sequence[Sequence[Run]], end: float) -> list[list[float]]:
+    """Seconds of each run, batch by batch until time is up."""
+    times: list[list[float]] = []
+    for turn in turns:
+        times.append(_timed(turn))
+        if len(times) >= LEAST_BATCHES and perf_counter() > end:
             break
-    return {
-        name: float(np.mean([np.median(each) for each in of_batches if each])) * 1000
-        for name, of_batches in times.items()
-    }
+    return times
+
+
+def _timed(turn: Sequence[Run]) -> list[float]:
+    """Seconds that each candidate takes for one batch."""
+    times = []
+    for run in turn:
+        begin = perf_counter()
+        run()
+        times.append(perf_counter() - begin)
+    return times
 
 
 def feeds(images: npt.NDArray[np.uint8], batch: int) -> list[dict[str, npt.NDArray[np.float32]]]:

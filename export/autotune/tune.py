@@ -20,6 +20,7 @@ from penstock.manifest import Tuning
 DENSE = "dense"
 CHOSEN = "chosen"
 IMAGES = 32  # paths differ, and so does their time
+SECONDS = 5.0  # of the measurement against the dense network, which decides and is reported
 
 Finish = Callable[[ir.Model, Lowering], bytes]
 """Makes a file of a lowered graph, at the precision that is wanted."""
@@ -87,7 +88,7 @@ def tune(
     chosen = loaded(choice)
     assert chosen is not None
     baseline = load(dense, target.provider, single=False, threads=target.threads)
-    last = measure({DENSE: baseline, CHOSEN: chosen}, images[:IMAGES], batch=target.batch, seconds=3.0)
+    last = measure({DENSE: baseline, CHOSEN: chosen}, images[:IMAGES], batch=target.batch, seconds=SECONDS)
     return parts.lowering(choice), _record(parts, choice, tried, last, target, reasons)
 
 

@@ -232,4 +232,4 @@ def _latency(dense: Bundle, decoupled: Bundle, images: ImageSet) -> dict[str, fl
     """Median milliseconds of one image in ONNX Runtime on one thread, measured in turns."""
     bundles = {"dense": dense, "decoupled": decoupled}
     graphs = {name: open_bundle(bundle, threads=1) for name, bundle in bundles.items()}
-    return measure(graphs, images.images[:50], rounds=300)
+    return measure(graphs, images.images[:50])
