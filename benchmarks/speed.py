@@ -105,8 +105,8 @@ def row(
         "ms": ms,
         "speed_up": dense / ms,
         "efficiency": dense / ms * made.macs,
-        "export_seconds": made.took.seconds,
-        "export_peak_mb": made.took.peak_mb,
+        "export_seconds": made.took and made.took.seconds,
+        "export_peak_mb": made.took and made.took.peak_mb,
         "file_mb": made.file.stat().st_size / 2**20,
         "machine": about(),
     }

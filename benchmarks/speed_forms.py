@@ -60,14 +60,14 @@ class Made:
         file: the ONNX file.
         macs: share of the dense MACs that it executes.
         single: whether it takes exactly one image at a time.
-        took: time and memory of the export.
+        took: time and memory of the export; ``None``: another script made it, and may have trained before.
     """
 
     form: Form
     file: Path
     macs: float
     single: bool
-    took: Usage
+    took: Usage | None
 
     @cached_property
     def sha256(self) -> str:
@@ -99,7 +99,7 @@ def exported(form: Form, folder: Path, batch: int, threads: int, provider: str =
     model = hashlib.sha256(f"{form} {batch} {threads}".encode()).hexdigest()[:16]
     if form.script is not None:
         command = [str(Path(__file__).with_name(form.script)), *form.command]
-        command += ["--batch", str(batch), "--out", str(folder / model)]
+        command += ["--out", str(folder / model)]
     else:
         command = ["-m", "penstock.cli", "export", *form.command]
         command += [] if form.precision == "fp32" else ["--precision", form.precision]
@@ -111,7 +111,7 @@ def exported(form: Form, folder: Path, batch: int, threads: int, provider: str =
         raise SystemExit(f"export failed: {shlex.join(command)}") from None
     if form.script is not None:
         share = json.loads((folder / model / "about.json").read_text(encoding="utf-8"))["macs"]
-        return Made(form, folder / model / "model.onnx", share, False, took)
+        return Made(form, folder / model / "model.onnx", share, False, None)
     bundle = read_bundle(folder / model / "1")
     about = bundle.manifest
     return Made(form, bundle.model_file, about.executed_macs, about.single, took)

@@ -113,8 +113,8 @@ def row(
         "images_per_second": batch / ms * 1000,
         "speed_up": dense / ms,
         "efficiency": dense / ms * made.macs,
-        "export_seconds": made.took.seconds,
-        "export_peak_mb": made.took.peak_mb,
+        "export_seconds": made.took and made.took.seconds,
+        "export_peak_mb": made.took and made.took.peak_mb,
     }
 
 
