@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-_MODEL = ("model", "version")
+from penstock.service.series import MODEL, ModelSeries
 
 
 class FlagMetrics:
@@ -12,20 +12,25 @@ class FlagMetrics:
 
     Args:
         registry: where the metrics are shown.
+        series: looks after those by model.
     """
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.macs_saved = Counter(
-            "penstock_macs_saved",
-            "Multiply-accumulates of the dense network that paths left out",
-            _MODEL,
-            registry=registry,
+    def __init__(self, registry: CollectorRegistry, series: ModelSeries) -> None:
+        self.macs_saved = series.add(
+            Counter(
+                "penstock_macs_saved",
+                "Multiply-accumulates of the dense network that paths left out",
+                MODEL,
+                registry=registry,
+            )
         )
-        self.rejected = Counter(
-            "penstock_flag_rejected",
-            "Requests refused because of flagged images, by policy",
-            _MODEL,
-            registry=registry,
+        self.rejected = series.add(
+            Counter(
+                "penstock_flag_rejected",
+                "Requests refused because of flagged images, by policy",
+                MODEL,
+                registry=registry,
+            )
         )
         self.sink_written = Counter(
             "penstock_sink_written", "Flagged images written to the sink", registry=registry

@@ -53,7 +53,7 @@ class Services:
         self.repository = Repository(settings)
         self._tracer = tracer or open_tracer(settings.otlp_endpoint)
         self._guard = Guard(self.telemetry, Access(_token_files(settings)), self._tracer)
-        self._flag_metrics = FlagMetrics(self.telemetry.registry)
+        self._flag_metrics = FlagMetrics(self.telemetry.registry, self.telemetry.series)
         self._watchers = Watchers(settings.watch_buffer, settings.max_watchers, self._flag_metrics)
         self._explainer = Explainer(settings.model_repository)
         self._sink = _open_sink(settings, self._flag_metrics)
@@ -109,8 +109,8 @@ class Services:
         self._tracer.close()
 
     async def _models_changed(self) -> None:
+        self.telemetry.show(self.repository.models())
         for model in self.repository.models():
-            self.telemetry.watch_queue(model.name, model.version, model.scheduler)
             if model.paths is not None:
                 self._flag_metrics.show(model.name, model.version)
         if not self._guard.draining:

@@ -2,17 +2,16 @@
 
 Triton's counters carry no ``_total``, which the client library adds to every counter: they are gauges here,
 and ``rate()`` works on them all the same. Labels come from loaded models only, never from what a client sent,
-so that no client can blow up the number of series.
+so that no client can blow up the number of series; they go when their model is served no more.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Thread
-from typing import Any
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
@@ -25,10 +24,11 @@ from penstock.errors import (
     UnsupportedError,
 )
 from penstock.service.answers import Answer
+from penstock.service.model import Model
 from penstock.service.runs import Run
-from penstock.service.scheduler import Ran, Scheduler
+from penstock.service.scheduler import Ran
+from penstock.service.series import MODEL, Labels, ModelSeries
 
-_MODEL = ("model", "version")
 _PHASES = {
     "queue": "in the queue",
     "compute_input": "laying inputs together",
@@ -39,10 +39,16 @@ _MACS_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1)
 
 
 class Telemetry:
-    """The figures of one server, in a registry of its own."""
+    """The figures of one server, in a registry of its own.
+
+    Attributes:
+        registry: all metrics.
+        series: those by model.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.series = ModelSeries()
         self._success = self._gauge("nv_inference_request_success", "Requests answered")
         self._failure = self._gauge("nv_inference_request_failure", "Requests failed, by reason", "reason")
         self._images = self._gauge("nv_inference_count", "Images answered")
@@ -58,15 +64,17 @@ class Telemetry:
         }
         self._pending = self._gauge("nv_inference_pending_request_count", "Requests that wait for a run")
         self._running = self._gauge("penstock_running", "Runs of the graph in progress")
-        self._flagged = Counter(
-            "penstock_flagged", "Images flagged as adversarial", _MODEL, registry=self.registry
+        self._flagged = self.series.add(
+            Counter("penstock_flagged", "Images flagged as adversarial", MODEL, registry=self.registry)
         )
-        self._macs = Histogram(
-            "penstock_active_macs",
-            "Share of the dense network's multiply-accumulates that an image asked for",
-            _MODEL,
-            buckets=_MACS_BUCKETS,
-            registry=self.registry,
+        self._macs = self.series.add(
+            Histogram(
+                "penstock_active_macs",
+                "Share of the dense network's multiply-accumulates that an image asked for",
+                MODEL,
+                buckets=_MACS_BUCKETS,
+                registry=self.registry,
+            )
         )
         self._calls = Counter(
             "penstock_rpc", "Remote calls by method and status", ("method", "code"), registry=self.registry
@@ -78,32 +86,41 @@ class Telemetry:
             registry=self.registry,
         )
 
-    def watch_queue(self, model: str, version: int, scheduler: Scheduler[Any, Any]) -> None:
-        """Show a model in every figure from now on, at zero, and its queue as it stands at each scrape."""
-        labels = (model, str(version))
-        for metric in (self._success, self._images, self._runs, self._duration, self._flagged, self._macs):
-            metric.labels(*labels)
-        for phase in self._phases.values():
-            phase.labels(*labels)
-        self._pending.labels(*labels).set_function(lambda: scheduler.waiting)
-        self._running.labels(*labels).set_function(lambda: scheduler.running)
+    def show(self, models: Iterable[Model]) -> None:
+        """Show these models and no others from now on: at zero where they are new, their queues as they stand."""
+        served = {_labels(model.name, model.version): model for model in models}
+        self.series.keep(served)
+        for labels, model in served.items():
+            for metric in (
+                self._success,
+                self._images,
+                self._runs,
+                self._duration,
+                self._flagged,
+                self._macs,
+            ):
+                metric.labels(*labels)
+            for phase in self._phases.values():
+                phase.labels(*labels)
+            self._watch_queue(labels, model)
 
     @contextmanager
     def request(self, model: str, version: int) -> Iterator[None]:
         """Count one inference request, and how it ended, around the block that serves it."""
-        labels = (model, str(version))
+        labels = _labels(model, version)
         begin = time.perf_counter()
-        try:
-            yield
-        except BaseException as error:
-            self._failure.labels(*labels, _reason(error)).inc()
-            raise
-        self._success.labels(*labels).inc()
-        self._duration.labels(*labels).inc((time.perf_counter() - begin) * 1e6)
+        with self.series.used(labels):
+            try:
+                yield
+            except BaseException as error:
+                self._failure.labels(*labels, _reason(error)).inc()
+                raise
+            self._success.labels(*labels).inc()
+            self._duration.labels(*labels).inc((time.perf_counter() - begin) * 1e6)
 
     def answered(self, model: str, version: int, rows: int, parts: Sequence[Ran[Run]]) -> None:
         """Count the rows of one answer, the runs that it took, and the time of each phase, as in the statistics."""
-        labels = (model, str(version))
+        labels = _labels(model, version)
         self._images.labels(*labels).inc(rows)
         self._runs.labels(*labels).inc(sum(part.first for part in parts))
         times = {
@@ -117,7 +134,7 @@ class Telemetry:
 
     def flagged(self, model: str, version: int, answer: Answer) -> None:
         """Count what was found about the images of one answer."""
-        labels = (model, str(version))
+        labels = _labels(model, version)
         self._flagged.labels(*labels).inc(int(answer.adversarial.sum()))
         for share in answer.active_macs[:, 0]:
             self._macs.labels(*labels).observe(float(share))
@@ -130,8 +147,12 @@ class Telemetry:
         """Count one remote call whose message never arrived."""
         self._missed.labels(method.rpartition("/")[2]).inc()
 
+    def _watch_queue(self, labels: Labels, model: Model) -> None:
+        self._pending.labels(*labels).set_function(lambda: model.scheduler.waiting)
+        self._running.labels(*labels).set_function(lambda: model.scheduler.running)
+
     def _gauge(self, name: str, text: str, *more: str) -> Gauge:
-        return Gauge(name, text, (*_MODEL, *more), registry=self.registry)
+        return self.series.add(Gauge(name, text, (*MODEL, *more), registry=self.registry))
 
 
 class MetricsServer:
@@ -167,6 +188,10 @@ class MetricsServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+def _labels(model: str, version: int) -> Labels:
+    return model, str(version)
 
 
 def _reason(error: BaseException) -> str:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import shutil
 import threading
 import time
+import urllib.request
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +20,17 @@ import pytest
 import tritonclient.grpc as triton
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from onnx import helper, numpy_helper
+from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.parser import text_string_to_metric_families
+from tritonclient.grpc import aio
 from tritonclient.utils import InferenceServerException
 
+from penstock.service.series import MODEL, ModelSeries
+from penstock.service.server import Server
+from penstock.service.settings import Settings
 from tests.service.plain import FLOAT, add_model, graph
 from tests.service.scale import long, scaled
+from tests.service.test_stress import resident_mib
 
 Client = Any  # tritonclient is not typed
 
@@ -43,6 +54,14 @@ def ask(client: Client, name: str = "model", version: str = "") -> float:
 def index(client: Client) -> list[tuple[str, str, str]]:
     lines = client.get_model_repository_index(as_json=True).get("models", [])
     return [(line["name"], line.get("version", ""), line.get("state", "")) for line in lines]
+
+
+def shown(metrics: str) -> set[tuple[str, str]]:
+    """Models and versions of which a metrics page has any figure."""
+    with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=30) as page:
+        families = list(text_string_to_metric_families(page.read().decode()))
+    labels = [sample.labels for family in families for sample in family.samples]
+    return {(each["model"], each["version"]) for each in labels if "model" in each}
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -145,6 +164,58 @@ def test_folder_is_followed(models: Path, start: Any) -> None:
             client.load_model("model")
 
 
+def test_unloaded_model_leaves_neither_memory_nor_figures(models: Path) -> None:
+    async def scenario() -> None:
+        server = Server(
+            Settings(
+                model_repository=models,
+                model_control_mode="explicit",
+                load_model=("*",),
+                grpc_port=0,
+                metrics_port=0,
+                threads=1,
+            )
+        )
+        await server.start()
+        try:
+            session = weakref.ref(server.repository.get("model").session)
+            async with aio.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client:
+                assert shown(f"127.0.0.1:{server.metrics_port}") == {("model", "1"), ("other", "1")}
+                await client.unload_model("model")
+                await asyncio.sleep(0)  # it is closed in a task of its own
+                gc.collect()
+                assert session() is None
+                assert shown(f"127.0.0.1:{server.metrics_port}") == {("other", "1")}
+        finally:
+            await server.stop()
+
+    asyncio.run(scenario())
+
+
+def test_figures_of_a_model_stay_until_its_last_request_has_ended() -> None:
+    series = ModelSeries()
+    registry = CollectorRegistry()
+    counter = series.add(Counter("asked", "Requests", MODEL, registry=registry))
+
+    def value(*labels: str) -> float | None:
+        return registry.get_sample_value("asked_total", dict(zip(MODEL, labels, strict=True)))
+
+    series.keep([("tiny", "1"), ("tiny", "2")])
+    with series.used(("tiny", "1")):
+        with series.used(("tiny", "1")):
+            counter.labels("tiny", "1").inc()
+            series.keep([("tiny", "2")])
+        assert value("tiny", "1") == 1
+        counter.labels("tiny", "1").inc()
+        assert value("tiny", "1") == 2
+    assert value("tiny", "1") is None
+    with series.used(("tiny", "2")):
+        series.keep([])
+        series.keep([("tiny", "2")])  # and loaded again
+        counter.labels("tiny", "2").inc()
+    assert value("tiny", "2") == 1
+
+
 @long
 def test_no_request_fails_while_versions_change(models: Path, start: Any) -> None:
     failures: list[Exception] = []
@@ -163,6 +234,7 @@ def test_no_request_fails_while_versions_change(models: Path, start: Any) -> Non
         start(models, model_control_mode="explicit", load_model="*") as running,
         triton.InferenceServerClient(running.url) as client,
     ):
+        before = resident_mib(running)
         threads = [threading.Thread(target=keep_asking, args=(running.url,)) for _ in range(2)]
         for thread in threads:
             thread.start()
@@ -176,5 +248,7 @@ def test_no_request_fails_while_versions_change(models: Path, start: Any) -> Non
             done.set()
             for thread in threads:
                 thread.join()
+        assert shown(running.metrics) == {("model", str(1 + RELOADS)), ("other", "1")}
+        assert resident_mib(running) < before + 64
     assert not failures
     assert len(answers) > 1
