@@ -140,7 +140,7 @@ def _typed_values(contents: Any, spec: TensorSpec, shape: tuple[int, ...]) -> Ar
     if datatype.is_text:
         return text_array(contents, shape, spec.name)
     check_count(len(contents), shape, spec.name)
-    values = np.asarray(contents)
+    values = np.array(contents, datatype.contents_dtype)  # numpy's own guess for mixed UINT64 is float64
     # The fields for small integers hold 32 bits: what does not fit must not wrap around.
     if datatype.dtype.kind in "iu" and len(values):
         limits = np.iinfo(datatype.dtype)

@@ -51,6 +51,13 @@ class Datatype:
         """Whether elements vary in length."""
         return self.dtype == np.object_
 
+    @property
+    def contents_dtype(self) -> np.dtype[Any]:
+        """Numpy's for the elements of the typed field: integers have at least 32 bits there."""
+        if self.dtype.kind not in "iu":
+            return self.dtype
+        return np.dtype(f"{self.dtype.kind}{max(4, self.dtype.itemsize)}")
+
 
 def _datatype(name: str, dtype: Any, onnx: str, contents: str) -> Datatype:
     return Datatype(name, np.dtype(dtype), f"tensor({onnx})", contents)

@@ -223,6 +223,18 @@ def test_small_integers_do_not_wrap(plain: Client) -> None:
             plain._client_stub.ModelInfer(request, timeout=30)
 
 
+@pytest.mark.parametrize(
+    "name", [name for name, datatype in DATATYPES.items() if datatype.dtype.kind in "iu"]
+)
+def test_typed_integers_come_back_at_both_ends_of_their_range(plain: Client, name: str) -> None:
+    limits = np.iinfo(DATATYPES[name].dtype)
+    request = service_pb2.ModelInferRequest(model_name=f"identity-{name}")
+    given = request.inputs.add(name="INPUT0", datatype=name, shape=[2, 1])
+    getattr(given.contents, DATATYPES[name].contents).extend([limits.max, limits.min])
+    (raw,) = plain._client_stub.ModelInfer(request, timeout=30).raw_output_contents
+    assert np.frombuffer(raw, DATATYPES[name].dtype).tolist() == [limits.max, limits.min]
+
+
 def test_no_elements_at_all(plain: Client) -> None:
     result = plain.infer("identity-FP32", [tensor("INPUT0", np.zeros((2, 0), dtype=np.float32))])
     assert result.as_numpy("OUTPUT0").shape == (2, 0)
