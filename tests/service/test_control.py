@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from onnx import helper, numpy_helper
 from tritonclient.utils import InferenceServerException
 
+from penstock.service.repository import Repository
+from penstock.service.settings import Settings
 from tests.service.plain import FLOAT, add_model, graph
 from tests.service.scale import long, scaled
 
@@ -123,6 +126,71 @@ def test_new_version_takes_over_and_a_bad_one_does_not(models: Path, start: Any)
             client.load_model("model", config="{}", files={"file:" + "A" * 256: b"a"})
         assert long.value.status() == "StatusCode.INTERNAL"
         assert ask(client) == 2
+
+
+def with_weights_at(place: str) -> bytes:
+    """A model that says that its weights are in another file."""
+    weights = onnx.TensorProto(name="number", data_type=FLOAT, dims=[1], data_location=1)
+    for key, value in {"location": place, "offset": "0", "length": "4"}.items():
+        weights.external_data.add(key=key, value=value)
+    model = adding(1)
+    model.graph.initializer[0].CopyFrom(weights)
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"junk", "fresh/1/model.onnx is refused by ONNX Runtime: Load model from fresh/1/model.onnx failed"),
+        (with_weights_at("weights.bin"), "External data path does not exist"),
+        (with_weights_at("../../secret"), "External data path escapes model directory"),
+    ],
+    ids=["junk", "weights that did not come along", "weights elsewhere"],
+)
+def test_model_that_came_with_the_request_is_refused_without_a_path(
+    models: Path, start: Any, content: bytes, reason: str
+) -> None:
+    with (
+        start(models, model_control_mode="explicit") as running,
+        triton.InferenceServerClient(running.url) as client,
+    ):
+        with pytest.raises(InferenceServerException) as refused:
+            client.load_model("fresh", config="{}", files={"file:1/model.onnx": content})
+        said = [refused.value.message(), str(client.get_model_repository_index())]
+    for text in said:
+        assert reason in text
+        assert tempfile.gettempdir() not in text
+        assert "ONNXRuntimeError" not in text
+
+
+def test_linked_version_is_refused_without_the_place_of_the_link(models: Path, tmp_path: Path) -> None:
+    """ONNX Runtime follows links before it says where it looked."""
+    store = tmp_path / "store of models" / "1"
+    store.mkdir(parents=True)
+    (store / "model.onnx").write_bytes(with_weights_at("weights.bin"))
+    (models / "linked").symlink_to(store.parent)
+    repository = Repository(Settings(model_repository=models))
+    (line,) = (line for line in repository.index() if line.name == "linked")
+    repository.close()
+    assert line.reason.endswith('External data path does not exist: "linked/1/weights.bin"')
+
+
+def test_repository_that_is_gone_does_not_take_its_models_along(models: Path, start: Any) -> None:
+    with (
+        start(models, model_control_mode="explicit", load_model="*") as running,
+        triton.InferenceServerClient(running.url) as client,
+    ):
+        models.rename(models.with_name("elsewhere"))
+        assert ask(client) == 1
+        assert index(client) == [("model", "1", "READY"), ("other", "1", "READY")]
+        with pytest.raises(
+            InferenceServerException, match=r"repository cannot be read \(No such file"
+        ) as refused:
+            client.load_model("model")
+        assert refused.value.status() == "StatusCode.UNAVAILABLE"
+        assert str(models) not in refused.value.message()
+        models.with_name("elsewhere").rename(models)
+        client.load_model("model")
 
 
 def test_folder_is_followed(models: Path, start: Any) -> None:
