@@ -179,7 +179,7 @@ def _write(home: Path, name: str, files: Mapping[str, bytes]) -> None:
     check_name(name)
     for given, content in files.items():
         path = PurePosixPath(given)
-        if path.is_absolute() or ".." in path.parts or not 1 <= len(path.parts) <= 2:
+        if path.is_absolute() or ".." in path.parts or "\0" in given or not 1 <= len(path.parts) <= 2:
             raise InvalidArgumentError(
                 f"file {given[:100]!r} cannot be; expected a path such as '1/model.onnx'"
             )

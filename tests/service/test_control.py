@@ -117,9 +117,9 @@ def test_new_version_takes_over_and_a_bad_one_does_not(models: Path, start: Any)
         assert (ask(client, version="1"), ask(client)) == (1, 2)
         client.load_model("fresh", config="{}", files={"file:7/model.onnx": adding(7).SerializeToString()})
         assert ask(client, "fresh", "7") == 7
-        for files in ({"file:../7/model.onnx": b""}, {"file:/tmp/model.onnx": b""}):
+        for name in ("../7/model.onnx", "/tmp/model.onnx", "7/\0"):
             with pytest.raises(InferenceServerException, match="expected a path such as"):
-                client.load_model("fresh", config="{}", files=files)
+                client.load_model("fresh", config="{}", files={f"file:{name}": b""})
         with pytest.raises(InferenceServerException, match="failed to load 'model': parameter 'config'"):
             client.load_model("model", config="{]")
         with pytest.raises(InferenceServerException, match="failed to poll from model repository") as long:
@@ -130,7 +130,7 @@ def test_new_version_takes_over_and_a_bad_one_does_not(models: Path, start: Any)
 
 def with_weights_at(place: str) -> bytes:
     """A model that says that its weights are in another file."""
-    weights = onnx.TensorProto(name="number", data_type=FLOAT, dims=[1], data_location=1)
+    weights = onnx.TensorProto(name="number", data_type=FLOAT, dims=[1], data_location="EXTERNAL")
     for key, value in {"location": place, "offset": "0", "length": "4"}.items():
         weights.external_data.add(key=key, value=value)
     model = adding(1)

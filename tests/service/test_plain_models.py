@@ -48,6 +48,12 @@ output { name: "OUTPUT0" data_type: TYPE_FP32 dims: [ 1 ] reshape { shape: [ ] }
 """
 
 
+ROWS_OF_TWO = """
+input { name: "INPUT0" data_type: TYPE_FP32 dims: [ -1 ] reshape { shape: [ -1, 2 ] } }
+output { name: "OUTPUT0" data_type: TYPE_FP32 dims: [ -1, 2 ] }
+"""
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory, start: Any) -> Iterator[Any]:
     """The examples' models, one per datatype, and odd ones."""
@@ -55,6 +61,8 @@ def served(tmp_path_factory: pytest.TempPathFactory, start: Any) -> Iterator[Any
     for name, kind in KINDS.items():
         add_model(folder, f"identity-{name}", identity(kind, [2, "columns"]))
     add_model(folder, "reshaped", identity(FLOAT, ["N"]), RESHAPED)
+    add_model(folder, "open", identity(FLOAT, ["N", "rows", "columns"]))
+    add_model(folder, "rows-of-two", identity(FLOAT, ["rows", 2]), ROWS_OF_TWO)
     add_model(folder, "scalar", identity(FLOAT, []))
     add_model(folder, "misdescribed", identity(FLOAT, ["N", 3]), RESHAPED)
     add_model(folder, "of-another-backend", identity(FLOAT, ["N"]), 'backend: "python"')
@@ -184,6 +192,21 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         "identity-FP32",
         {"INPUT0": ("FP32", [2, 2**62], bytes(8))},
         f"Expected {2**65} for shape",
+    ),
+    "size beyond counting beside a 0": (
+        "open",
+        {"INPUT0": ("FP32", [1, 0, 2**62], b"")},
+        f"0 elements, which cannot take the shape [1,0,{2**62}]",
+    ),
+    "the same without data": (
+        "open",
+        {"INPUT0": ("FP32", [1, 0, 2**62], None)},
+        f"0 elements, which cannot take the shape [1,0,{2**62}]",
+    ),
+    "odd number of elements for rows of two": (
+        "rows-of-two",
+        {"INPUT0": ("FP32", [3], bytes(12))},
+        "'INPUT0' has 3 elements, which cannot take the shape [-1,2]",
     ),
     "text cut off": ("identity-BYTES", {"INPUT0": ("BYTES", [2, 1], b"\1\0\0\0a\1\0")}, "in element 1"),
     "text longer than the message": (
