@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from onnx import helper, numpy_helper
 from tritonclient.utils import InferenceServerException
 
+from penstock.bundle import versions
+from penstock.service.control import ModelControl
 from penstock.service.repository import Repository
 from penstock.service.settings import Settings
 from tests.service.plain import FLOAT, add_model, graph
@@ -211,6 +215,39 @@ def test_folder_is_followed(models: Path, start: Any) -> None:
         wait_until(lambda: not client.is_model_ready("late"))
         with pytest.raises(InferenceServerException, match="not allowed: the model control mode is 'poll'"):
             client.load_model("model")
+
+
+def test_folder_that_fails_while_it_is_read_keeps_no_other_model_waiting(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No test can take a folder away between two steps of a look at it, so that is imitated, once."""
+    asked = Counter[str]()
+
+    def look(home: Path) -> list[int]:
+        asked[home.name] += 1
+        if (home.name, asked[home.name]) == ("early", 2):  # the first finds it, the second loads it
+            raise FileNotFoundError(2, "No such file or directory")
+        return versions(home)
+
+    async def nothing() -> None:
+        pass
+
+    async def follow(control: ModelControl) -> None:
+        polling = asyncio.create_task(control.poll())
+        async with asyncio.timeout(10):
+            while repository.ready_versions("early") != [1]:
+                await asyncio.sleep(0.01)
+        polling.cancel()
+
+    settings = Settings(model_repository=models, model_control_mode="poll", repository_poll_secs=0.1)
+    repository = Repository(settings)
+    control = ModelControl(repository, settings, nothing)
+    add_model(models, "early", adding(3))
+    add_model(models, "late", adding(4))
+    monkeypatch.setattr("penstock.service.repository.versions", look)
+    asyncio.run(follow(control))
+    assert repository.ready_versions("late") == [1]
+    repository.close()
 
 
 @long
