@@ -106,16 +106,21 @@ class ModelControl:
 
     async def _follow(self) -> None:
         now = await asyncio.to_thread(self._stamps)
-        before, self._seen = self._seen, now
-        for name in sorted(before.keys() - now.keys()):
+        for name in sorted(self._seen.keys() - now.keys()):
             async with self._lock:
                 await self._unload(name)
+            del self._seen[name]
         for name in sorted(now):
-            if now[name] != before.get(name):
-                try:
-                    await self._load(name, self._repository.folder / name, None)
-                except OperationError as error:
-                    log.error("%s", error)
+            if now[name] == self._seen.get(name):
+                continue
+            try:
+                await self._load(name, self._repository.folder / name, None)
+            except OperationError as error:
+                log.error("%s", error)
+            except Exception:  # such as a folder that vanishes while it is read; the next look tries again
+                log.exception("model %s could not be loaded", name)
+                continue
+            self._seen[name] = now[name]
 
     def _stamps(self) -> dict[str, object]:
         return {name: folder_stamp(self._repository.folder / name) for name in self._repository.found()}
@@ -179,7 +184,7 @@ def _write(home: Path, name: str, files: Mapping[str, bytes]) -> None:
     check_name(name)
     for given, content in files.items():
         path = PurePosixPath(given)
-        if path.is_absolute() or ".." in path.parts or not 1 <= len(path.parts) <= 2:
+        if path.is_absolute() or ".." in path.parts or "\0" in given or not 1 <= len(path.parts) <= 2:
             raise InvalidArgumentError(
                 f"file {given[:100]!r} cannot be; expected a path such as '1/model.onnx'"
             )

@@ -8,6 +8,7 @@ versions are made first and then take the place of the old ones in one step; if 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,10 @@ Versions = dict[int, Model | str]
 UNLOADED = "unloaded"
 """The reason of a version that was asked to be served no more."""
 
+# Folders of absolute paths, and how ONNX Runtime begins its messages. A path begins after a blank or a quote; the
+# name of a node, such as /layer1/conv1/Conv, stands in parentheses.
+_PRIVATE = re.compile(r"""(?<![^\s"':])/[^\s"']*/|\[ONNXRuntimeError\] : \d+ : \w+ : """)
+
 
 @dataclass(frozen=True)
 class Status:
@@ -46,8 +51,8 @@ class Repository:
         settings: names the folder and says how to run.
 
     Raises:
-        ConfigurationError: the folder is not there or cannot be read.
-        UnavailableError: a GPU is required and cannot be used.
+        ConfigurationError: the folder is not there.
+        UnavailableError: it cannot be read, or a GPU is required and cannot be used.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -82,14 +87,12 @@ class Repository:
         """Names of the models in the folder as it stands.
 
         Raises:
-            ConfigurationError: it cannot be read.
+            UnavailableError: it cannot be read, such as a volume that is not mounted any more.
         """
         try:
             homes = sorted(entry for entry in self.folder.iterdir() if entry.is_dir())
-        except OSError as error:
-            raise ConfigurationError(
-                f"model repository {str(self.folder)!r} cannot be read ({error.strerror})"
-            ) from error
+        except OSError as error:  # strangers may read this: no word of where the folder is
+            raise UnavailableError(f"the model repository cannot be read ({error.strerror})") from error
         return [home.name for home in homes if not home.name.startswith(".") and _is_model(home)]
 
     def ready_versions(self, name: str) -> list[int]:
@@ -128,9 +131,14 @@ class Repository:
         return model
 
     def index(self) -> list[Status]:
-        """Every model, loaded or only found in the folder."""
+        """Every model, loaded or only found in the folder; what is loaded serves on without the folder."""
         lines = []
-        for name in sorted({*self._models, *self.found()}):
+        try:
+            found = self.found()
+        except UnavailableError as error:
+            log.warning("the index lists loaded models only: %s", error)
+            found = []
+        for name in sorted({*self._models, *found}):
             known = self._models.get(name)
             if not known:
                 lines.append(Status(name, 0, False, "" if known is None else "it has no versions"))
@@ -158,7 +166,7 @@ class Repository:
             config = read_config(home) if config is None else config
         except BundleError as error:
             log.error("model %s is not served: %s", home.name, error)
-            return dict.fromkeys(numbers, self._public(error))
+            return dict.fromkeys(numbers, _public(error, home))
         return {
             number: self._load_version(home, number, config, present.get(number))
             for number in wanted_versions(config, numbers)
@@ -189,19 +197,20 @@ class Repository:
             model = self._loader.load(home, number, config)
         except (PenstockError, OSError) as error:
             log.error("model %s version %d is not served: %s", home.name, number, error)
-            return self._public(error)
+            return _public(error, home)
         except Exception:  # whatever else a spoilt file may bring about, the other models serve on
             log.exception("model %s version %d is not served", home.name, number)
             return "internal error, see the server's log"
         log.info("loaded model %s version %d", home.name, number)
         return model
 
-    def _public(self, error: Exception) -> str:
-        """A reason that strangers may read: without the place of the repository on this machine."""
-        text = error.strerror or "" if isinstance(error, OSError) else str(error)
-        for folder in {str(self.folder), str(self.folder.resolve())}:
-            text = text.replace(f"{folder}/", "")
-        return text[:300]
+
+def _public(error: Exception, home: Path) -> str:
+    """A reason that strangers may read: without the place of a model's folder, or any other, on this machine."""
+    text = error.strerror or "" if isinstance(error, OSError) else str(error)
+    for place in (home, home.resolve()):
+        text = text.replace(str(place), home.name)
+    return _PRIVATE.sub("", text)[:300]
 
 
 def _is_model(home: Path) -> bool:

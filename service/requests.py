@@ -15,7 +15,7 @@ from penstock.service.engine import Wanted, Work
 from penstock.service.model import Model
 from penstock.service.parameters import check_request_parameters, class_count, tensor_place, whole_parameter
 from penstock.service.shared_memory import SharedMemory
-from penstock.service.tensors import Array, TensorSpec, check_count, decode, shown, text_array
+from penstock.service.tensors import Array, TensorSpec, check_count, decode, reshaped, shown, text_array
 
 InferRequest = Any  # service_pb2.ModelInferRequest, whose module has no types
 InputTensor = Any
@@ -68,7 +68,7 @@ def read_request(request: InferRequest, model: Model, memory: SharedMemory) -> W
         data = next(raw, None) if place is None else memory.read(place)
         values = _values(tensor, spec, shape, data)
         if spec.graph_shape is not None:
-            values = values.reshape((*shape[: bool(model.max_batch)], *spec.graph_shape))
+            values = reshaped(values, (*shape[: bool(model.max_batch)], *spec.graph_shape), tensor.name)
         inputs[tensor.name] = values
     return Work(
         id=request.id,
@@ -140,7 +140,7 @@ def _typed_values(contents: Any, spec: TensorSpec, shape: tuple[int, ...]) -> Ar
     if datatype.is_text:
         return text_array(contents, shape, spec.name)
     check_count(len(contents), shape, spec.name)
-    values = np.asarray(contents)
+    values = np.array(contents, datatype.contents_dtype)  # numpy's own guess for mixed UINT64 is float64
     # The fields for small integers hold 32 bits: what does not fit must not wrap around.
     if datatype.dtype.kind in "iu" and len(values):
         limits = np.iinfo(datatype.dtype)
@@ -151,7 +151,7 @@ def _typed_values(contents: Any, spec: TensorSpec, shape: tuple[int, ...]) -> Ar
             raise InvalidArgumentError(
                 f"input {spec.name!r} holds {low}; a {datatype} begins at {limits.min}"
             )
-    return values.astype(datatype.dtype).reshape(shape)
+    return reshaped(values.astype(datatype.dtype), shape, spec.name)
 
 
 def _requested_outputs(request: InferRequest, model: Model, memory: SharedMemory) -> tuple[Wanted, ...]:

@@ -88,7 +88,7 @@ class Settings:
     """``jsonl`` or ``parquet``."""
 
     sink_file_mib: int = 16
-    """Size at which a file of JSON lines is followed by another."""
+    """Size beyond which no file grows: another follows."""
 
     sink_total_mib: int = 256
     """Size of all files together; the oldest go first."""

@@ -1,7 +1,7 @@
 """Files of flagged images: JSON lines or Parquet, rotated, and never more of them than a given size.
 
 The names sort by time. When all files together grow beyond the cap, the oldest go. A file ends at its last whole
-record, also when a disk was full in between.
+record, also when a disk was full in between. An image that no file has room for is left out of its record.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import math
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Protocol
@@ -26,6 +26,8 @@ _PREFIX = "flags-"
 _IMAGE_COLUMNS = ("image", "image_dtype", "image_shape")
 _ROWS = 1000  # of one Parquet file, at most
 _SECONDS = 60.0  # that a row may wait for its Parquet file, at most
+_RECORD_BYTES = 2**11  # more than a record takes in a Parquet file
+_FRAME_BYTES = 2**13  # more than what such a file has beside its rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +36,10 @@ class Row:
 
     record: FlagRecord
     image: Images | None = None
+
+    def without_image(self) -> Row:
+        """The record alone."""
+        return replace(self, image=None)
 
 
 class Store(Protocol):
@@ -73,7 +79,7 @@ def open_store(kind: str, folder: Path, file_bytes: int, total_bytes: int) -> St
         raise ConfigurationError(
             "the sink's format parquet needs pyarrow: pip install 'penstock[parquet]', or choose jsonl"
         ) from error
-    return Parquet(folder, total_bytes)
+    return Parquet(folder, file_bytes, total_bytes)
 
 
 class JsonLines:
@@ -93,7 +99,9 @@ class JsonLines:
 
     def write(self, row: Row) -> int:
         """Append a row."""
-        line = json.dumps(_json_values(row)).encode() + b"\n"
+        line = _json_line(row)
+        if len(line) > self._file_bytes:
+            line = _json_line(row.without_image())
         if self._file is not None and self._file.tell() + len(line) > self._file_bytes:
             self.close()
         if self._file is None:
@@ -131,21 +139,28 @@ class Parquet:
 
     Args:
         folder: where the files are.
+        file_bytes: of a file, and so of what gathers in memory, at most.
         total_bytes: of all files together.
     """
 
-    def __init__(self, folder: Path, total_bytes: int) -> None:
+    def __init__(self, folder: Path, file_bytes: int, total_bytes: int) -> None:
         self._folder = folder
+        self._room = file_bytes - _FRAME_BYTES
         self._total_bytes = total_bytes
         self._rows: list[Row] = []
+        self._bytes = 0
         self._since = time.monotonic()
 
     def write(self, row: Row) -> int:
         """Keep a row, and write all when it is time."""
+        if _parquet_bytes(row) > self._room:
+            row = row.without_image()
+        written = self.close() if self._bytes + _parquet_bytes(row) > self._room else 0
         if not self._rows:
             self._since = time.monotonic()
         self._rows.append(row)
-        return self.close() if len(self._rows) >= _ROWS else self.tick()
+        self._bytes += _parquet_bytes(row)
+        return written + (self.close() if len(self._rows) >= _ROWS else self.tick())
 
     def tick(self) -> int:
         """Write what has waited long enough."""
@@ -156,7 +171,7 @@ class Parquet:
         import pyarrow
         from pyarrow import parquet
 
-        rows, self._rows = self._rows, []
+        rows, self._rows, self._bytes = self._rows, [], 0
         if not rows:
             return 0
         buffer = pyarrow.BufferOutputStream()
@@ -165,6 +180,11 @@ class Parquet:
         _make_room(self._folder, self._total_bytes - len(content))
         write_atomic(_new_file(self._folder, "parquet"), content)
         return len(rows)
+
+
+def _parquet_bytes(row: Row) -> int:
+    """What a row takes in a file at most."""
+    return _RECORD_BYTES + (0 if row.image is None else row.image.nbytes)
 
 
 def _values(row: Row) -> dict[str, object]:
@@ -187,6 +207,10 @@ def _json_values(row: Row) -> dict[str, object]:
         values |= _image_values(row.image)
         values["image"] = base64.b64encode(row.image.tobytes()).decode()
     return values
+
+
+def _json_line(row: Row) -> bytes:
+    return json.dumps(_json_values(row)).encode() + b"\n"
 
 
 def _new_file(folder: Path, suffix: str) -> Path:

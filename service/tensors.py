@@ -51,6 +51,13 @@ class Datatype:
         """Whether elements vary in length."""
         return self.dtype == np.object_
 
+    @property
+    def contents_dtype(self) -> np.dtype[Any]:
+        """Numpy's for the elements of the typed field: integers have at least 32 bits there."""
+        if self.dtype.kind not in "iu":
+            return self.dtype
+        return np.dtype(f"{self.dtype.kind}{max(4, self.dtype.itemsize)}")
+
 
 def _datatype(name: str, dtype: Any, onnx: str, contents: str) -> Datatype:
     return Datatype(name, np.dtype(dtype), f"tensor({onnx})", contents)
@@ -128,7 +135,7 @@ def decode(raw: bytes | memoryview, datatype: Datatype, shape: tuple[int, ...], 
             f"for shape {shown(shape)} {datatype}, got {len(raw)}"
         )
     values = np.frombuffer(raw, datatype.dtype.newbyteorder("<"))
-    return values.astype(datatype.dtype, copy=False).reshape(shape)
+    return reshaped(values.astype(datatype.dtype, copy=False), shape, name)
 
 
 def encode(values: Array) -> bytes:
@@ -154,7 +161,21 @@ def text_array(elements: Iterable[bytes], shape: tuple[int, ...], name: str) -> 
     check_count(len(texts), shape, name)
     values = np.empty(len(texts), dtype=np.object_)
     values[:] = texts
-    return values.reshape(shape)
+    return reshaped(values, shape, name)
+
+
+def reshaped(values: Array, shape: tuple[int, ...], name: str) -> Array:
+    """The same elements in another shape, one dimension of which may be open.
+
+    Raises:
+        InvalidArgumentError: an open dimension that no size fits, or dimensions that beside a 0 are beyond counting.
+    """
+    try:
+        return values.reshape(shape)
+    except ValueError:
+        raise InvalidArgumentError(
+            f"input {name!r} has {values.size} elements, which cannot take the shape {shown(shape)}"
+        ) from None
 
 
 def check_count(count: int, shape: tuple[int, ...], name: str) -> None:

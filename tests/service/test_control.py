@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import gc
 import json
 import shutil
+import tempfile
 import threading
 import time
 import urllib.request
@@ -25,6 +27,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.grpc import aio
 from tritonclient.utils import InferenceServerException
 
+from penstock.bundle import versions
+from penstock.service.control import ModelControl
+from penstock.service.repository import Repository
 from penstock.service.series import MODEL, ModelSeries
 from penstock.service.server import Server
 from penstock.service.settings import Settings
@@ -133,15 +138,80 @@ def test_new_version_takes_over_and_a_bad_one_does_not(models: Path, start: Any)
         assert (ask(client, version="1"), ask(client)) == (1, 2)
         client.load_model("fresh", config="{}", files={"file:7/model.onnx": adding(7).SerializeToString()})
         assert ask(client, "fresh", "7") == 7
-        for files in ({"file:../7/model.onnx": b""}, {"file:/tmp/model.onnx": b""}):
+        for name in ("../7/model.onnx", "/tmp/model.onnx", "7/\0"):
             with pytest.raises(InferenceServerException, match="expected a path such as"):
-                client.load_model("fresh", config="{}", files=files)
+                client.load_model("fresh", config="{}", files={f"file:{name}": b""})
         with pytest.raises(InferenceServerException, match="failed to load 'model': parameter 'config'"):
             client.load_model("model", config="{]")
         with pytest.raises(InferenceServerException, match="failed to poll from model repository") as long:
             client.load_model("model", config="{}", files={"file:" + "A" * 256: b"a"})
         assert long.value.status() == "StatusCode.INTERNAL"
         assert ask(client) == 2
+
+
+def with_weights_at(place: str) -> bytes:
+    """A model that says that its weights are in another file."""
+    weights = onnx.TensorProto(name="number", data_type=FLOAT, dims=[1], data_location="EXTERNAL")
+    for key, value in {"location": place, "offset": "0", "length": "4"}.items():
+        weights.external_data.add(key=key, value=value)
+    model = adding(1)
+    model.graph.initializer[0].CopyFrom(weights)
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"junk", "fresh/1/model.onnx is refused by ONNX Runtime: Load model from fresh/1/model.onnx failed"),
+        (with_weights_at("weights.bin"), "External data path does not exist"),
+        (with_weights_at("../../secret"), "External data path escapes model directory"),
+    ],
+    ids=["junk", "weights that did not come along", "weights elsewhere"],
+)
+def test_model_that_came_with_the_request_is_refused_without_a_path(
+    models: Path, start: Any, content: bytes, reason: str
+) -> None:
+    with (
+        start(models, model_control_mode="explicit") as running,
+        triton.InferenceServerClient(running.url) as client,
+    ):
+        with pytest.raises(InferenceServerException) as refused:
+            client.load_model("fresh", config="{}", files={"file:1/model.onnx": content})
+        said = [refused.value.message(), str(client.get_model_repository_index())]
+    for text in said:
+        assert reason in text
+        assert tempfile.gettempdir() not in text
+        assert "ONNXRuntimeError" not in text
+
+
+def test_linked_version_is_refused_without_the_place_of_the_link(models: Path, tmp_path: Path) -> None:
+    """ONNX Runtime follows links before it says where it looked."""
+    store = tmp_path / "store of models" / "1"
+    store.mkdir(parents=True)
+    (store / "model.onnx").write_bytes(with_weights_at("weights.bin"))
+    (models / "linked").symlink_to(store.parent)
+    repository = Repository(Settings(model_repository=models))
+    (line,) = (line for line in repository.index() if line.name == "linked")
+    repository.close()
+    assert line.reason.endswith('External data path does not exist: "linked/1/weights.bin"')
+
+
+def test_repository_that_is_gone_does_not_take_its_models_along(models: Path, start: Any) -> None:
+    with (
+        start(models, model_control_mode="explicit", load_model="*") as running,
+        triton.InferenceServerClient(running.url) as client,
+    ):
+        models.rename(models.with_name("elsewhere"))
+        assert ask(client) == 1
+        assert index(client) == [("model", "1", "READY"), ("other", "1", "READY")]
+        with pytest.raises(
+            InferenceServerException, match=r"repository cannot be read \(No such file"
+        ) as refused:
+            client.load_model("model")
+        assert refused.value.status() == "StatusCode.UNAVAILABLE"
+        assert str(models) not in refused.value.message()
+        models.with_name("elsewhere").rename(models)
+        client.load_model("model")
 
 
 def test_folder_is_followed(models: Path, start: Any) -> None:
@@ -214,6 +284,39 @@ def test_figures_of_a_model_stay_until_its_last_request_has_ended() -> None:
         series.keep([("tiny", "2")])  # and loaded again
         counter.labels("tiny", "2").inc()
     assert value("tiny", "2") == 1
+
+
+def test_folder_that_fails_while_it_is_read_keeps_no_other_model_waiting(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No test can take a folder away between two steps of a look at it, so that is imitated, once."""
+    asked = collections.Counter[str]()
+
+    def look(home: Path) -> list[int]:
+        asked[home.name] += 1
+        if (home.name, asked[home.name]) == ("early", 2):  # the first finds it, the second loads it
+            raise FileNotFoundError(2, "No such file or directory")
+        return versions(home)
+
+    async def nothing() -> None:
+        pass
+
+    async def follow(control: ModelControl) -> None:
+        polling = asyncio.create_task(control.poll())
+        async with asyncio.timeout(10):
+            while repository.ready_versions("early") != [1]:
+                await asyncio.sleep(0.01)
+        polling.cancel()
+
+    settings = Settings(model_repository=models, model_control_mode="poll", repository_poll_secs=0.1)
+    repository = Repository(settings)
+    control = ModelControl(repository, settings, nothing)
+    add_model(models, "early", adding(3))
+    add_model(models, "late", adding(4))
+    monkeypatch.setattr("penstock.service.repository.versions", look)
+    asyncio.run(follow(control))
+    assert repository.ready_versions("late") == [1]
+    repository.close()
 
 
 @long

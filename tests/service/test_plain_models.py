@@ -48,6 +48,12 @@ output { name: "OUTPUT0" data_type: TYPE_FP32 dims: [ 1 ] reshape { shape: [ ] }
 """
 
 
+ROWS_OF_TWO = """
+input { name: "INPUT0" data_type: TYPE_FP32 dims: [ -1 ] reshape { shape: [ -1, 2 ] } }
+output { name: "OUTPUT0" data_type: TYPE_FP32 dims: [ -1, 2 ] }
+"""
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory, start: Any) -> Iterator[Any]:
     """The examples' models, one per datatype, and odd ones."""
@@ -55,6 +61,8 @@ def served(tmp_path_factory: pytest.TempPathFactory, start: Any) -> Iterator[Any
     for name, kind in KINDS.items():
         add_model(folder, f"identity-{name}", identity(kind, [2, "columns"]))
     add_model(folder, "reshaped", identity(FLOAT, ["N"]), RESHAPED)
+    add_model(folder, "open", identity(FLOAT, ["N", "rows", "columns"]))
+    add_model(folder, "rows-of-two", identity(FLOAT, ["rows", 2]), ROWS_OF_TWO)
     add_model(folder, "scalar", identity(FLOAT, []))
     add_model(folder, "misdescribed", identity(FLOAT, ["N", 3]), RESHAPED)
     add_model(folder, "of-another-backend", identity(FLOAT, ["N"]), 'backend: "python"')
@@ -185,6 +193,21 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         {"INPUT0": ("FP32", [2, 2**62], bytes(8))},
         f"Expected {2**65} for shape",
     ),
+    "size beyond counting beside a 0": (
+        "open",
+        {"INPUT0": ("FP32", [1, 0, 2**62], b"")},
+        f"0 elements, which cannot take the shape [1,0,{2**62}]",
+    ),
+    "the same without data": (
+        "open",
+        {"INPUT0": ("FP32", [1, 0, 2**62], None)},
+        f"0 elements, which cannot take the shape [1,0,{2**62}]",
+    ),
+    "odd number of elements for rows of two": (
+        "rows-of-two",
+        {"INPUT0": ("FP32", [3], bytes(12))},
+        "'INPUT0' has 3 elements, which cannot take the shape [-1,2]",
+    ),
     "text cut off": ("identity-BYTES", {"INPUT0": ("BYTES", [2, 1], b"\1\0\0\0a\1\0")}, "in element 1"),
     "text longer than the message": (
         "identity-BYTES",
@@ -221,6 +244,18 @@ def test_small_integers_do_not_wrap(plain: Client) -> None:
         given.contents.int_contents.extend([0, value])
         with pytest.raises(grpc.RpcError, match=message):
             plain._client_stub.ModelInfer(request, timeout=30)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, datatype in DATATYPES.items() if datatype.dtype.kind in "iu"]
+)
+def test_typed_integers_come_back_at_both_ends_of_their_range(plain: Client, name: str) -> None:
+    limits = np.iinfo(DATATYPES[name].dtype)
+    request = service_pb2.ModelInferRequest(model_name=f"identity-{name}")
+    given = request.inputs.add(name="INPUT0", datatype=name, shape=[2, 1])
+    getattr(given.contents, DATATYPES[name].contents).extend([limits.max, limits.min])
+    (raw,) = plain._client_stub.ModelInfer(request, timeout=30).raw_output_contents
+    assert np.frombuffer(raw, DATATYPES[name].dtype).tolist() == [limits.max, limits.min]
 
 
 def test_no_elements_at_all(plain: Client) -> None:

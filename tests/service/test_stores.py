@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +30,10 @@ def row(number: int, *, score: float = 2.0, image: bool = False) -> Row:
     return Row(record, np.full((3, 2, 2), number, dtype=np.float32) if image else None)
 
 
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
 def test_json_lines_rotate_and_the_oldest_go(tmp_path: Path) -> None:
     store = JsonLines(tmp_path, file_bytes=500, total_bytes=1500)
     for number in range(40):
@@ -36,7 +42,7 @@ def test_json_lines_rotate_and_the_oldest_go(tmp_path: Path) -> None:
     store.close()
     files = sorted(tmp_path.iterdir())
     assert all(file.stat().st_size <= 500 for file in files)
-    kept = [json.loads(line)["image_index"] for file in files for line in file.read_text().splitlines()]
+    kept = [line["image_index"] for file in files for line in lines(file)]
     assert kept == list(range(40))[-len(kept) :]
     assert len(kept) >= 5
 
@@ -50,7 +56,7 @@ def test_broken_image_is_valid_json(tmp_path: Path) -> None:
 
 
 def test_parquet_holds_records_and_images(tmp_path: Path) -> None:
-    store = Parquet(tmp_path, total_bytes=100_000)
+    store = Parquet(tmp_path, file_bytes=100_000, total_bytes=100_000)
     assert [store.write(row(number, image=number == 1)) for number in range(3)] == [0, 0, 0]
     assert store.tick() == 0
     assert store.close() == 3
@@ -61,6 +67,38 @@ def test_parquet_holds_records_and_images(tmp_path: Path) -> None:
     assert (
         np.frombuffer(rows[1]["image"], rows[1]["image_dtype"]).reshape(rows[1]["image_shape"])[2, 1, 1] == 1
     )
+
+
+def noise(number: int, side: int) -> Row:
+    """A row whose image cannot be compressed."""
+    image = np.random.default_rng(number).random((3, side, side), dtype=np.float32)
+    return replace(row(number), image=image)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_images_keep_to_the_sizes_of_a_file_and_of_all(tmp_path: Path, kind: str) -> None:
+    file_bytes, total_bytes = 2**20, 3 * 2**20
+    store = open_store(kind, tmp_path, file_bytes, total_bytes)
+    written = 0
+    for number in range(16):
+        written += store.write(noise(number, side=180))  # 380 KiB, and half as much again in JSON
+        assert number + 1 - written <= 2, "rows of less than a file gather"
+        assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= total_bytes
+    assert written + store.close() == 16
+    sizes = [file.stat().st_size for file in tmp_path.iterdir()]
+    assert max(sizes) <= file_bytes
+    assert sum(sizes) > total_bytes - 2 * file_bytes, "the cap is made use of"
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_image_beyond_the_size_of_a_file_is_left_out_of_its_record(tmp_path: Path, kind: str) -> None:
+    store = open_store(kind, tmp_path, 2**20, 2**20)
+    written = store.write(noise(0, side=512)) + store.write(noise(1, side=8)) + store.close()
+    assert written == 2
+    (file,) = tmp_path.iterdir()
+    assert file.stat().st_size <= 2**20
+    kept = parquet.read_table(file).to_pylist() if kind == "parquet" else lines(file)
+    assert [(each["image_index"], each.get("image") is None) for each in kept] == [(0, True), (1, False)]
 
 
 def test_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
