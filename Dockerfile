@@ -5,7 +5,7 @@
 #     docker run --read-only --tmpfs /tmp -p 8001:8001 -p 8002:8002 -v "$PWD/models:/models:ro" penstock
 #
 # Nothing is written but /tmp, by models whose files come with a request, and the sink's folder where one is set.
-# docs/serving.md says more.
+# docs/deployment.md says more.
 ARG PYTHON=3.12
 
 FROM python:${PYTHON}-slim AS build

@@ -37,15 +37,26 @@ class Device:
     Attributes:
         provider: name of ONNX Runtime's execution provider.
         why_not_cuda: reason for the fallback to the CPU; empty where CUDA is used.
+        memory_mib: of the CUDA device, what the arena of one session may take; 0 for all there is.
     """
 
     provider: str
     why_not_cuda: str = ""
+    memory_mib: int = 0
 
     @property
-    def providers(self) -> list[str]:
-        """Providers in order of preference; the CPU takes the operators that CUDA lacks."""
-        return [CUDA, CPU] if self.provider == CUDA else [CPU]
+    def providers(self) -> list[tuple[str, dict[str, str]]]:
+        """Providers with their options, in order of preference; the CPU takes the operators that CUDA lacks.
+
+        CUDA's arena takes what it is asked for: the default, the next power of two, would be twice that in the
+        worst case, and what is not of one piece with anything in use cannot be given back.
+        """
+        if self.provider != CUDA:
+            return [(CPU, {})]
+        options = {"arena_extend_strategy": "kSameAsRequested"}
+        if self.memory_mib:
+            options["gpu_mem_limit"] = str(self.memory_mib * 2**20)
+        return [(CUDA, options), (CPU, {})]
 
 
 def find_device() -> Device:

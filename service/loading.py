@@ -142,7 +142,7 @@ class Loader:
 
     def _session(self, file: Path, config: ModelConfig, cores: int) -> Session:
         device = Device(CPU) if on_cpu(config) else self._device
-        session = Session(file, device, threads(config, cores))
+        session = Session(file, device, threads(config, cores), shrinks=self._settings.shrink_arenas)
         if self._settings.require_gpu and device.provider != CPU and not session.on_cuda:
             raise UnavailableError("a GPU is required, but ONNX Runtime put the graph on the CPU")
         return session
@@ -183,4 +183,4 @@ def _choose_device(settings: Settings) -> Device:
         log.warning("running on the CPU: %s", device.why_not_cuda)
     else:
         log.info("running on CUDA")
-    return device
+    return replace(device, memory_mib=settings.gpu_memory_mib)

@@ -69,6 +69,12 @@ class Settings:
     require_gpu: bool = False
     """Refuse to start where no CUDA device can be used, rather than fall back to the CPU."""
 
+    shrink_arenas: bool = True
+    """Give memory back that the last runs of a model did not need, rather than keep it for the next large batch."""
+
+    gpu_memory_mib: int = 0
+    """What one model version may take of the CUDA device's memory; 0: all there is."""
+
     max_queue: int = 256
     """Requests of one model version that may wait; the next one is refused at once."""
 
@@ -165,6 +171,7 @@ class Settings:
         )
         self._check("sink_image_share", 0 <= self.sink_image_share <= 1, "0 to 1")
         self._check("max_batch", self.max_batch >= 0, "0 (what the model takes) or more")
+        self._check("gpu_memory_mib", self.gpu_memory_mib >= 0, "0 (all there is) or more")
         for name in (
             "keepalive_seconds",
             "keepalive_timeout_seconds",

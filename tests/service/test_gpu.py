@@ -10,7 +10,8 @@ import pytest
 
 from penstock.bundle import INPUT, LOGITS, OUTPUTS, PATH, SCORE, read_bundle
 from penstock.service import client
-from penstock.service.devices import CPU, Device, find_device
+from penstock.service.arenas import WINDOW
+from penstock.service.devices import CPU, CUDA, Device, find_device
 from penstock.service.session import Session
 
 
@@ -36,6 +37,17 @@ def test_cuda_answers_as_the_cpu_does(
     for name in (LOGITS, SCORE):
         np.testing.assert_allclose(got[name], expected[name], atol=1e-3)
     np.testing.assert_array_equal(got[PATH], expected[PATH])
+
+
+@pytest.mark.gpu
+def test_cuda_gives_memory_back(cuda: Device, repository: Path, images: npt.NDArray[np.float32]) -> None:
+    """Runs that give back, from both arenas, go on giving the same answers."""
+    session = Session(read_bundle(repository / "batched" / "1").model_file, cuda, threads=1)
+    assert session._session.get_provider_options()[CUDA]["arena_extend_strategy"] == "kSameAsRequested"
+    expected = session.run({INPUT: images}, OUTPUTS)[LOGITS]
+    for _ in range(WINDOW + 1):
+        got = session.run({INPUT: images[:1]}, OUTPUTS)[LOGITS]
+        np.testing.assert_allclose(got, expected[:1], atol=1e-3)
 
 
 @pytest.mark.gpu

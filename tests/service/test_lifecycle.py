@@ -21,7 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from penstock.service.devices import driver_problem, find_device, provider_problem
+from penstock.service.devices import CPU, driver_problem, find_device, provider_problem
 
 Images = npt.NDArray[np.float32]
 Request = Callable[..., service_pb2.ModelInferRequest]
@@ -180,7 +180,7 @@ def test_search_for_a_device_is_quiet_and_says_what_is_missing(capfd: pytest.Cap
     if not driver_problem():
         pytest.skip("this machine has a CUDA device")
     device = find_device()
-    assert device.providers == ["CPUExecutionProvider"]
+    assert device.provider == CPU
     assert device.why_not_cuda == driver_problem()
     # Without the driver's help ONNX Runtime itself is asked, which would rather print.
     assert provider_problem().startswith("ONNX Runtime cannot ")

@@ -21,7 +21,7 @@ def test_defaults() -> None:
 
 
 def test_every_setting_has_its_row_in_the_documentation() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "settings.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `--([a-z-]+)` \| `PENSTOCK_([A-Z_]+)` \|", page, re.MULTILINE)
     names = sorted(field.name for field in fields(Settings))
     assert sorted(flag.replace("-", "_") for flag, _ in rows) == names

@@ -88,7 +88,7 @@ def _add_serve(commands: Commands) -> None:
         "serve",
         help="serve a model repository over gRPC",
         description="Every setting can also come from the environment, PENSTOCK_GRPC_PORT for --grpc-port, and "
-        "from a file. docs/serving.md explains them all.",
+        "from a file. docs/settings.md explains them all.",
     )
     # No defaults here: what is not given is left to the environment, and then to the settings' own defaults.
     serve.add_argument("--config", type=Path, metavar="FILE", help="settings in TOML")
