@@ -147,3 +147,8 @@ class ExportOptions:
             and self.class_name is None
             and self.member is None
         )
+
+    @property
+    def dense_will_do(self) -> bool:
+        """Whether ``auto`` may take the dense network: nobody asked for flags, or for a part of the source."""
+        return not self.flags and self.class_name is None and self.member is None

@@ -135,7 +135,7 @@ def _refuse_made_up_images(checkpoint: Checkpoint, sample: Sample, precision: st
 
 
 def _fastest(captured: CapturedNetwork, options: ExportOptions, say: Say) -> tuple[Compiled, Tuning]:
-    """The fastest form of a network here; without flags that may be the dense one."""
+    """The fastest form of a network here; where nobody asked for flags that may be the dense one."""
     target = Target(provider=options.provider, batch=options.batch, threads=options.threads)
     dense = compile_dense(captured.checkpoint, captured.sample, options.precision)
 
@@ -155,9 +155,9 @@ def _fastest(captured: CapturedNetwork, options: ExportOptions, say: Say) -> tup
         say(f"without {reason}")
     times = ", ".join(f"{name} {milliseconds:.3f} ms" for name, milliseconds in tuning.tried_ms.items())
     say(f"{times}; tuned {tuning.chosen_ms:.3f} ms, {tuning.ratio:.2f} times as fast as dense")
-    if not options.flagging and tuning.ratio < 1:
+    if options.dense_will_do and tuning.ratio < 1:
         say("taking the dense network")
-        return dense, tuning
+        return dense, tuning.of_dense()
     say(f"taking {lowering.name}")
     return compile_paths(captured, lowering, options.precision), tuning
 

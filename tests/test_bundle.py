@@ -22,6 +22,7 @@ from penstock.bundle import (
 )
 from penstock.errors import BundleError, InvalidArgumentError, NotFoundError
 from penstock.files import sha256
+from penstock.manifest import Tuning
 from penstock.paths import PathLayer, PathLayout
 
 onnx = pytest.importorskip("onnx")
@@ -222,6 +223,22 @@ def test_each_image_is_compared_with_the_threshold_of_its_class() -> None:
     assert own.thresholds_of(np.array([0, 1, 1])).tolist() == [1.0, 2.0, 2.0]
     with pytest.raises(InvalidArgumentError, match="1 class_thresholds for 2 classes"):
         manifest("", calibration=dataclasses.replace(own, class_thresholds=(1.0,)))
+
+
+def test_the_record_of_a_dense_network_that_won_is_its_own() -> None:
+    lost = Tuning(
+        provider="cpu",
+        batch=1,
+        threads=1,
+        tried_ms={"masked": 3.0},
+        dense_ms=2.0,
+        chosen_ms=2.5,
+        layers={"conv": "masked"},
+        declined=(),
+    )
+    won = lost.of_dense()
+    assert (won.chosen_ms, won.ratio, won.layers) == (2.0, 1.0, {})
+    assert won.tried_ms == {"masked": 3.0, "tuned": 2.5}
 
 
 def test_the_next_version_needs_no_other_configuration(written: Bundle) -> None:

@@ -228,9 +228,24 @@ def test_auto_takes_what_it_measured_as_fastest(tiny: Checkpoint, tiny_run: Path
 
 def test_auto_without_flags_is_never_slower_than_dense(tiny_run: Path, tmp_path: Path) -> None:
     options = ExportOptions(source=str(tiny_run), repository=tmp_path, name="auto", flags=False)
-    manifest = export(options).manifest
-    assert manifest.tuning is not None
-    assert (manifest.lowering == "dense") == (manifest.tuning.ratio < 1)
+    tuning = (manifest := export(options).manifest).tuning
+    assert tuning is not None
+    if manifest.lowering == "dense":
+        assert (tuning.ratio, tuning.layers) == (1.0, {})
+        assert tuning.tried_ms["tuned"] > tuning.chosen_ms
+    else:
+        assert tuning.ratio >= 1
+        assert "tuned" not in tuning.tried_ms
+
+
+@pytest.mark.parametrize("part", [{"class_name": "cat"}, {"member": "first"}])
+@pytest.mark.parametrize("flags", [True, False])
+def test_dense_is_no_candidate_where_a_part_of_the_source_was_asked_for(
+    part: dict[str, Any], flags: bool
+) -> None:
+    options = ExportOptions(source="runs/x", repository=Path("models"), name="net", flags=flags)
+    assert options.dense_will_do == (not flags)
+    assert not replace(options, **part).dense_will_do
 
 
 class Refusing(Masked):
