@@ -158,9 +158,10 @@ def test_what_is_given_up_or_refused_is_not_held_in_the_queue(timeout: float) ->
             running = asyncio.create_task(made.run([lambda: gate.job(0)]))
             above = asyncio.create_task(made.run([lambda: gate.job(1)], priority=1))
             await settle()
-            held = [job for _ in range(5) for job in await ask_and_give_up(made)]
+            held = [await ask_and_give_up(made) for _ in range(5)]
             gc.collect()
-            assert [job for job in held if job() is not None] == []
+            *earlier, _ = held  # the last round may live on in the traceback of the last error
+            assert [job for jobs in earlier for job in jobs if job() is not None] == []
             assert made.waiting == 1
             gate.opened.set()
             assert [await running, await above] == [[0], [1]]
