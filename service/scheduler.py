@@ -9,8 +9,8 @@ gives up while it waits is dropped without running.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -89,6 +89,24 @@ class _Entry(Generic[P, R]):
     piece: P
 
 
+class _Queue(OrderedDict[_Request[R], deque[_Entry[P, R]]], Generic[P, R]):
+    """Requests in their order, each with those of its pieces that have not begun."""
+
+    def entries(self) -> Iterator[_Entry[P, R]]:
+        """The pieces in their order, but for those of requests that were refused or given up a moment ago."""
+        for request, entries in self.items():
+            if not request.future.done():
+                yield from entries
+
+    def take(self, batch: Iterable[_Entry[P, R]]) -> None:
+        """Remove pieces, of each request its first ones."""
+        for entry in batch:
+            entries = self[entry.request]
+            entries.popleft()
+            if not entries:
+                del self[entry.request]
+
+
 class Scheduler(Generic[P, R]):
     """Bounded waiting in front of a bounded pool of threads; for one event loop.
 
@@ -108,7 +126,7 @@ class Scheduler(Generic[P, R]):
         self._rules = waiting
         self._pool = ThreadPoolExecutor(slots, thread_name_prefix=name)
         # By level: those in time, in the order of arrival, and behind them those that are late.
-        self._queues: dict[int, tuple[deque[_Entry[P, R]], deque[_Entry[P, R]]]] = {}
+        self._queues: dict[int, tuple[_Queue[P, R], _Queue[P, R]]] = {}
         self._waiting: dict[int, int] = {}
         self._running = 0
         self._wake: asyncio.TimerHandle | None = None
@@ -148,8 +166,8 @@ class Scheduler(Generic[P, R]):
             )
         loop = asyncio.get_running_loop()
         request: _Request[R] = _Request(level, loop.create_future(), [None] * len(pieces))
-        in_time, _ = self._queues.setdefault(level, (deque(), deque()))
-        in_time.extend(_Entry(request, index, piece) for index, piece in enumerate(pieces))
+        in_time, _ = self._queues.setdefault(level, (_Queue(), _Queue()))
+        in_time[request] = deque(_Entry(request, index, piece) for index, piece in enumerate(pieces))
         self._waiting[level] += 1
         self._idle.clear()
         limit = policy.timeout_of(timeout)
@@ -162,6 +180,8 @@ class Scheduler(Generic[P, R]):
             if not request.started:
                 self._waiting[level] -= 1
                 request.start()
+            for queue in self._queues[level]:  # what was refused or given up holds its tensors no longer
+                queue.pop(request, None)
             self._settle()
 
     async def idle(self) -> None:
@@ -181,10 +201,7 @@ class Scheduler(Generic[P, R]):
             request.fail(UnavailableError("Request timeout expired: it waited too long for its turn"))
             return
         in_time, late = self._queues[request.level]
-        late.extend(entry for entry in in_time if entry.request is request)
-        kept = [entry for entry in in_time if entry.request is not request]
-        in_time.clear()
-        in_time.extend(kept)
+        late[request] = in_time.pop(request)
 
     def _dispatch(self) -> None:
         """Begin all runs that can begin now."""
@@ -198,41 +215,41 @@ class Scheduler(Generic[P, R]):
         """Take what runs next out of the queues; nothing if it had better wait for company."""
         for level in sorted(self._queues):
             for queue in self._queues[level]:
-                while queue and queue[0].request.future.done():  # refused or given up meanwhile
-                    queue.popleft()
-                if queue:
-                    count = 1 if self._rules.batching is None else self._gather(queue, self._rules.batching)
-                    return [queue.popleft() for _ in range(count)]
+                first = next(queue.entries(), None)
+                if first is not None:
+                    rules = self._rules.batching
+                    batch = [first] if rules is None else self._gather(queue.entries(), rules)
+                    queue.take(batch)
+                    return batch
         return []
 
-    def _gather(self, queue: deque[_Entry[P, R]], rules: Batching) -> int:
-        """How many entries at the head of a queue to run together; 0 to wait for more."""
-        rows, best = 0, 0
-        count, full = 0, False
-        now = perf_counter()
-        for entry in queue:
-            if entry.request.future.done():
-                full = True  # it is dropped when it comes to the head
-                break
-            fits = rows + entry.piece.rows <= rules.max_rows and entry.piece.kind == queue[0].piece.kind
-            if count and not fits:
+    def _gather(self, waiting: Iterator[_Entry[P, R]], rules: Batching) -> list[_Entry[P, R]]:
+        """Those at the head of a queue to run together; none to wait for more."""
+        batch = [next(waiting)]
+        rows, kind = batch[0].piece.rows, batch[0].piece.kind
+        best = int(rows in rules.preferred)
+        full = False
+        for entry in waiting:
+            if rows + entry.piece.rows > rules.max_rows or entry.piece.kind != kind:
                 full = True
                 break
-            rows, count = rows + entry.piece.rows, count + 1
+            batch.append(entry)
+            rows += entry.piece.rows
             if rows in rules.preferred:
-                best = count
-        left = queue[0].request.arrived + rules.max_delay - now
+                best = len(batch)
+        now = perf_counter()
+        left = batch[0].request.arrived + rules.max_delay - now
         if best:
-            return best
+            return batch[:best]
         if full or rows >= rules.max_rows or left <= 0:
-            return count
-        for entry in queue:
+            return batch
+        for entry in batch:
             if entry.request.held is None:
                 entry.request.held = now
         if self._wake is not None:
             self._wake.cancel()
         self._wake = asyncio.get_running_loop().call_later(left, self._dispatch)
-        return 0
+        return []
 
     def _start(self, batch: list[_Entry[P, R]]) -> None:
         """Begin a run.

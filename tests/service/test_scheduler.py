@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -133,6 +135,38 @@ def test_cancelled_while_waiting_never_runs() -> None:
     gate = Gate()
     asyncio.run(scenario(gate))
     assert gate.ran == [0, 2]
+
+
+@pytest.mark.parametrize("timeout", [0, 0.01])
+def test_what_is_given_up_or_refused_is_not_held_in_the_queue(timeout: float) -> None:
+    """While a run takes long and a level above waits, nothing looks at the head of the queue."""
+
+    async def ask_and_give_up(made: Plain) -> list[weakref.ref[Job]]:
+        jobs = [Job(lambda: 2) for _ in range(4)]
+        calls = [asyncio.create_task(made.run([job], timeout=timeout)) for job in jobs]
+        await settle()
+        await asyncio.sleep(5 * timeout)
+        for call in calls:
+            call.cancel()  # without effect where it was refused
+        for outcome in await asyncio.gather(*calls, return_exceptions=True):
+            assert isinstance(outcome, UnavailableError if timeout else asyncio.CancelledError)
+        return [weakref.ref(job) for job in jobs]
+
+    async def scenario(gate: Gate) -> None:
+        policy = QueuePolicy(max_size=4, allows_override=True)
+        async with scheduler(slots=1, max_queue=4, policy=policy, levels=2, default_level=2) as made:
+            running = asyncio.create_task(made.run([lambda: gate.job(0)]))
+            above = asyncio.create_task(made.run([lambda: gate.job(1)], priority=1))
+            await settle()
+            held = [await ask_and_give_up(made) for _ in range(5)]
+            gc.collect()
+            *earlier, _ = held  # the last round may live on in the traceback of the last error
+            assert [job for jobs in earlier for job in jobs if job() is not None] == []
+            assert made.waiting == 1
+            gate.opened.set()
+            assert [await running, await above] == [[0], [1]]
+
+    asyncio.run(scenario(Gate()))
 
 
 def test_cancelled_while_running_keeps_its_slot_until_the_thread_ends() -> None:
