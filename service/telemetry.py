@@ -78,6 +78,16 @@ class Telemetry:
             registry=self.registry,
         )
 
+        self._handshakes = Counter(
+            "penstock_tls_handshakes",
+            "Connections with TLS that clients began; those that fail have no calls",
+            registry=self.registry,
+        )
+
+    def handshake(self) -> None:
+        """Count a connection that a client begins, whatever becomes of it."""
+        self._handshakes.inc()
+
     def watch_queue(self, model: str, version: int, scheduler: Scheduler[Any, Any]) -> None:
         """Show a model in every figure from now on, at zero, and its queue as it stands at each scrape."""
         labels = (model, str(version))

@@ -111,6 +111,13 @@ def rpcs(server: Any, method: str, code: str) -> float:
     return next((float(line.removeprefix(name)) for line in lines if line.startswith(name)), 0.0)
 
 
+def handshakes(server: Any) -> float:
+    with urllib.request.urlopen(f"http://{server.metrics}/metrics", timeout=30) as page:
+        lines = page.read().decode().splitlines()
+    name = "penstock_tls_handshakes_total "
+    return next(float(line.removeprefix(name)) for line in lines if line.startswith(name))
+
+
 def test_rightful_client_is_served(secured: Any, images: Images) -> None:
     server, right, files = secured
     credentials = Credentials(**right, token_file=files["inference"])
@@ -204,8 +211,10 @@ def test_wrong_certificates_do_not_connect(secured: Any, tmp_path: Path, images:
         Credentials(authority=tmp_path / "theirs" / "ca.pem", token_file=token_file),
         Credentials(token_file=token_file),
     ):
+        begun = handshakes(server)
         with pytest.raises(UnavailableError):
             client.infer(server.url, "batched", images, credentials=wrong, timeout=5)
+        assert handshakes(server) > begun, "a client that is turned away is counted"
 
 
 def test_log_lines_are_json_with_the_callers_request_id(
