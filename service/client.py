@@ -28,6 +28,9 @@ from penstock.service.profile import ClassProfile, Profile
 from penstock.service.statuses import error_of
 from penstock.service.v1 import paths_pb2, paths_pb2_grpc
 
+# What tritonclient sets by itself, unless it is given options.
+_UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
@@ -239,8 +242,11 @@ def _connected(
     url: str, credentials: Credentials = NOTHING
 ) -> Iterator[tritonclient.grpc.InferenceServerClient]:
     """A connection whose failures are ours; tritonclient tells the status as ``StatusCode.NOT_FOUND``."""
+    options = [*_UNLIMITED, *credentials.options]
     try:
-        with tritonclient.grpc.InferenceServerClient(url, creds=credentials.tls) as client:
+        with tritonclient.grpc.InferenceServerClient(
+            url, creds=credentials.tls, channel_args=options
+        ) as client:
             yield client
     except InferenceServerException as error:
         name = (error.status() or "").removeprefix("StatusCode.")

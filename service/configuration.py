@@ -16,7 +16,7 @@ from tritonclient.grpc import model_config_pb2
 from penstock.bundle import CONFIG_FILE, MODEL_FILE
 from penstock.errors import BundleError
 from penstock.service.session import GraphTensor
-from penstock.service.tensors import BY_CONFIG, Datatype, TensorSpec
+from penstock.service.tensors import BY_CONFIG, Datatype, TensorSpec, compatible
 
 ModelConfig = Any  # model_config_pb2.ModelConfig, whose module has no types
 
@@ -208,7 +208,7 @@ def _check(config: ModelConfig, inputs: Sequence[GraphTensor], outputs: Sequence
                 raise BundleError(f"{CONFIG_FILE} has {spec.name!r}; the graph has {sorted(graph)}")
             tensor = graph[spec.name]
             dims = (*batch, *(spec.shape if spec.graph_shape is None else spec.graph_shape))
-            if tensor.datatype != spec.datatype or not _fits(dims, tensor.shape):
+            if tensor.datatype != spec.datatype or not compatible(dims, tensor.shape):
                 raise BundleError(
                     f"{CONFIG_FILE} has {spec.name!r} of {spec.datatype.onnx} {list(dims)}, the batch included; "
                     f"the graph has {tensor}"
@@ -218,13 +218,6 @@ def _check(config: ModelConfig, inputs: Sequence[GraphTensor], outputs: Sequence
                     f"{CONFIG_FILE} has max_batch_size {config.max_batch_size}; expected 0, because the graph "
                     f"has {spec.name!r} of {tensor}, whose first dimension is fixed"
                 )
-
-
-def _fits(dims: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    """Whether two shapes, some of whose dimensions are open, can be the same."""
-    return len(dims) == len(shape) and all(
-        -1 in pair or pair[0] == pair[1] for pair in zip(dims, shape, strict=True)
-    )
 
 
 def _datatype(tensor: Any) -> Datatype:

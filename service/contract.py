@@ -15,7 +15,7 @@ from penstock.service.answers import DTYPES
 from penstock.service.configuration import BACKEND, PLATFORM, ModelConfig
 from penstock.service.parameters import CLASS_NAMES_PARAMETER
 from penstock.service.session import Session
-from penstock.service.tensors import DATATYPES, Datatype
+from penstock.service.tensors import DATATYPES, Datatype, compatible
 
 _BY_DTYPE = {datatype.dtype: datatype for datatype in DATATYPES.values()}
 _OUTPUTS: dict[str, Datatype] = {name: _BY_DTYPE[np.dtype(dtype)] for name, dtype in DTYPES.items()}
@@ -82,7 +82,11 @@ def check_graph(session: Session, manifest: Manifest, file: Path) -> None:
         raise BundleError(f"{file} has inputs {list(inputs)}; expected [{INPUT!r}]")
     images = inputs[INPUT]
     wanted = DATATYPES[manifest.input_type.upper()].onnx
-    if images.onnx != wanted or len(images.shape) != 4 or not _fits(images.shape[1:], manifest.input_shape):
+    if (
+        images.onnx != wanted
+        or len(images.shape) != 4
+        or not compatible(images.shape[1:], manifest.input_shape)
+    ):
         raise BundleError(
             f"{file} takes {images}; {MANIFEST_FILE} promises {wanted} images {manifest.input_shape}"
         )
@@ -93,7 +97,7 @@ def check_graph(session: Session, manifest: Manifest, file: Path) -> None:
         tensor, expected = outputs.get(name), _OUTPUTS[name].onnx
         if tensor is None:
             raise BundleError(f"{file} has no output {name!r}; its outputs are {sorted(outputs)}")
-        if tensor.onnx != expected or len(tensor.shape) != 2 or not _fits(tensor.shape[1:], (width,)):
+        if tensor.onnx != expected or len(tensor.shape) != 2 or not compatible(tensor.shape[1:], (width,)):
             raise BundleError(f"{file} has output {name!r} of {tensor}; expected {expected} [N, {width}]")
 
 
@@ -140,10 +144,3 @@ def _max_batch(config: ModelConfig, manifest: Manifest, file: Path) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= manifest.max_batch):
         raise BundleError(f"{file} has {name} {text!r}; expected 1 to {manifest.max_batch}")
     return int(text)
-
-
-def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
-    """Whether a graph's dimensions, some of them open, allow the expected ones."""
-    return len(shape) == len(expected) and all(
-        dim in (-1, want) for dim, want in zip(shape, expected, strict=True)
-    )

@@ -59,13 +59,17 @@ class Credentials:
         own = [None if file is None else read_pem(file) for file in (self.key, self.certificate)]
         return grpc.ssl_channel_credentials(read_pem(self.authority), *own)
 
+    @property
+    def options(self) -> list[tuple[str, str]]:
+        """What a channel needs to know beside `tls`."""
+        return [] if self.server_name is None else [("grpc.ssl_target_name_override", self.server_name)]
+
     def channel(self, url: str) -> grpc.Channel:
         """A channel to ``HOST:PORT``."""
         tls = self.tls
         if tls is None:
             return grpc.insecure_channel(url)
-        named = None if self.server_name is None else [("grpc.ssl_target_name_override", self.server_name)]
-        return grpc.secure_channel(url, tls, named)
+        return grpc.secure_channel(url, tls, self.options)
 
 
 NOTHING = Credentials()

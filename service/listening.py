@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -34,8 +35,14 @@ def options(settings: Settings) -> list[tuple[str, int]]:
     return found
 
 
-def listen(server: grpc.aio.Server, address: str, settings: Settings) -> int:
+def listen(server: grpc.aio.Server, address: str, settings: Settings, handshake: Callable[[], None]) -> int:
     """Bind a port, with TLS where the settings name a certificate.
+
+    Args:
+        server: not started yet.
+        address: ``HOST:PORT``.
+        settings: name the certificates.
+        handshake: is called, in a thread of gRPC's, whenever a client begins to connect with TLS.
 
     Returns:
         The port.
@@ -43,7 +50,7 @@ def listen(server: grpc.aio.Server, address: str, settings: Settings) -> int:
     Raises:
         ConfigurationError: a file cannot be read, does not fit the others, or the port cannot be had.
     """
-    credentials = _credentials(settings)
+    credentials = _credentials(settings, handshake)
     try:
         if credentials is None:
             return server.add_insecure_port(address)
@@ -56,12 +63,19 @@ def listen(server: grpc.aio.Server, address: str, settings: Settings) -> int:
         ) from error
 
 
-def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
+def _credentials(settings: Settings, handshake: Callable[[], None]) -> grpc.ServerCredentials | None:
     if settings.tls_certificate is None or settings.tls_key is None:
         return None
     pair = (read_pem(settings.tls_key), read_pem(settings.tls_certificate))
     authority = None if settings.tls_client_ca is None else read_pem(settings.tls_client_ca)
-    return grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)
+    certificates = grpc.ssl_server_certificate_configuration([pair], authority)
+    # gRPC tells nobody which handshakes fail, but before each it asks whether the certificates have changed.
+    # The answer ``None``, which is also what `handshake` returns, is that they have not.
+    return grpc.dynamic_ssl_server_credentials(
+        certificates,
+        handshake,  # type: ignore[arg-type]  # the stubs do not know of the None
+        authority is not None,
+    )
 
 
 def read_pem(file: Path) -> bytes:

@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from contextvars import ContextVar
 from datetime import UTC, datetime
 
-FORMATS = ("text", "json")
 _HEADER = "x-request-id"
 _LONGEST = 64
 
@@ -34,7 +33,7 @@ def set_up(level: str, form: str) -> None:
 
     Args:
         level: ``debug``, ``info``, ``warning`` or ``error``.
-        form: one of `FORMATS`.
+        form: ``text`` or ``json``.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())

@@ -16,6 +16,7 @@ from tritonclient.grpc import model_config_pb2
 from penstock import bundle
 from penstock.errors import BundleError
 from penstock.manifest import Manifest
+from penstock.service.settings import CHOICES
 
 POLICY_PARAMETER = "penstock_flag_policy"
 
@@ -33,9 +34,6 @@ class FlagPolicy(StrEnum):
         return frozenset((bundle.SCORE, bundle.FLAG)) if self is FlagPolicy.SHADOW else frozenset()
 
 
-POLICIES = tuple(policy.value for policy in FlagPolicy)
-
-
 def policy_of(config: model_config_pb2.ModelConfig, default: str) -> FlagPolicy:
     """The policy that a model's configuration asks for.
 
@@ -49,10 +47,10 @@ def policy_of(config: model_config_pb2.ModelConfig, default: str) -> FlagPolicy:
     if POLICY_PARAMETER not in config.parameters:
         return FlagPolicy(default)
     name = config.parameters[POLICY_PARAMETER].string_value
-    if name not in POLICIES:
+    if name not in CHOICES["flag_policy"]:
         raise BundleError(
             f"{bundle.CONFIG_FILE} of {config.name!r} has {POLICY_PARAMETER} {name!r}; "
-            f"expected {', '.join(POLICIES)}"
+            f"expected {', '.join(CHOICES['flag_policy'])}"
         )
     return FlagPolicy(name)
 

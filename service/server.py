@@ -51,7 +51,8 @@ class Server:
         telemetry = self._services.telemetry
         self._grpc = grpc.aio.server(options=options(self._settings))
         self._grpc.add_generic_rpc_handlers((CountingService(self._services.calls(), telemetry.missed),))
-        self.grpc_port = listen(self._grpc, self._address(self._settings.grpc_port), self._settings)
+        address = self._address(self._settings.grpc_port)
+        self.grpc_port = listen(self._grpc, address, self._settings, telemetry.handshake)
         self._metrics = MetricsServer(telemetry, self._settings.host, self._settings.metrics_port)
         self.metrics_port = self._metrics.port
         await self._services.start()

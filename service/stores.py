@@ -21,7 +21,6 @@ from penstock.files import write_atomic
 from penstock.service.answers import Images
 from penstock.service.flag_records import FlagRecord
 
-FORMATS = ("jsonl", "parquet")
 _PREFIX = "flags-"
 _IMAGE_COLUMNS = ("image", "image_dtype", "image_shape")
 _ROWS = 1000  # of one Parquet file, at most

@@ -86,6 +86,16 @@ class Telemetry:
             registry=self.registry,
         )
 
+        self._handshakes = Counter(
+            "penstock_tls_handshakes",
+            "Connections with TLS that clients began; those that fail have no calls",
+            registry=self.registry,
+        )
+
+    def handshake(self) -> None:
+        """Count a connection that a client begins, whatever becomes of it."""
+        self._handshakes.inc()
+
     def show(self, models: Iterable[Model]) -> None:
         """Show these models and no others from now on: at zero where they are new, their queues as they stand."""
         served = {_labels(model.name, model.version): model for model in models}

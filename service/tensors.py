@@ -191,6 +191,13 @@ def check_count(count: int, shape: tuple[int, ...], name: str) -> None:
         )
 
 
+def compatible(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether two shapes, some of whose dimensions are open (``-1``), can be the same."""
+    return len(shape) == len(other) and all(
+        -1 in pair or pair[0] == pair[1] for pair in zip(shape, other, strict=True)
+    )
+
+
 def shown(shape: Iterable[int | str]) -> str:
     """A shape as in the protocol, cut short if it is absurdly long."""
     dims = list(shape)

@@ -67,7 +67,8 @@ def score_folder(score: Score, place: Place) -> Counter[str]:
     score.out.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=score.out.parent, prefix=f".{score.out.name}.")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as out:
+        # Bytes of a file's name that are no UTF-8 are lone surrogates to Python: as \udcff they are JSON still.
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as out:
             for records in place.results(pieces):
                 for record in records:
                     counts["error"] += "error" in record

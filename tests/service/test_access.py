@@ -20,8 +20,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from PIL import Image
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from penstock.cli import main
 from penstock.errors import ConfigurationError, ForbiddenError, UnauthenticatedError, UnavailableError
 from penstock.service import client
 from penstock.service.access import Access, Group, group_of
@@ -109,6 +111,13 @@ def rpcs(server: Any, method: str, code: str) -> float:
     return next((float(line.removeprefix(name)) for line in lines if line.startswith(name)), 0.0)
 
 
+def handshakes(server: Any) -> float:
+    with urllib.request.urlopen(f"http://{server.metrics}/metrics", timeout=30) as page:
+        lines = page.read().decode().splitlines()
+    name = "penstock_tls_handshakes_total "
+    return next(float(line.removeprefix(name)) for line in lines if line.startswith(name))
+
+
 def test_rightful_client_is_served(secured: Any, images: Images) -> None:
     server, right, files = secured
     credentials = Credentials(**right, token_file=files["inference"])
@@ -173,6 +182,23 @@ def test_probe_brings_credentials(secured: Any, tmp_path: Path) -> None:
     assert probe([server.url], environ | {"PENSTOCK_PROBE_KEY": ""}) == 2
 
 
+def test_every_client_looks_for_the_name_that_it_was_told(
+    secured: Any, images: Images, tmp_path: Path
+) -> None:
+    server, right, files = secured
+    stranger = Credentials(**right, token_file=files["inference"], server_name="elsewhere")
+    with pytest.raises(UnavailableError):
+        client.model_info(server.url, "batched", credentials=stranger, timeout=2)
+    with pytest.raises(UnavailableError):
+        client.infer(server.url, "batched", images, credentials=stranger, timeout=2)
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "black.png")
+    command = ["infer", "--url", server.url, "--model", "batched", "--token-file", str(files["inference"])]
+    command += [part for name, file in right.items() for part in (f"--{name}", str(file))]
+    image = str(tmp_path / "black.png")
+    assert main([*command, "--server-name", "127.0.0.1", image]) == 0
+    assert main([*command, "--server-name", "elsewhere", "--timeout", "2", image]) != 0
+
+
 def test_wrong_certificates_do_not_connect(secured: Any, tmp_path: Path, images: Images) -> None:
     server, right, files = secured
     stranger, stranger_key = Authority.make(tmp_path / "theirs").issue("client")
@@ -185,8 +211,10 @@ def test_wrong_certificates_do_not_connect(secured: Any, tmp_path: Path, images:
         Credentials(authority=tmp_path / "theirs" / "ca.pem", token_file=token_file),
         Credentials(token_file=token_file),
     ):
+        begun = handshakes(server)
         with pytest.raises(UnavailableError):
             client.infer(server.url, "batched", images, credentials=wrong, timeout=5)
+        assert handshakes(server) > begun, "a client that is turned away is counted"
 
 
 def test_log_lines_are_json_with_the_callers_request_id(

@@ -59,6 +59,15 @@ def records(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
+def test_name_that_is_no_utf8_is_kept(repository: Path, tmp_path: Path) -> None:
+    images = folder_of_images(tmp_path / "images", 1)
+    strange = os.fsdecode(b"a\xff.png")
+    (images / "00000.png").rename(images / strange)
+    score = {"model": "batched", "images": str(images), "out": str(tmp_path / "found.jsonl")}
+    assert main(["score", "--plan", str(plan_of(tmp_path, repository, score))]) == 0
+    assert [record["file"] for record in records(tmp_path / "found.jsonl")] == [strange]
+
+
 @pytest.mark.parametrize("model", ["batched", "single", "pixels"])
 def test_records_are_the_servers_answers(repository: Path, server: Any, tmp_path: Path, model: str) -> None:
     images = folder_of_images(tmp_path / "images", 11)

@@ -81,6 +81,7 @@ def _add_credentials(command: argparse.ArgumentParser) -> None:
     secured.add_argument("--certificate", type=Path, metavar="PEM", help="this client's own")
     secured.add_argument("--key", type=Path, metavar="PEM", help="of this client's certificate")
     secured.add_argument("--token-file", type=Path, metavar="FILE", help="its first line is sent")
+    secured.add_argument("--server-name", metavar="NAME", help="in the server's certificate (the address's)")
 
 
 def _add_serve(commands: Commands) -> None:
@@ -165,4 +166,5 @@ def _credentials(parsed: argparse.Namespace) -> Credentials:
         certificate=parsed.certificate,
         key=parsed.key,
         token_file=parsed.token_file,
+        server_name=parsed.server_name,
     )
