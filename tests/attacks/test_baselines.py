@@ -60,3 +60,11 @@ def test_each_scores_every_image(cascade: Cascade, name: str) -> None:
 
     again = fit_baselines([name], cascade, never, keep)[name]
     np.testing.assert_array_equal(again(seen), found)
+
+
+def test_what_costs_too_much_is_fitted_on_images_spread_over_all(cascade: Cascade) -> None:
+    seen = read(cascade, images(1))
+    few = seen.spread(4)
+    np.testing.assert_array_equal(few.images, seen.images[[0, 19, 39, 59]])
+    np.testing.assert_array_equal(few.logits, seen.logits[[0, 19, 39, 59]])
+    np.testing.assert_array_equal(seen.spread(1000).features, seen.features)

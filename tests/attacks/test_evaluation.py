@@ -22,6 +22,7 @@ from penstock.errors import AlreadyExistsError, ConfigurationError, InvalidArgum
 from penstock.export.pipeline import ExportOptions, export
 from penstock.export.runtime import open_bundle
 from penstock.nn.checkpoint import load_source
+from penstock.nn.detecting import FIT_IMAGES
 
 CONFIG = EvaluationConfig(
     images=16,
@@ -148,6 +149,10 @@ def test_baselines_are_fitted_only_where_they_are_asked(tiny_run: Path) -> None:
     assert asked == ["fit"]
     assert judged.keys() - alone.keys() == {"first"}
     np.testing.assert_array_equal(judged[OWN], alone[OWN])
+
+
+def test_baselines_are_fitted_on_the_images_of_the_path_detector() -> None:
+    assert EvaluationConfig().fit == FIT_IMAGES
 
 
 def test_unknown_attacks_are_refused() -> None:

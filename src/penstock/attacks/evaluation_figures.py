@@ -15,7 +15,6 @@ from penstock.detect import false_positive_interval, resplit_rates
 
 RATES = (0.01, 0.05)
 RESPLITS = 100
-HISTOGRAM = np.linspace(-5, 15, 41)
 Arrays = dict[str, npt.NDArray[Any]]
 
 
@@ -46,8 +45,9 @@ def attack_figures(
 ) -> dict[str, Any]:
     """Figures of one attack or control.
 
-    Detection counts images that were turned; where there is no right answer (other data sets), or the change is no
-    attack on the answer, ``shown`` counts all images instead.
+    Detection counts images that were turned, and so does the noise of equal length: an image on which an attack failed
+    may be as it was, and noise of no length says nothing. Where there is no right answer (other data sets), or the
+    change is no attack on the answer, ``shown`` counts all images instead.
     """
     unknown = found["labels"] < 0
     turned = (found["predicted"] != found["labels"]) & ~unknown
@@ -71,7 +71,7 @@ def attack_figures(
         },
     }
     if "noise" in found:
-        figures["noise_flag_rate"] = _flag_rates(found["noise"], clean, OWN)
+        figures["noise"] = _flag_rates(found["noise"][turned], clean, OWN)
     figures["active_macs"] = {
         "mean": float(found["active_macs"].mean()),
         "largest": float(found["active_macs"].max()),
@@ -81,7 +81,6 @@ def attack_figures(
             "bound": float(found["bound"][0]),
             "mean_before": float(found["before"].mean()),
         }
-    figures["histogram"] = np.histogram(found[OWN], HISTOGRAM)[0].tolist()
     return figures
 
 
@@ -91,14 +90,15 @@ def _detection(scores: Scores, clean: dict[str, Arrays], name: str, seed: int) -
         return None
     return {
         "auroc": asdict(auroc_estimate(clean["test"][name], scores, seed)),
-        "tpr": {
-            f"{rate:g}": asdict(rate_estimate(flags_at(clean["calibration"][name], scores, rate)))
-            for rate in RATES
-        },
+        "tpr": _flag_rates(scores, clean, name),
     }
 
 
-def _flag_rates(scores: Scores, clean: dict[str, Arrays], name: str) -> dict[str, float] | None:
+def _flag_rates(scores: Scores, clean: dict[str, Arrays], name: str) -> dict[str, Any] | None:
+    """Share of flags at each rate; none of no images."""
     if not len(scores):
         return None
-    return {f"{rate:g}": float(flags_at(clean["calibration"][name], scores, rate).mean()) for rate in RATES}
+    return {
+        f"{rate:g}": asdict(rate_estimate(flags_at(clean["calibration"][name], scores, rate)))
+        for rate in RATES
+    }

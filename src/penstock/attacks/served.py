@@ -133,9 +133,15 @@ def attack_served(
     turned = (view["predicted"] != view["labels"]) & (view["labels"] >= 0)
     flags = view["flag"]
     figures["as_served"] = {
-        "turned": asdict(rate_estimate(flags[turned])) if turned.any() else None,
-        "shown": asdict(rate_estimate(flags)),
-        "evasion": asdict(rate_estimate(turned & ~flags)),
-        "noise": float(view[f"{NOISE}flag"].mean()) if f"{NOISE}flag" in view else None,
+        "turned": _rate(flags[turned]),
+        "failed": _rate(flags[~turned]),
+        "shown": _rate(flags),
+        "evasion": _rate(turned & ~flags),
+        "noise": _rate(view[f"{NOISE}flag"][turned]) if f"{NOISE}flag" in view else None,
     }
     return figures
+
+
+def _rate(flags: npt.NDArray[np.bool_]) -> dict[str, float] | None:
+    """Share of flags; none of no images."""
+    return asdict(rate_estimate(flags)) if len(flags) else None
