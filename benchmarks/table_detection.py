@@ -59,7 +59,7 @@ def detection(results: dict[str, Any]) -> list[str]:
         if own is None or attack["attack"] in ADAPTIVE + COSTLY:
             continue
         other, area = _best_other(attack, "shown" if control else "turned")
-        noise = attack.get("noise_flag_rate")
+        noise = attack.get("noise")
         lines.append(
             [
                 *(name, attack["attack"], _eps(attack)),
@@ -67,7 +67,7 @@ def detection(results: dict[str, Any]) -> list[str]:
                 f"{own['auroc']['value']:.3f} ({own['auroc']['low']:.3f} to {own['auroc']['high']:.3f})",
                 f"{own['tpr']['0.01']['value']:.1%}",
                 _estimate(own["tpr"]["0.05"]),
-                "-" if noise is None else f"{noise['0.05']:.1%}",
+                "-" if noise is None else _estimate(noise["0.05"]),
                 *(other, area),
             ]
         )
@@ -117,7 +117,7 @@ def served(results: dict[str, Any]) -> list[str]:
                     flagged = own["shown"] if attack["attack"] in CONTROLS else own["turned"]
                     if flagged is not None:
                         cells = [_name(name), bundle["name"], attack["attack"], _eps(attack), clean]
-                        noise = "-" if own["noise"] is None else f"{own['noise']:.1%}"
+                        noise = "-" if own["noise"] is None else _estimate(own["noise"])
                         lines.append([*cells, _estimate(flagged), noise, f"{own['evasion']['value']:.1%}"])
     head = ["network", "graph", "attack", "eps", "clean", "flagged (95 %)", "noise as large", "evades"]
     return _table(head, lines, results, words=4)

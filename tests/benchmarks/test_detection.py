@@ -65,7 +65,7 @@ RESULTS = {
             ],
             "attacks": {
                 "attacks": [
-                    attack("pgd", 8.0, 0.95, 0.3, noise_flag_rate={"0.05": 0.07}),
+                    attack("pgd", 8.0, 0.95, 0.3, noise={"0.05": estimate(0.2)}),
                     attack("pgd", 2.0, 0.75, 0.5),
                     attack("jpeg", 0.0, 0.6, 0.0),
                     attack("joint", 8.0, 0.5, 0.99),
@@ -98,7 +98,7 @@ def test_attacks_controls_and_those_who_know_stand_apart() -> None:
         ["pgd", "2/255", "90.0%"],
         ["jpeg", "-", "-"],
     ]
-    assert cells(lines[0])[6:] == ["60.0% (50.0% to 70.0%)", "7.0%", "energy", "0.800"]
+    assert cells(lines[0])[6:] == ["60.0% (50.0% to 70.0%)", "20.0% (10.0% to 30.0%)", "energy", "0.800"]
     assert cells(lines[2])[4] == "0.500 (0.400 to 0.600)"  # a control has no images that were turned
     head, _, plain, knowing, *_ = table_detection.evasion(RESULTS)
     assert cells(head)[2:] == ["2/255 (95 %)", "8/255 (95 %)"]
