@@ -20,6 +20,7 @@ from penstock.export.calibrate import calibration_of, set_thresholds
 from penstock.export.capture.contract import DenseModel
 from penstock.export.capture.exporting import capture
 from penstock.export.captured import CapturedNetwork
+from penstock.export.lowerings.executed import Prototypes
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.observed import Observed
 from penstock.export.passes.byte_input import take_bytes
@@ -39,7 +40,7 @@ from penstock.export.verify.parity import (
     verify_same,
     verify_untouched,
 )
-from penstock.manifest import FP32, Agreement, PassRecord
+from penstock.manifest import FP32, Agreement, Choice, PassRecord
 from penstock.nn.checkpoint import Checkpoint
 
 DENSE = "dense"
@@ -54,6 +55,7 @@ class Compiled:
     Attributes:
         lowering: its name.
         passes: what the compiler's passes did, in order.
+        choices: what it chose for the sample, if it is routed.
         single: whether it takes exactly one image at a time.
         content: the serialised graph.
         precision: of its convolutions and its classifier.
@@ -66,6 +68,7 @@ class Compiled:
 
     lowering: str
     passes: tuple[PassRecord, ...]
+    choices: tuple[Choice, ...] = ()
     single: bool
     content: bytes
     precision: str
@@ -157,6 +160,7 @@ def _compile(captured: CapturedNetwork, lowering: Lowering, precision: str) -> C
     return Compiled(
         lowering=lowering.name,
         passes=report.records,
+        choices=executed.choices(layout, got[PATH]) if isinstance(executed, Prototypes) else (),
         single=lowering.single,
         content=content,
         precision=precision,

@@ -76,7 +76,7 @@ def export(
     if options.settle:
         _refuse_to_settle(checkpoint, sample, options)
     compiled, tuning = _compile(checkpoint, sample, options, say)
-    for record in compiled.passes:
+    for record in (*compiled.passes, *compiled.choices):
         say(str(record))
     if options.input_type == "uint8":
         compiled = with_byte_input(compiled, sample)
@@ -185,6 +185,7 @@ def _write(
             layout=checkpoint.network.layout,
             lowering=compiled.lowering,
             passes=compiled.passes,
+            choices=compiled.choices,
             tuning=tuning,
             executed_macs=compiled.executed_macs,
             precision=compiled.precision,

@@ -22,7 +22,7 @@ from penstock.bundle import (
 )
 from penstock.errors import BundleError, InvalidArgumentError, NotFoundError
 from penstock.files import sha256
-from penstock.manifest import Tuning
+from penstock.manifest import Choice, Tuning
 from penstock.paths import PathLayer, PathLayout
 
 onnx = pytest.importorskip("onnx")
@@ -201,19 +201,34 @@ def test_a_missing_bundle_is_refused(repository: Path) -> None:
 
 def test_another_schema_is_refused(written: Bundle) -> None:
     edit(written, schema=1)
-    with pytest.raises(BundleError, match="schema 1; this version reads 5 and 6 and 7: export again"):
+    with pytest.raises(BundleError, match="schema 1; this version reads 5 and 6 and 7 and 8: export again"):
         read_bundle(written.folder)
 
 
-@pytest.mark.parametrize("schema", [5, 6])
+@pytest.mark.parametrize("schema", [5, 6, 7])
 def test_schemas_before_the_last_are_read(schema: int, written: Bundle) -> None:
     file = written.folder / "bundle.json"
     old = json.loads(file.read_text())
-    del old["passes"]
+    for key in ("choices", "passes") if schema < 7 else ("choices",):
+        del old[key]
     for key in ("data", "class_thresholds", "class_images") if schema == 5 else ():
         del old["calibration"][key]
     file.write_text(json.dumps(old | {"schema": schema}))
     assert read_bundle(written.folder).manifest == written.manifest
+
+
+def test_a_routed_graph_without_a_choice_is_static() -> None:
+    several = Choice(place="conv1", images=(3, 0, 4))
+    alone = Choice(place="conv3", images=(7,))
+    assert [manifest("0" * 64, choices=choices).form for choices in ((), (alone,), (several, alone))] == [
+        "masked",
+        "masked, static",
+        "masked",
+    ]
+    assert [str(each) for each in (several, alone)] == [
+        "at conv1: chosen for 3, 0, 4 images",
+        "at conv3: static",
+    ]
 
 
 def test_each_image_is_compared_with_the_threshold_of_its_class() -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from penstock.export.building import inner_graph
 from penstock.export.capture.operators import DOMAIN, RESOLVE
 
 ORIGIN = "origin"  # among a constant's properties: what it was called where it was copied from
@@ -85,7 +86,7 @@ def copied(region: Region, name: str) -> ir.Graph:
     """
     values: dict[ir.Value, ir.Value] = {}
     nodes = []
-    graph = ir.Graph([], [], nodes=[], opset_imports={"": 18}, name=name)
+    graph = inner_graph(name)
     for node in region.nodes:
         plain = node.domain != DOMAIN
         inputs = [

@@ -447,7 +447,7 @@ def test_a_plan_makes_what_is_not_there_and_only_that(
     assert results(told) == {"a": (MADE, "1"), "b": (MADE, "1"), "c-masked": (FAILED, None)}
     assert list(told) == ["a", "b", "c-masked"]  # as in the plan, whichever was done first
     assert "holds no detector" in told["c-masked"]["error"]
-    assert (told["a"]["lowering"], told["a"]["macs"]) == ("dense", 1.0)
+    assert (told["a"]["lowering"], told["a"]["static"], told["a"]["macs"]) == ("dense", False, 1.0)
     assert told["a"]["size"] == read_bundle(Path(told["a"]["version"])).model_file.stat().st_size
     shown = capsys.readouterr()
     assert "plan.toml: 3 of 3" in shown.out

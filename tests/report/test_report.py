@@ -163,6 +163,8 @@ def test_prototypes_of_a_consolidated_network_are_shown(tiny_run: Path) -> None:
     page = report(replace(seen, checkpoint=checkpoint), [])
     assert "prototypes" in read(page).ids
     assert re.search(r"Stage 2: \d of 3 prototypes are used", page)
+    counts = [int(count) for count in re.findall(rf"(\d+) of {len(seen.images)} images, \d+% of the", page)]
+    assert sum(counts) == 2 * len(seen.images), "every image takes one of each stage's"
     assert f"penstock consolidate tiny --prototypes 3 --out {tiny_run.name}" in page
 
 

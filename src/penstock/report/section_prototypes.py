@@ -54,8 +54,7 @@ def prototypes_section(seen: Observation, prototypes: Prototypes) -> Section:
     for stage, bits in enumerate(prototypes.bits):
         chosen = prototypes.chosen[:, stage]
         by_class = use_by_class(chosen, seen.images.labels, len(bits), len(names))
-        used = len(np.unique(chosen))
-        parts.append(element("h3", text(f"Stage {stage + 1}: {used} of {len(bits)} prototypes are used")))
+        parts.append(element("h3", text(f"Stage {stage + 1}: {_used(chosen, len(bits))}")))
         parts.append(
             figure(
                 prototypes_picture(stage, chosen, by_class, work[stage], names),
@@ -145,6 +144,13 @@ def prototypes_picture(
         )
 
 
+def _used(chosen: npt.NDArray[np.int64], count: int) -> str:
+    """How much of a choice there was."""
+    if count == 1:
+        return "static, one prototype for all images"
+    return f"{len(np.unique(chosen))} of {count} prototypes are used"
+
+
 def _cards(seen: Observation, chosen: npt.NDArray[np.int64], work: Floats) -> Html:
     counts = np.bincount(chosen, minlength=len(work))
     order = [int(place) for place in np.argsort(-counts, kind="stable") if counts[place]]
@@ -163,9 +169,7 @@ def _card(seen: Observation, place: int, users: npt.NDArray[np.intp], work: floa
     return element(
         "article",
         element("h3", text(f"Prototype {place}")),
-        paragraph(
-            f"{len(users) / len(seen.images):.1%} of the images, {work:.0%} of the stage's work; {mostly}"
-        ),
+        paragraph(f"{len(users):,} of {len(seen.images):,} images, {work:.0%} of the stage's work; {mostly}"),
         thumbnails(seen, spread(users, IMAGES)),
         class_="card",
     )
