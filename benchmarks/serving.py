@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     skipped: dict[str, str] = {}
     versions: dict[str, dict[str, str]] = {}
     machine = about()
-    own, theirs = _cores()
+    own, theirs = cores()
     os.sched_setaffinity(0, own)
     for size in given.sizes:
         rows += measure(size, peers, given, theirs, skipped, versions)
@@ -230,7 +230,7 @@ def _session(repository: Path) -> Any:
     return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
 
-def _cores() -> tuple[list[int], list[int]]:
+def cores() -> tuple[list[int], list[int]]:
     """Those of the client and those of the servers; the same where there is only one."""
     cores = sorted(os.sched_getaffinity(0))
     return cores[:1], cores[1:] or cores

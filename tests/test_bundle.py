@@ -327,6 +327,19 @@ def test_configuration_of_a_graph_that_takes_batches() -> None:
     assert '{ name: "images" data_type: TYPE_FP32 dims: [3, 4, 4] format: FORMAT_NCHW }' in text
     assert '{ name: "path" data_type: TYPE_UINT8 dims: [4] }' in text
     assert "penstock_max_batch" not in text
+    assert text.endswith("]\ndynamic_batching { }\n")
+    assert "dynamic_batching" not in bundle.config_text("net", dataclasses.replace(manifest(""), max_batch=1))
+
+
+def test_configuration_from_before_requests_shared_runs_takes_new_versions(
+    repository: Path, model: Path
+) -> None:
+    write_bundle(repository, "net", manifest(sha256(model)), model)
+    config = repository / "net" / "config.pbtxt"
+    older = config.read_text().replace("dynamic_batching { }\n", "")
+    config.write_text(older)
+    assert write_bundle(repository, "net", manifest(sha256(model)), model).folder.name == "2"
+    assert config.read_text() == older
 
 
 def test_configuration_of_a_graph_for_single_images() -> None:
@@ -335,3 +348,4 @@ def test_configuration_of_a_graph_for_single_images() -> None:
     assert '{ name: "images" data_type: TYPE_FP32 dims: [1, 3, 4, 4] }' in text
     assert '{ name: "adversarial" data_type: TYPE_BOOL dims: [1, 1] }' in text
     assert 'parameters { key: "penstock_max_batch" value { string_value: "8" } }' in text
+    assert "dynamic_batching" not in text

@@ -33,7 +33,7 @@ from penstock.manifest import (
     Calibration,
     Manifest,
 )
-from penstock.model_config import CONFIG_FILE, LABELS_FILE, MAX_BATCH_PARAMETER, config_text
+from penstock.model_config import BATCHING, CONFIG_FILE, LABELS_FILE, MAX_BATCH_PARAMETER, config_text
 
 MODEL_FILE = "model.onnx"
 DETECTOR_FILE = "detector.npz"
@@ -122,7 +122,7 @@ def write_bundle(
     home = repository / name
 
     def configure() -> None:
-        _write_or_agree(home / CONFIG_FILE, config)
+        _write_or_agree(home / CONFIG_FILE, config, config.removesuffix(BATCHING))
         _write_or_agree(home / LABELS_FILE, labels)
 
     return _write_version(home, manifest, model.read_bytes(), also or {}, configure)
@@ -210,12 +210,12 @@ def check_name(name: str) -> None:
         )
 
 
-def _write_or_agree(path: Path, text: str) -> None:
-    """Write a file of the model's, or see that it says the same already; of two at once one writes."""
+def _write_or_agree(path: Path, text: str, *older: str) -> None:
+    """Write a file of the model's, or see that it says the same, or did once; of two at once one writes."""
     try:
         write_atomic(path, text, replace=False)
     except FileExistsError:
-        if path.read_text(encoding="utf-8") != text:
+        if path.read_text(encoding="utf-8") not in (text, *older):
             raise InvalidArgumentError(
                 f"{path} does not fit this export (other shapes, classes or batching), and belongs to the "
                 f"versions already there: choose another --name than {path.parent.name!r}"

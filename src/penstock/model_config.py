@@ -7,6 +7,8 @@ from penstock.manifest import FLAG, INPUT, LOGITS, PATH, Manifest
 CONFIG_FILE = "config.pbtxt"
 LABELS_FILE = "labels.txt"
 MAX_BATCH_PARAMETER = "penstock_max_batch"
+BATCHING = "dynamic_batching { }\n"
+"""Lets requests that wait at the same time share a run, and none wait for others: docs/decisions/0012."""
 
 
 def config_text(name: str, manifest: Manifest) -> str:
@@ -50,4 +52,5 @@ def config_text(name: str, manifest: Manifest) -> str:
     if manifest.single:
         value = f'{{ string_value: "{manifest.max_batch}" }}'
         lines.append(f'parameters {{ key: "{MAX_BATCH_PARAMETER}" value {value} }}')
-    return "\n".join(lines) + "\n"
+    text = "\n".join(lines) + "\n"
+    return text if manifest.single or manifest.max_batch == 1 else text + BATCHING
