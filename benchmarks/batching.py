@@ -33,6 +33,7 @@ from tritonclient.grpc import service_pb2
 from penstock.bundle import CONFIG_FILE, INPUT
 from penstock.export.autotune.measure import feeds, interleaved
 from penstock.files import write_atomic
+from penstock.model_config import BATCHING
 from penstock.service.devices import CPU, Device
 from penstock.service.session import Session
 
@@ -83,12 +84,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def make_models(network: dict[str, Any], repository: Path) -> None:
     """The same bundle twice: its requests run alone, or share runs."""
     command = [sys.executable, "-m", "penstock.cli", "export", *network["export"]]
-    command += ["--repository", str(repository), "--name", ALONE, "--max-batch", str(max(BATCHES))]
+    command += ["--repository", str(repository), "--name", SHARED, "--max-batch", str(max(BATCHES))]
     subprocess.run(command, check=True, capture_output=True)
-    shutil.copytree(repository / ALONE, repository / SHARED)
-    config = repository / SHARED / CONFIG_FILE
-    text = config.read_text(encoding="utf-8").replace(f'name: "{ALONE}"', f'name: "{SHARED}"')
-    config.write_text(text + "dynamic_batching { }\n", encoding="utf-8")
+    shutil.copytree(repository / SHARED, repository / ALONE)
+    config = repository / ALONE / CONFIG_FILE
+    text = config.read_text(encoding="utf-8").replace(f'name: "{SHARED}"', f'name: "{ALONE}"')
+    config.write_text(text.replace(BATCHING, ""), encoding="utf-8")
 
 
 def per_image(network: dict[str, Any], file: Path, seconds: float) -> dict[str, float]:
