@@ -10,6 +10,7 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -134,7 +135,7 @@ CASES = {
     ),
     **{
         f"cifar resnet{depth}": Case(
-            lambda depth=depth: build_backbone(f"resnet{depth}", 10),
+            partial(build_backbone, f"resnet{depth}", 10),
             depth - 2,
             resnet_norm,
             32,

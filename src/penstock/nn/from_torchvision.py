@@ -34,7 +34,7 @@ def build_torchvision(name: str, classes: int) -> nn.Module:
         )
     network: nn.Module = models.get_model(name, weights=None, num_classes=classes, **_OPTIONS.get(name, {}))
     network.normalize = Normalize(MEAN, STD)
-    network.__class__ = _normalizing(type(network))
+    network.__class__ = _normalizing(type(network))  # type: ignore[arg-type]
     return network
 
 
@@ -42,7 +42,7 @@ def build_torchvision(name: str, classes: int) -> nn.Module:
 def _normalizing(kind: type[Any]) -> type[nn.Module]:
     """The class of networks that normalises first: a wrapper around them would change the names of all weights."""
 
-    class Normalizing(kind):
+    class Normalizing(kind):  # type: ignore[misc]
         def forward(self, x: Tensor) -> Any:
             return super().forward(self.normalize(x))
 
@@ -55,5 +55,5 @@ def _normalizing(kind: type[Any]) -> type[nn.Module]:
 
 
 def _blank(kind: type[Any]) -> nn.Module:
-    made = _normalizing(kind)
+    made = _normalizing(kind)  # type: ignore[arg-type]
     return made.__new__(made)
