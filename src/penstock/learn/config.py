@@ -84,7 +84,7 @@ class TeacherConfig:
     """A trained network whose softened answers the trainings follow.
 
     Attributes:
-        backbone: its architecture, a key of `penstock.nn.backbones.BACKBONES`.
+        backbone: its architecture, a name that `penstock.nn.backbones` knows.
         start: file with its weights, in the working folder or that of the data.
         normalize: constants that these were trained with; ``None``: the file's or the backbone's own.
     """
@@ -100,7 +100,7 @@ class DecoupleConfig:
 
     Attributes:
         data: data set, as `penstock.data.load` knows it.
-        backbone: network, a key of `penstock.nn.backbones.BACKBONES`.
+        backbone: network, a name that `penstock.nn.backbones` knows.
         start: file with the dense network's weights, in the working folder or that of the data; ``None``: train it
             first, as ``dense`` says.
         fresh_classifier: the starting weights are for other classes: begin with a fresh last layer, and train the

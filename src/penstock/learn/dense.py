@@ -37,7 +37,7 @@ class DenseConfig:
 
     Attributes:
         data: data set, as `penstock.data.load` knows it.
-        backbone: network, a key of `penstock.nn.backbones.BACKBONES`.
+        backbone: network, a name that `penstock.nn.backbones` knows.
         start: file with weights to begin with; ``None`` begins with random ones.
         fresh_classifier: the starting weights are for other classes: begin with a fresh last layer.
         normalize: constants that the starting weights were trained with; ``None``: the file's or the backbone's own.
