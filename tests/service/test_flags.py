@@ -23,6 +23,7 @@ from penstock.service import client
 from penstock.service.client import PathClient
 from penstock.service.commands import watch
 from penstock.service.v1 import paths_pb2, paths_pb2_grpc
+from tests.service.test_lifecycle import wait_until
 
 Images = npt.NDArray[np.float32]
 
@@ -116,6 +117,18 @@ def test_watch_refuses_what_would_stay_silent_and_too_many(judged: Any) -> None:
         with pytest.raises(UnavailableError, match="2 readers watch already"):
             paths.watch_flags()
         del held
+
+
+def test_readers_that_give_up_at_once_leave_their_places(judged: Any) -> None:
+    """Some are cancelled before they have heard that nothing is missed from now on."""
+    server, _ = judged
+    with grpc.insecure_channel(server.url) as channel:
+        stub = paths_pb2_grpc.PathServiceStub(channel)  # type: ignore[no-untyped-call]
+        for number in range(200):
+            call = stub.WatchFlags(paths_pb2.WatchFlagsRequest())
+            time.sleep(number * 2e-5)
+            call.cancel()
+    wait_until(lambda: metric(server, "penstock_flag_watchers") == 0)
 
 
 def test_slow_reader_is_dropped_and_counted(judged: Any) -> None:
