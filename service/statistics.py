@@ -80,6 +80,6 @@ class Statistics:
         self.queue.add(round(max(part.waited for part in parts) * 1e9))
         self.phases.add([part.result for part in parts])
         for part in parts:
-            if part.first:
+            if part.result.first:
                 self.runs += 1
                 self.batches[part.result.rows].add([part.result])

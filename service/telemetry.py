@@ -132,7 +132,7 @@ class Telemetry:
         """Count the rows of one answer, the runs that it took, and the time of each phase, as in the statistics."""
         labels = _labels(model, version)
         self._images.labels(*labels).inc(rows)
-        self._runs.labels(*labels).inc(sum(part.first for part in parts))
+        self._runs.labels(*labels).inc(sum(part.result.first for part in parts))
         times = {
             "queue": max(part.waited for part in parts) * 1e6,
             "compute_input": sum(part.result.input_ns for part in parts) / 1e3,
