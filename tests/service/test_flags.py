@@ -48,12 +48,16 @@ def metric(server: Any, line: str) -> float:
 def test_reject_refuses_the_whole_request_and_names_the_flagged(judged: Any, images: Images) -> None:
     server, _ = judged
     assert len(client.infer(server.url, "reject", images[:4])) == 4
+    runs = metric(server, 'nv_inference_exec_count{model="reject",version="1"}')
     score = client.infer(server.url, "annotate", images).anomaly_score[4, 0]
     with pytest.raises(FlaggedError, match=r"1 of 5 are flagged: image 4 \(score ") as refusal:
         client.infer(server.url, "reject", images)
     assert f"{score:.6g}" in str(refusal.value)
     assert metric(server, 'penstock_flag_rejected_total{model="reject",version="1"}') == 1
     assert metric(server, 'nv_inference_request_failure{model="reject",reason="OTHER",version="1"}') == 1
+    assert metric(server, 'nv_inference_count{model="reject",version="1"}') == 4
+    assert metric(server, 'nv_inference_exec_count{model="reject",version="1"}') == runs + 1
+    assert metric(server, 'penstock_active_macs_count{model="reject",version="1"}') == 9
     assert "of honest batches of 8, about 34% will be refused" in server.log.read_text()
 
 
