@@ -38,12 +38,11 @@ class PathServicer:
         version = version_number(request.model_version)
         if request.model_name:  # a wrong name, or that of a model without flags, would be silent for ever
             self._repository.get(request.model_name, version).check_paths()
-        records = self._watchers.subscribe(request.model_name, version)
-        await context.send_initial_metadata(
-            ()
-        )  # from now on nothing is missed, which the client may want to know
-        async for record in records:
-            yield flagged_image(record)
+        with self._watchers.subscription(request.model_name, version) as records:
+            # From now on nothing is missed, which the client may want to know.
+            await context.send_initial_metadata(())
+            async for record in records:
+                yield flagged_image(record)
 
     async def Explain(self, request: paths_pb2.ExplainRequest, context: Context) -> paths_pb2.Explanation:
         """Where the scores of images come from."""
