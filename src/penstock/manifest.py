@@ -237,8 +237,7 @@ class Manifest:
     @property
     def output_widths(self) -> dict[str, int]:
         """The second dimension of every output, in the contract's order; the first is the batch."""
-        wide = {LOGITS: len(self.class_names), PATH: self.layout.bits}
-        return {name: wide.get(name, 1) for name in OUTPUTS}
+        return output_widths(len(self.class_names), self.layout.bits)
 
     def to_json(self) -> str:
         """The text of ``bundle.json``."""
@@ -261,3 +260,9 @@ class Manifest:
             return read_record(cls, value | {"schema": SCHEMA})
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise BundleError(f"{MANIFEST_FILE} cannot be read ({error!r}): export again") from error
+
+
+def output_widths(classes: int, bits: int) -> dict[str, int]:
+    """The second dimension of every output, in the contract's order, for a number of classes and of path bits."""
+    wide = {LOGITS: classes, PATH: bits}
+    return {name: wide.get(name, 1) for name in OUTPUTS}

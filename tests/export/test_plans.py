@@ -373,13 +373,13 @@ def test_old_leftovers_are_swept_up_and_nothing_else(tmp_path: Path, monkeypatch
     home = tmp_path / "net"
     monkeypatch.setattr(os, "rename", killed)
     monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
-    monkeypatch.setattr(os, "link", killed)
+    monkeypatch.setattr(os, "replace", killed)
     monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
     with pytest.raises(KilledError), folder_atomic(home / "12") as folder:
         (folder / "model.onnx").write_text("half")
     for name in ("config.pbtxt", "labels.txt"):
         with pytest.raises(KilledError):
-            write_atomic(home / name, "half", replace=False)
+            write_atomic(home / name, "half")
     monkeypatch.undo()
     left = list(home.iterdir())
     assert len(left) == 3
