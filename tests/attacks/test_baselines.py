@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 
-from penstock.attacks.baselines import NAMES, fit_baseline, read
+from penstock.attacks.baselines import NAMES, Fitted, fit_baselines, read
 from penstock.nn.backbones import build_backbone
 from penstock.nn.cascade import Cascade, confidence
 from penstock.nn.gates import GateConfig
@@ -31,18 +33,30 @@ def images(seed: int) -> np.ndarray:
 
 
 def test_features_are_those_of_the_member_that_sees_every_image(cascade: Cascade) -> None:
-    logits, features = read(cascade, images(1))
+    seen = read(cascade, images(1))
     with torch.no_grad():
         output = cascade(torch.from_numpy(images(1)))
-    np.testing.assert_array_equal(logits, output.logits.numpy())
+    np.testing.assert_array_equal(seen.logits, output.logits.numpy())
     assert 0 < output.codes[len(cascade.first.layout.layers)].mean() < 1
-    np.testing.assert_array_equal(features, read(cascade.first, images(1))[1])
+    np.testing.assert_array_equal(seen.features, read(cascade.first, images(1)).features)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_scores_every_image(cascade: Cascade, name: str) -> None:
-    score = fit_baseline(name, cascade, images(2))
-    found = score(images(3))
+    kept: dict[str, Fitted] = {}
+
+    def keep(name: str, make: Callable[[], Fitted]) -> Fitted:
+        return kept.setdefault(name, kept[name] if name in kept else make())
+
+    score = fit_baselines([name], cascade, lambda: images(2), keep)[name]
+    seen = read(cascade, images(3))
+    found = score(seen)
     assert found.shape == (60,)
     assert np.isfinite(found).all()
     assert np.ptp(found) > 0
+
+    def never() -> np.ndarray:
+        raise AssertionError("what is kept needs no images")
+
+    again = fit_baselines([name], cascade, never, keep)[name]
+    np.testing.assert_array_equal(again(seen), found)

@@ -9,15 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from penstock.attacks.baselines import Score
 from penstock.attacks.evaluation import RESULTS, evaluate_detection
-from penstock.attacks.evaluation_config import EvaluationConfig
+from penstock.attacks.evaluation_bench import Bench
+from penstock.attacks.evaluation_config import OWN, EvaluationConfig
 from penstock.attacks.metrics import flags_at
 from penstock.attacks.served import Served
 from penstock.bundle import newest_bundle
 from penstock.cli.main import main
+from penstock.data import load
 from penstock.errors import AlreadyExistsError, ConfigurationError, InvalidArgumentError
 from penstock.export.pipeline import ExportOptions, export
 from penstock.export.runtime import open_bundle
+from penstock.nn.checkpoint import load_source
 
 CONFIG = EvaluationConfig(
     images=16,
@@ -51,11 +55,12 @@ def test_an_evaluation_reports_and_goes_on(tiny_run: Path, tmp_path: Path) -> No
 
     lost = tmp_path / "run" / "attack-fgsm-40.npz"
     kept = tmp_path / "run" / "attack-joint-40.npz"
-    written = kept.stat().st_mtime_ns
+    fitted = [tmp_path / "run" / f"fit-{name}.npz" for name in ("feature-mahalanobis", "lid", "cdrp")]
+    written = [file.stat().st_mtime_ns for file in (kept, *fitted)]
     lost.unlink()
     assert evaluate_detection(str(tiny_run), CONFIG, tmp_path / "run") == found
     assert lost.is_file()
-    assert kept.stat().st_mtime_ns == written
+    assert [file.stat().st_mtime_ns for file in (kept, *fitted)] == written
     assert np.isclose(json.loads((tmp_path / "run" / RESULTS).read_text())["attacks"][0]["eps"], 40)
     with pytest.raises(AlreadyExistsError, match="another"):
         evaluate_detection(str(tiny_run), EvaluationConfig(images=3), tmp_path / "run")
@@ -127,6 +132,26 @@ def test_a_dense_network_with_observers_is_attacked_as_such(
         evaluate_detection("zoo:resnet20-cifar10", CONFIG, tmp_path / "other", bundles=[served])
 
 
+def test_baselines_are_fitted_only_where_they_are_asked(tiny_run: Path) -> None:
+    checkpoint, _ = load_source(str(tiny_run))
+    asked = []
+
+    def fit() -> dict[str, Score]:
+        asked.append("fit")
+        return {"first": lambda seen: seen.logits[:, 0].astype(np.float64)}
+
+    bench = Bench(checkpoint, checkpoint.score, fit)
+    images = load("digits").test.take(np.arange(5)).floats()
+    alone = bench.judge_alone(images)
+    assert not asked
+    judged = bench.judge(images) | bench.judge(images)
+    assert asked == ["fit"]
+    assert judged.keys() - alone.keys() == {"first"}
+    np.testing.assert_array_equal(judged[OWN], alone[OWN])
+
+
 def test_unknown_attacks_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="clean is 50; the 1000 images"):
+        EvaluationConfig(clean=50)
     with pytest.raises(ConfigurationError, match="no kinds 'bim'"):
         EvaluationConfig(kinds=("bim",))

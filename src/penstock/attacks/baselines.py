@@ -1,6 +1,6 @@
-"""Simple detectors to compare with, each fitted on honest training images alone, as the path detector is.
+"""Simple detectors to compare with, fitted on the honest training images that the path detector is fitted on.
 
-All see what the network's inputs and outputs allow; larger is stranger.
+All see what the network's inputs and outputs allow, which `read` reads once for all of them; larger is stranger.
 
 - ``max-softmax``: minus the largest probability (Hendrycks and Gimpel, 2017, https://arxiv.org/abs/1610.02136)
 - ``energy``: minus log sum exp of the logits (Liu et al., 2020, https://arxiv.org/abs/2010.03759)
@@ -11,12 +11,15 @@ All see what the network's inputs and outputs allow; larger is stranger.
 - ``fourier``: distance of the image's log spectrum from that of training images (after Lorenz et al., 2021,
   https://arxiv.org/abs/2111.08785, who train a classifier on attacks instead)
 - ``cdrp``: distance of channel weights that are optimised per image to keep the answer while most go to zero (after
-  Wang et al., CVPR 2018); 30 forward and backward runs per image, and so the only one that costs far more
+  Wang et al., CVPR 2018); 30 forward and backward runs per image, and so the only one that costs far more, and that is
+  fitted on no more than `CDRP_FIT` of the images
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -31,46 +34,89 @@ from penstock.nn.gates import Gate
 from penstock.nn.routing import StageRouter
 
 Floats = npt.NDArray[np.float64]
-Score = Callable[[Images], Floats]
+Floats32 = npt.NDArray[np.float32]
+Fitted = dict[str, Floats32]
+Keep = Callable[[str, Callable[[], Fitted]], Fitted]
 NEIGHBOURS = 20  # of the local intrinsic dimension
 RANK = 64  # directions of a Mahalanobis distance
 BATCH = 250
 CDRP_STEPS, CDRP_RATE, CDRP_SPARSITY = 30, 0.1, 0.05  # those of its release
+CDRP_FIT = 5000  # images at most: they take some twenty minutes
 NAMES = ("max-softmax", "energy", "feature-mahalanobis", "lid", "fourier", "cdrp")
 
 
-def fit_baseline(name: str, network: nn.Module, honest: Images) -> Score:
-    """One of `NAMES`, fitted.
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What there is to see of images.
+
+    Attributes:
+        images: ``[N, C, H, W]`` in 0..1.
+        logits: ``[N, classes]``.
+        features: ``[N, F]``: what enters the last layer that all images reach, averaged over space.
+    """
+
+    images: Images
+    logits: Floats32
+    features: Floats32
+
+    def spread(self, most: int) -> Reading:
+        """As many of them at most, evenly spread."""
+        at = np.linspace(0, len(self.images) - 1, min(most, len(self.images))).astype(np.intp)
+        return Reading(self.images[at], self.logits[at], self.features[at])
+
+
+Score = Callable[[Reading], Floats]
+
+
+def fit_baselines(
+    names: Sequence[str],
+    network: nn.Module,
+    honest: Callable[[], Images],
+    keep: Keep = lambda _, make: make(),
+) -> dict[str, Score]:
+    """Some of `NAMES`, fitted.
 
     Args:
-        name: which.
+        names: which.
         network: in evaluation mode, with paths or without.
-        honest: ``[N, C, H, W]`` in 0..1, training images; ``cdrp`` takes seconds per hundred of them.
+        honest: gives ``[N, C, H, W]`` in 0..1, training images; asked once at most.
+        keep: given a baseline's name and how to fit it; may know the arrays from before.
     """
+
+    @cache
+    def seen() -> Reading:
+        return read(network, honest())
+
+    return {name: _fitted(name, network, seen, keep) for name in names}
+
+
+def _fitted(name: str, network: nn.Module, honest: Callable[[], Reading], keep: Keep) -> Score:
     if name in ("max-softmax", "energy"):
-        return lambda images: _of_logits(name, read(network, images)[0])
+        return lambda seen: _of_logits(name, seen.logits)
     if name == "lid":
-        reference = read(network, honest)[1]
-        return lambda images: local_dimension(read(network, images)[1], reference)
-    values: dict[str, Callable[[Images], npt.NDArray[np.float32]]] = {
-        "feature-mahalanobis": lambda images: read(network, images)[1],
-        "fourier": log_spectrum,
-        "cdrp": lambda images: channel_weights(network, images),
+        reference = keep(name, lambda: {"reference": honest().features})["reference"]
+        return lambda seen: local_dimension(seen.features, reference)
+    values: dict[str, Callable[[Reading], Floats32]] = {
+        "feature-mahalanobis": lambda seen: seen.features,
+        "fourier": lambda seen: log_spectrum(seen.images),
+        "cdrp": lambda seen: channel_weights(network, seen.images),
     }
     of, by_class = values[name], name != "fourier"  # an image's spectrum needs no class
 
-    def described(images: Images) -> PathFeatures:
-        found = of(images)
-        predicted = read(network, images)[0].argmax(1) if by_class else np.zeros(len(images), np.int64)
+    def described(seen: Reading) -> PathFeatures:
+        found = of(seen)
+        predicted = seen.logits.argmax(1) if by_class else np.zeros(len(found), np.int64)
         return PathFeatures((found > 0).astype(np.uint8), found, predicted)
 
-    known = described(honest)
-    classes = read(network, honest[:1])[0].shape[1]
-    fitted = GateMahalanobis.fit(known, classes, RANK)
-    return lambda images: fitted.score(described(images))
+    def fit() -> Fitted:
+        known = honest().spread(CDRP_FIT) if name == "cdrp" else honest()
+        return vars(GateMahalanobis.fit(described(known), known.logits.shape[1], RANK))
+
+    distance = GateMahalanobis(**keep(name, fit))
+    return lambda seen: distance.score(described(seen))
 
 
-def local_dimension(features: npt.NDArray[np.float32], reference: npt.NDArray[np.float32]) -> Floats:
+def local_dimension(features: Floats32, reference: Floats32) -> Floats:
     """Maximum-likelihood local intrinsic dimension of each row ``[N, F]`` among reference rows ``[M, F]``."""
     count = min(NEIGHBOURS, len(reference) - 1)
     result = np.empty(len(features))
@@ -84,14 +130,17 @@ def local_dimension(features: npt.NDArray[np.float32], reference: npt.NDArray[np
     return result
 
 
-def log_spectrum(images: Images) -> npt.NDArray[np.float32]:
+def log_spectrum(images: Images) -> Floats32:
     """Log magnitudes of each channel's Fourier transform, averaged over channels, ``[N, F]``."""
-    magnitude = np.abs(np.fft.rfft2(images)).mean(axis=1)
-    spectrum: npt.NDArray[np.float32] = np.log(magnitude + 1e-3).reshape(len(images), -1).astype(np.float32)
+    magnitudes = [
+        np.abs(np.fft.rfft2(images[start : start + BATCH])).mean(axis=1)
+        for start in range(0, len(images), BATCH)
+    ]
+    spectrum: Floats32 = np.log(np.concatenate(magnitudes) + 1e-3).reshape(len(images), -1).astype(np.float32)
     return spectrum
 
 
-def channel_weights(network: nn.Module, images: Images) -> npt.NDArray[np.float32]:
+def channel_weights(network: nn.Module, images: Images) -> Floats32:
     """Weights ``[N, channels]`` of all batch norms' outputs that keep the answer with as little weight as may be."""
     model = LogitsOnly(_always_run(network))
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -114,13 +163,13 @@ def channel_weights(network: nn.Module, images: Images) -> npt.NDArray[np.float3
             for handle in handles:
                 handle.remove()
         pieces.append(torch.cat([weight.detach() for weight in weights], dim=1))
-    found: npt.NDArray[np.float32] = torch.cat(pieces).numpy()
+    found: Floats32 = torch.cat(pieces).numpy()
     return found
 
 
 @torch.no_grad()
-def read(network: nn.Module, images: Images) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Logits ``[N, classes]`` and what enters the last layer that all images reach, averaged over space, ``[N, F]``."""
+def read(network: nn.Module, images: Images) -> Reading:
+    """What there is to see of images ``[N, C, H, W]`` in 0..1."""
     entering: list[Tensor] = []
 
     def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -148,7 +197,7 @@ def read(network: nn.Module, images: Images) -> tuple[npt.NDArray[np.float32], n
     finally:
         for handle in handles:
             handle.remove()
-    return torch.cat(logits).numpy(), torch.cat(features).numpy()
+    return Reading(images, torch.cat(logits).numpy(), torch.cat(features).numpy())
 
 
 def _always_run(network: nn.Module) -> nn.Module:
@@ -156,7 +205,7 @@ def _always_run(network: nn.Module) -> nn.Module:
     return network.first if isinstance(network, Cascade) else network
 
 
-def _of_logits(name: str, logits: npt.NDArray[np.float32]) -> Floats:
+def _of_logits(name: str, logits: Floats32) -> Floats:
     tensor = torch.from_numpy(logits).double()
     score: Floats = (-tensor.softmax(1).amax(1) if name == "max-softmax" else -tensor.logsumexp(1)).numpy()
     return score

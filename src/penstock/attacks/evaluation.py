@@ -8,10 +8,9 @@ killed run goes on where it stopped.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,62 +18,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from penstock.attacks.baselines import Score, fit_baseline
+from penstock.attacks.baselines import fit_baselines
 from penstock.attacks.classifier import Images
+from penstock.attacks.evaluation_bench import Bench, kept
 from penstock.attacks.evaluation_config import OWN, EvaluationConfig, named
 from penstock.attacks.evaluation_figures import Arrays, attack_figures, clean_figures
 from penstock.attacks.evaluation_work import Subject, do
 from penstock.attacks.served import Served, attack_served, check_served, clean_served
 from penstock.attacks.supervised_figures import codes_of, supervised_figures
 from penstock.data import ImageSet, Splits, load
-from penstock.detect import FamilyScore, Recipe
+from penstock.detect import Recipe
 from penstock.errors import AlreadyExistsError, InvalidArgumentError
 from penstock.files import write_atomic
-from penstock.nn.checkpoint import Checkpoint, load_source
-from penstock.nn.detecting import features, fitted_score
-from penstock.nn.inference import answer
+from penstock.nn.checkpoint import load_source
+from penstock.nn.detecting import FIT_IMAGES, fitted_score
 from penstock.nn.observing import observed_checkpoint
 
 RESULTS, CLAIM = "detection.json", "detection-config.json"
 Say = Callable[[str], None]
 Track = Callable[[list[tuple[str, float]]], Iterable[tuple[str, float]]]
-
-
-@dataclass(frozen=True, eq=False)
-class Bench:
-    """Everything that scores images.
-
-    Attributes:
-        checkpoint: the network under attack, with its detector.
-        detector: the score that is evaluated.
-        baselines: by name.
-        served: bundles of the same network.
-    """
-
-    checkpoint: Checkpoint
-    detector: FamilyScore
-    baselines: dict[str, Score]
-    served: Sequence[Served] = ()
-
-    def judge(self, images: Images) -> Arrays:
-        """Scores ``[N]`` by detector, ``predicted`` and ``active_macs`` ``[N]`` and packed ``bits`` of images in 0..1.
-
-        What bundles say stands beside them, as `penstock.attacks.served` names it.
-        """
-        seen = answer(self.checkpoint.network, images * np.float32(255))
-        watched = features(self.checkpoint.network, seen)
-        own = self.detector.score(watched)
-        scores = {name: score(images) for name, score in self.baselines.items()}
-        judged: Arrays = {
-            "predicted": seen.predicted,
-            "bits": np.packbits(watched.bits, axis=1),
-            "active_macs": seen.active_macs,
-            OWN: own.astype(np.float64),
-            **scores,
-        }
-        for place, bundle in enumerate(self.served):
-            judged |= bundle.judge(images, place)
-        return judged
 
 
 def evaluate_detection(
@@ -114,31 +76,38 @@ def evaluate_detection(
     splits = load(checkpoint.config["data"], folder=folder)
     recipe = Recipe.parse(config.detector or checkpoint.detector_name)
     ranks = recipe.ranking(len(splits.calibration))
-    say(f"fitting {recipe} and baselines")
+    say(f"fitting {recipe}")
     score = fitted_score(checkpoint, str(recipe), splits.calibration.images[ranks], folder)
-    honest = splits.train.take(
-        np.linspace(0, len(splits.train) - 1, min(config.fit, len(splits.train))).astype(int)
+
+    bench = Bench(
+        checkpoint,
+        score,
+        partial(
+            fit_baselines,
+            config.baselines,
+            checkpoint.network,
+            partial(_honest, splits, config.fit),
+            lambda name, make: kept(out / f"fit-{name}.npz", make),
+        ),
+        bundles,
     )
-    baselines = {name: fit_baseline(name, checkpoint.network, honest.floats()) for name in config.baselines}
-    bench = Bench(checkpoint, score, baselines, bundles)
     say("scoring clean images")
     ranked_by_any = np.any([ranks, *(each.recipe.ranking(len(ranks)) for each in bundles)], axis=0)
     clean = {
-        name: _kept(out / f"clean-{name}.npz", partial(_judged, bench, part))
+        name: kept(out / f"clean-{name}.npz", partial(_judged, bench, part))
         for name, part in _clean_parts(splits, config, ~ranked_by_any).items()
     }
-    subject = _subject(checkpoint, bench, splits, clean, config)
-    before = _kept(out / "victims.npz", partial(_judged, bench, subject.victims))
+    subject = _subject(bench, splits, clean, config)
     founds = {
-        (kind, eps): _kept(
+        (kind, eps): kept(
             out / f"attack-{named(kind, eps)}.npz",
-            partial(do, subject, bench.judge, kind, eps, config, folder),
+            partial(do, subject, bench, kind, eps, config, folder),
         )
         for kind, eps in track(list(config.plan))
     }
     say("counting")
     result = {"source": about, "config": asdict(config), "detector": str(recipe)} | _figures(
-        bench, config, clean, before, founds
+        bench, config, clean, subject.before, founds
     )
     write_atomic(out / RESULTS, json.dumps(result, indent=2) + "\n")
     return result
@@ -152,7 +121,7 @@ def _figures(
     founds: dict[tuple[str, float], Arrays],
 ) -> dict[str, Any]:
     """Everything that the pieces of work say: of clean images by part, of those attacked as they were, of attacks."""
-    names = (OWN, *bench.baselines)
+    names = (OWN, *config.baselines)
     codes = codes_of(bench.checkpoint, clean["test"], before, founds, config.images)
     return {
         "clean": {name: clean_figures(clean, name, config.seed) for name in names},
@@ -190,6 +159,12 @@ def claim(out: Path, what: dict[str, Any]) -> None:
     write_atomic(file, text)
 
 
+def _honest(splits: Splits, fit: int) -> Images:
+    """Training images for baselines, evenly spread over those that the path detector is fitted on."""
+    there = min(len(splits.train), FIT_IMAGES)
+    return splits.train.take(np.linspace(0, there - 1, min(fit, there)).astype(int)).floats()
+
+
 def _judged(bench: Bench, part: ImageSet) -> Arrays:
     return bench.judge(part.floats())
 
@@ -205,30 +180,14 @@ def _clean_parts(
     }
 
 
-def _subject(
-    checkpoint: Checkpoint,
-    bench: Bench,
-    splits: Splits,
-    clean: dict[str, Arrays],
-    config: EvaluationConfig,
-) -> Subject:
+def _subject(bench: Bench, splits: Splits, clean: dict[str, Arrays], config: EvaluationConfig) -> Subject:
     images = splits.test.take(np.arange(min(config.images, len(splits.test))))
-    calibrated = clean["calibration"][OWN]
-    right = answer(checkpoint.network, images.images).predicted == images.labels
+    right = np.flatnonzero(clean["test"]["predicted"][: len(images)] == images.labels)
     return Subject(
-        checkpoint=checkpoint,
+        checkpoint=bench.checkpoint,
         detector=bench.detector,
-        calibration=calibrated,
+        calibration=clean["calibration"][OWN],
         victims=images.take(right),
+        before={name: array[right] for name, array in clean["test"].items()},
         guides=splits.train.take(np.arange(min(2000, len(splits.train)))),
     )
-
-
-def _kept(file: Path, make: Callable[[], Arrays]) -> Arrays:
-    """The arrays in a file, which are made and written first if it is not there."""
-    if not file.is_file():
-        buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **make())
-        write_atomic(file, buffer.getvalue())
-    with np.load(file, allow_pickle=False) as content:
-        return {name: content[name] for name in content.files}

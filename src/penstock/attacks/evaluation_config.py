@@ -8,6 +8,7 @@ from penstock.attacks.adaptive import METHODS
 from penstock.attacks.baselines import NAMES
 from penstock.detect.recipe import Recipe
 from penstock.errors import ConfigurationError, InvalidArgumentError
+from penstock.nn.detecting import FIT_IMAGES
 
 OWN = "path"  # the name of the detector that is evaluated, beside the baselines'
 UNAWARE = ("fgsm", "pgd", "autoattack", "cw", "deepfool", "square", "transfer")  # of the detector
@@ -24,8 +25,9 @@ class EvaluationConfig:
 
     Attributes:
         images: test images to attack, the first so many.
-        clean: test images for false-positive rates, the first so many; 0 takes all.
-        fit: training images that baselines are fitted on.
+        clean: test images for false-positive rates, the first so many, those that are attacked among them; 0 takes all.
+        fit: training images that baselines are fitted on, at most; by default all that the path detector is fitted on.
+            `penstock.attacks.baselines` says which takes fewer.
         kinds: attacks and controls, of `KINDS`.
         eps: bounds in grey levels of 255, for those that have one.
         baselines: of `penstock.attacks.baselines.NAMES`.
@@ -48,7 +50,7 @@ class EvaluationConfig:
 
     images: int = 1000
     clean: int = 0
-    fit: int = 5000
+    fit: int = FIT_IMAGES
     kinds: tuple[str, ...] = KINDS
     eps: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
     baselines: tuple[str, ...] = NAMES
@@ -75,6 +77,10 @@ class EvaluationConfig:
         for name in ("images", "fit", "pgd_steps", "adaptive_steps", "adaptive_restarts"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if 0 < self.clean < self.images:
+            raise ConfigurationError(
+                f"clean is {self.clean}; the {self.images} images that are attacked are among them: take as many, or 0"
+            )
         if self.detector:
             try:
                 Recipe.parse(self.detector)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +13,9 @@ from penstock.attacks.carlini import CarliniL2
 from penstock.attacks.classifier import Images
 from penstock.attacks.controls import blur, foreign, gaussian_like, jpeg, random_signs
 from penstock.attacks.detector_score import DetectorScore
+from penstock.attacks.evaluation_bench import Bench
 from penstock.attacks.evaluation_config import OWN, EvaluationConfig
+from penstock.attacks.evaluation_figures import Arrays
 from penstock.attacks.inflation import Inflation, bound
 from penstock.attacks.pgd import PGD
 from penstock.attacks.toolbox import FGSM, Attack, AutoAttack, DeepFool, Square, Transfer
@@ -23,7 +23,6 @@ from penstock.data import ImageSet, load
 from penstock.detect import FamilyScore, conformal_threshold
 from penstock.nn.checkpoint import Checkpoint, load_source
 
-Arrays = dict[str, npt.NDArray[Any]]
 QUALITY = 75  # of JPEG, Pillow's own choice
 
 
@@ -36,6 +35,7 @@ class Subject:
         detector: its score.
         calibration: its scores of honest calibration images.
         victims: test images that the network reads right.
+        before: what a `Bench` said of them before they were changed.
         guides: honest training images.
     """
 
@@ -43,12 +43,13 @@ class Subject:
     detector: FamilyScore
     calibration: npt.NDArray[np.float64]
     victims: ImageSet
+    before: Arrays
     guides: ImageSet
 
 
 def do(
     subject: Subject,
-    judge: Callable[[Images], Arrays],
+    bench: Bench,
     kind: str,
     eps: float,
     config: EvaluationConfig,
@@ -57,19 +58,19 @@ def do(
     """Change images and judge them.
 
     Returns:
-        what ``judge`` says of them, ``labels`` ``[N]`` (-1 where none is right), ``l2`` ``[N]``, for attacks
+        what the bench says of them, ``labels`` ``[N]`` (-1 where none is right), ``l2`` ``[N]``, for attacks
         ``noise``, the path detector's scores under normal noise of equal length (those of bundles under their own
         names), and for inflation ``bound`` ``[1]``.
     """
     if kind in ("mnist", "caltech25"):
         shown = foreign(load(kind, folder=folder).test, subject.checkpoint.input_shape, len(subject.victims))
-        return judge(shown) | {"labels": np.full(len(shown), -1), "l2": np.zeros(len(shown))}
+        return bench.judge(shown) | {"labels": np.full(len(shown), -1), "l2": np.zeros(len(shown))}
     images, labels = subject.victims.floats(), subject.victims.labels
     changed = change(subject, kind, eps / 255, config)
     moved = np.sqrt(((changed - images) ** 2).sum(axis=(1, 2, 3)))
-    found = judge(changed) | {"labels": labels, "l2": moved}
+    found = bench.judge(changed) | {"labels": labels, "l2": moved}
     if kind not in ("signs", "jpeg", "blur", "inflation"):
-        noise = judge(gaussian_like(images, changed, config.seed))
+        noise = bench.judge_alone(gaussian_like(images, changed, config.seed))
         found["noise"] = noise[OWN]
         for name in noise:
             bundle, _, what = name.partition(".")
@@ -77,7 +78,7 @@ def do(
                 found[f"{bundle}.noise-{what}"] = noise[name]
     if kind == "inflation":
         found["bound"] = np.array([bound(subject.checkpoint.network)])
-        found["before"] = judge(images)["active_macs"]
+        found["before"] = subject.before["active_macs"]
     return found
 
 

@@ -36,17 +36,17 @@ class Estimate:
 
 def auroc(honest: Scores, attacked: Scores) -> float:
     """Probability that an attacked image scores above an honest one; ties count half."""
-    return float(_above(honest, attacked, np.ones(len(honest))) @ np.ones(len(attacked)) / len(attacked))
+    return float(_Order.of(honest, attacked).above(np.ones(len(honest))).mean())
 
 
 def auroc_estimate(honest: Scores, attacked: Scores, seed: int = 0, confidence: float = 0.95) -> Estimate:
     """AUROC of scores ``[N]`` and ``[M]`` with its bootstrap interval."""
-    draw = np.random.default_rng(seed)
+    draw, order = np.random.default_rng(seed), _Order.of(honest, attacked)
     values = np.empty(ROUNDS)
     for round_ in range(ROUNDS):
         weights = np.bincount(draw.integers(0, len(honest), len(honest)), minlength=len(honest))
         chosen = np.bincount(draw.integers(0, len(attacked), len(attacked)), minlength=len(attacked))
-        values[round_] = _above(honest, attacked, weights) @ chosen / len(attacked)
+        values[round_] = order.above(weights) @ chosen / len(attacked)
     return _estimate(auroc(honest, attacked), values, confidence)
 
 
@@ -75,15 +75,31 @@ def flags_at(calibration: Scores, scores: Scores, fpr: float) -> npt.NDArray[np.
     return flagged
 
 
-def _above(honest: Scores, attacked: Scores, weights: npt.NDArray[np.generic]) -> Scores:
-    """``[M]``: weighted share of honest scores below each attacked one, ties half."""
-    order = np.argsort(honest, kind="stable")
-    mass = np.concatenate([[0.0], np.cumsum(weights[order], dtype=np.float64)])
-    ordered = honest[order]
-    below = mass[np.searchsorted(ordered, attacked, "left")]
-    upto = mass[np.searchsorted(ordered, attacked, "right")]
-    share: Scores = (below + upto) / (2 * mass[-1])
-    return share
+@dataclass(frozen=True, eq=False)
+class _Order:
+    """Where attacked scores ``[M]`` stand among honest ones ``[N]``, found once for all rounds of a bootstrap.
+
+    Attributes:
+        honest: ``[N]`` places of honest scores, from the least to the largest.
+        below: ``[M]``: how many honest scores are less than an attacked one.
+        upto: ``[M]``: how many are no larger.
+    """
+
+    honest: npt.NDArray[np.intp]
+    below: npt.NDArray[np.intp]
+    upto: npt.NDArray[np.intp]
+
+    @classmethod
+    def of(cls, honest: Scores, attacked: Scores) -> _Order:
+        places = np.argsort(honest, kind="stable")
+        below, upto = (np.searchsorted(honest[places], attacked, side) for side in ("left", "right"))
+        return cls(places, below, upto)
+
+    def above(self, weights: npt.NDArray[np.generic]) -> Scores:
+        """``[M]``: share of honest scores below each attacked one, by their weights ``[N]``; ties count half."""
+        mass = np.concatenate([[0.0], np.cumsum(weights[self.honest], dtype=np.float64)])
+        share: Scores = (mass[self.below] + mass[self.upto]) / (2 * mass[-1])
+        return share
 
 
 def _estimate(value: float, drawn: Scores, confidence: float) -> Estimate:
