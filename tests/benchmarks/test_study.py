@@ -119,7 +119,7 @@ def test_a_row_is_measured_once_for_each_checkpoint(
     file = tmp_path / "learning.json"
     results = collect(LIST, runs, set(LIST), file)
     (row,) = results["rows"]  # the others are not finished
-    assert (row["name"], row["row"]["kind"], row["epochs"], row["images"]) == ("gated", "gates", [8], 997)
+    assert (row["name"], row["row"]["kind"], row["epochs"], row["images"]) == ("gated", "gates", [8], 498)
     assert row["input_dependent"] <= row["varying"]
     assert row["machine"]["cores"] > 0
     assert row["config"]["data"] == "digits"
@@ -128,10 +128,12 @@ def test_a_row_is_measured_once_for_each_checkpoint(
     assert collect(LIST, runs, set(LIST), file) == results
     assert measured == []
     kept = json.loads((runs / "gated" / EVALUATION_FILE).read_text())
-    (runs / "gated" / EVALUATION_FILE).write_text(json.dumps(kept | {"sha256": "of another checkpoint"}))
-    with pytest.raises(AttributeError):  # of what the stand-in for `observe` gave
-        collect(LIST, runs, set(LIST), file)
-    assert measured == [str(runs / "gated")]
+    for changed in ({"sha256": "of another checkpoint"}, {"part": "other images"}):
+        (runs / "gated" / EVALUATION_FILE).write_text(json.dumps(kept | changed))
+        measured.clear()
+        with pytest.raises(AttributeError):  # of what the stand-in for `observe` gave
+            collect(LIST, runs, set(LIST), file)
+        assert measured == [str(runs / "gated")]
 
 
 def test_rows_that_are_not_chosen_stay_but_take_their_new_place(runs: Path, tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_classes_name_the_most_and_least_alike(layout: PathLayout) -> None:
 def test_a_class_without_images_leaves_the_pictures_standing(layout: PathLayout, made: Make) -> None:
     seen = made(paths_of(layout, "10100", "11001", "01010"), [0, 0, 2], ("a", "b", "c"))
     assert "<svg" in classes_section(layout, seen.dependence.class_rates, seen.images.class_names).body
-    assert "No image of this class was held out." in combinations_section(seen).body
+    assert "No image of this class is among them." in combinations_section(seen).body
 
 
 def test_curves_are_drawn_for_each_training() -> None:

@@ -145,9 +145,8 @@ def train_dense(
     )
     validation = Batches(splits.validation, 500)
     fit(training, validation, out / "train", precision=config.precision, progress=progress, devices=devices)
-    held_out = splits.held_out
-    right = predict(network.eval(), held_out.images) == held_out.labels
-    figures = {"images": len(held_out), "dense_accuracy": float(right.mean())}
+    right = predict(network.eval(), splits.test.images) == splits.test.labels
+    figures = {"images": len(right), "dense_accuracy": float(right.mean())}
     write_atomic(out / runs.FIGURES_FILE, json.dumps(figures, indent=2) + "\n")
     write_atomic(out / WEIGHTS_FILE, save(_contiguous(network)))
     return figures

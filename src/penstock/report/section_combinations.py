@@ -60,7 +60,7 @@ def most_telling_layer(seen: Observation) -> int:
 
 def _uses(seen: Observation, filters: Places, combinations: list[Combination]) -> Iterator[Html]:
     if not combinations:
-        yield paragraph("No image of this class was held out.")
+        yield paragraph("No image of this class is among them.")
     for combination in combinations:
         yield element(
             "div",
