@@ -7,6 +7,7 @@ clustering found in ``groups.npz``, so that a resumed run goes on with the same 
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from penstock.data import Splits, load
+from penstock.data.splitting import at_most
 from penstock.detect.calibration import conformal_rank
 from penstock.errors import ConfigurationError
 from penstock.files import write_atomic
@@ -163,8 +165,9 @@ def _prototypes(
         with np.load(file) as arrays:
             groups, *bits = (arrays[name] for name in arrays.files)
         return Prototypes(tuple(bits), groups)
-    return find_prototypes(
-        answer(start, splits.train.images[:CLUSTER_IMAGES]),
+    rows = at_most(splits.train.labels, CLUSTER_IMAGES, config.seed)
+    found = find_prototypes(
+        answer(start, splits.train.images[rows]),
         network.layout,
         network.config.stages,
         config.count,
@@ -174,6 +177,9 @@ def _prototypes(
         evenness=config.evenness,
         seed=config.seed,
     )
+    groups = np.full((len(splits.train), len(found.bits)), UNGROUPED)
+    groups[rows] = found.groups
+    return replace(found, groups=groups)
 
 
 def _keep(found: Prototypes, file: Path) -> None:
@@ -195,6 +201,5 @@ def _training(
     set_prototypes(network, [torch.from_numpy(bits).float() for bits in found.bits])
     # One prototype is trained at its own cost; several share each batch, so each layer computes all of its filters.
     trained = compact(network) if config.count == 1 else network
-    groups = torch.full((len(batches.labels), len(found.bits)), UNGROUPED)
-    groups[: len(found.groups)] = torch.from_numpy(found.groups)
+    groups = torch.from_numpy(found.groups)
     return ConsolidateTraining(trained, groups, config, budget, batches, batches.classes, taught)

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from penstock.data import load
+from penstock.data.splitting import at_most
 from penstock.detect.calibration import conformal_rank
 from penstock.detect.recipe import OF_OBSERVERS, Recipe
 from penstock.errors import ConfigurationError
@@ -63,13 +64,13 @@ def observe(
     ranks = Recipe.parse(OF_OBSERVERS).ranking(len(splits.calibration))
     conformal_rank(int((~ranks).sum()), config.fpr)
     watched, network, members = _observed(start, config, dense)
-    images = min(config.images, len(splits.train))
-    say(f"observing {images} images")
+    seen = splits.train.take(at_most(splits.train.labels, config.images, config.seed))
+    say(f"observing {len(seen)} images")
     told = teach(
         watched,
         observers_of(watched),
-        splits.train.images[:images],
-        splits.train.labels[:images],
+        seen.images,
+        seen.labels,
         len(splits.class_names),
         config,
     )

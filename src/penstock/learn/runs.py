@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from torch import nn
 
 from penstock.data import Splits
@@ -28,7 +27,7 @@ from penstock.learn.teacher import Teacher, load_teacher
 from penstock.learn.training import Distillation
 from penstock.nn.assembly import Member
 from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint
-from penstock.nn.detecting import features, newly_fitted
+from penstock.nn.detecting import features, features_of, newly_fitted
 from penstock.nn.inference import answer
 from penstock.nn.path_network import PathNetwork
 
@@ -119,12 +118,6 @@ def distillation(
     return Distillation(said, weight, temperature)
 
 
-def calibration_and_test(splits: Splits) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Which of the ``N`` images of ``splits.held_out`` are there to calibrate on, and which to test on."""
-    calibrating = np.isin(splits.held_out.index, splits.calibration.index)
-    return calibrating, ~calibrating
-
-
 def finish(
     out: Path,
     splits: Splits,
@@ -136,21 +129,20 @@ def finish(
     config: Mapping[str, Any],
     fpr: float,
 ) -> Checkpoint:
-    """Fit the detector, measure everything, and write the result."""
+    """Fit the detector, measure everything on the test images, and write the result."""
     network.eval()
-    held_out = splits.held_out
-    answers = answer(network, held_out.images)
-    calibrating, testing = (features(network, answers).take(part) for part in calibration_and_test(splits))
+    answers = answer(network, splits.test.images)
+    calibrating = features_of(network, splits.calibration.images)
     recipe = Recipe.parse(usual_detector(network.layout))
     ranks = recipe.ranking(len(calibrating))
     score = newly_fitted(
         network,
         str(recipe),
-        splits.train.images,
+        splits.train,
         calibrating.take(ranks) if ranks.any() else None,
         classes=len(splits.class_names),
     )
-    calibration, test = score.score(calibrating.take(~ranks)), score.score(testing)
+    calibration, test = (score.score(seen) for seen in (calibrating.take(~ranks), features(network, answers)))
     checkpoint = Checkpoint(
         backbone=backbone,
         class_names=splits.class_names,
@@ -162,7 +154,7 @@ def finish(
         detector_name=str(recipe),
         calibration=calibration.astype(np.float64),
         config=config,
-        figures=accuracy_figures(held_out, answers, network, dense) | flag_figures(fpr, calibration, test),
+        figures=accuracy_figures(splits.test, answers, network, dense) | flag_figures(fpr, calibration, test),
     )
     write_atomic(out / FIGURES_FILE, json.dumps(dict(checkpoint.figures), indent=2) + "\n")
     checkpoint.save(out / CHECKPOINT_FILE)  # last: where it is, the run is finished
