@@ -356,6 +356,14 @@ def test_a_source_without_a_budget_needs_one(few: Few, tiny_run: Path, tmp_path:
     assert not (tmp_path / "run").exists()
 
 
+def test_a_budget_that_nothing_kept_to_is_not_taken_over(few: Few, tiny_run: Path, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(tiny_run / CHECKPOINT_FILE)
+    config = dict(checkpoint.config) | {"budget_weight": 0.0}  # as in a run with the preset of the paper
+    replace(checkpoint, config=config).save(tmp_path / "paper")
+    with pytest.raises(ConfigurationError, match="was trained without a budget: give one"):
+        consolidate(str(tmp_path / "paper"), few(), tmp_path / "run", progress=False)
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.name)
 def test_the_configurations_that_come_with_the_project_are_read(path: Path) -> None:
     config = read_consolidate_config(path, count=4)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from penstock.data import Splits, load
 from penstock.data.splitting import at_most
@@ -74,9 +73,7 @@ def consolidate(
     """
     start, origin = load_source(source)
     about = config.to_json() | {"source": origin}
-    runs.refuse_other_run(out, about)
-    if (out / CHECKPOINT_FILE).is_file():
-        say(f"{out} is finished already")
+    if runs.finished(out, about, CHECKPOINT_FILE, say):
         return load_checkpoint(out / CHECKPOINT_FILE)
     gated, budget = _gated(start, source), _budget(config, start, source)
     data_name = runs.trained_on(start, source)
@@ -85,7 +82,7 @@ def consolidate(
     batches = runs.training_batches(
         splits, data_name, size=config.tune.batch_size, seed=config.seed, views=config.views
     )
-    taught = _distillation(config, start.dense, batches, data)
+    taught = runs.distillation(config, start.dense, batches, data)
     say(f"{config.count} prototypes a stage for {budget:.0%} of the MACs")
     network = _attach(gated, config)
     found = _prototypes(network, gated, splits, config, budget, out / GROUPS_FILE)
@@ -97,7 +94,6 @@ def consolidate(
     fit(training, validation, out / "tune", precision=config.precision, progress=progress, devices=devices)
     if training.consolidated is not network:
         write_back(training.consolidated, network)
-    say("fitting the detector")
     return runs.finish(
         out,
         splits,
@@ -107,6 +103,8 @@ def consolidate(
         members=(Member(gate=start.members[0].gate, prototypes=network.config),),
         config=about | {"data": data_name, "budget": budget},
         fpr=config.fpr,
+        budget=budget,
+        say=say,
     )
 
 
@@ -121,7 +119,7 @@ def _gated(start: Checkpoint, source: str) -> GatedNetwork:
 
 
 def _budget(config: ConsolidateConfig, start: Checkpoint, source: str) -> float:
-    budget = config.budget if config.budget is not None else start.config.get("budget")
+    budget = config.budget if config.budget is not None else runs.budget_of(start.config)
     if budget is None:
         raise ConfigurationError(f"{source} was trained without a budget: give one")
     return float(budget)
@@ -131,14 +129,6 @@ def _check(config: ConsolidateConfig, splits: Splits, devices: int) -> None:
     """Refuse now what would fail after hours."""
     conformal_rank(len(splits.calibration), config.fpr)
     check_devices(devices, min(config.tune.batch_size, len(splits.train)))
-
-
-def _distillation(
-    config: ConsolidateConfig, dense: nn.Module, batches: Batches, data: Path | None
-) -> Distillation | None:
-    return runs.distillation(
-        config.teacher, dense, batches, data=data, weight=config.distillation, temperature=config.temperature
-    )
 
 
 def _attach(gated: GatedNetwork, config: ConsolidateConfig) -> ConsolidatedNetwork:

@@ -21,7 +21,6 @@ from rich.progress import Progress
 from torch import nn
 
 from penstock.data import Splits, load
-from penstock.errors import ConfigurationError
 from penstock.files import write_atomic
 from penstock.learn import runs
 from penstock.learn.beta import Candidate, candidate, choose
@@ -31,7 +30,7 @@ from penstock.learn.disentangle_config import DisentangleConfig
 from penstock.learn.disentangle_figures import measure
 from penstock.learn.mask_search import Pace, search
 from penstock.learn.runs import Say
-from penstock.learn.start import load_network
+from penstock.learn.start import load_network, refuse_misfit
 from penstock.nn.class_masks import MaskedNetwork, attach_class_masks
 from penstock.nn.mask_losses import BottleneckLoss, MaskLoss, ReleaseLoss, channel_scales
 from penstock.nn.sub_architectures import SUB_ARCHITECTURES_FILE, SubArchitectures, load_sub_architectures
@@ -61,9 +60,7 @@ def disentangle(
             images.
         NotFoundError: the data set or the weights to start from are not there.
     """
-    runs.refuse_other_run(out, config.to_json())
-    if (out / SUB_ARCHITECTURES_FILE).is_file():
-        say(f"{out} is finished already")
+    if runs.finished(out, config.to_json(), SUB_ARCHITECTURES_FILE, say):
         return load_sub_architectures(out / SUB_ARCHITECTURES_FILE)
     splits = load(config.data, folder=data)
     dense = _frozen(config, splits, data)
@@ -167,11 +164,5 @@ def _frozen(config: DisentangleConfig, splits: Splits, data: Path | None) -> nn.
     """The network as it stands in the file, in evaluation mode, and sure to take the images."""
     classes, shape = len(splits.class_names), splits.train.images.shape[1:]
     network = load_network(config.backbone, config.start, classes, data=data, normalize=config.normalize)
-    try:
-        with torch.no_grad():
-            network.eval()(torch.zeros(1, *shape))
-    except RuntimeError as error:
-        raise ConfigurationError(
-            f"backbone {config.backbone!r} does not take the images of {config.data!r}, {shape}: {error}"
-        ) from error
+    refuse_misfit(network, config.backbone, config.data, shape)
     return network

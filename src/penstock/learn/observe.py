@@ -54,9 +54,7 @@ def observe(
     start, origin = load_source(source)
     data_name = runs.trained_on(start, source)
     about = config.to_json() | {"source": origin, "dense": dense, "data": data_name}
-    runs.refuse_other_run(out, about)
-    if (out / CHECKPOINT_FILE).is_file():
-        say(f"{out} is finished already")
+    if runs.finished(out, about, CHECKPOINT_FILE, say):
         return load_checkpoint(out / CHECKPOINT_FILE)
     if any(layer.observes for layer in start.network.layout.layers):
         raise ConfigurationError(f"{source} has observers already: name the run that they were put on")
@@ -76,7 +74,6 @@ def observe(
     )
     say("the observers tell the class of " + ", ".join(f"{share:.0%}" for share in told))
     runs.claim(out, about)
-    say("fitting the detector")
     return runs.finish(
         out,
         splits,
@@ -86,6 +83,7 @@ def observe(
         members=members,
         config=about,
         fpr=config.fpr,
+        say=say,
     )
 
 

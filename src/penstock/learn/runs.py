@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from torch import nn
@@ -22,6 +22,7 @@ from penstock.errors import ConfigurationError
 from penstock.files import write_atomic
 from penstock.learn.batches import Batches
 from penstock.learn.config import TeacherConfig
+from penstock.learn.decoupling import TOLERANCE
 from penstock.learn.figures import accuracy_figures, flag_figures
 from penstock.learn.teacher import Teacher, load_teacher
 from penstock.learn.training import Distillation
@@ -50,6 +51,19 @@ def claim(out: Path, config: Mapping[str, Any]) -> None:
     write_atomic(out / CONFIG_FILE, _text(config))
 
 
+def finished(out: Path, config: Mapping[str, Any], result: str, say: Say) -> bool:
+    """Whether a folder has this configuration's result, a file, already.
+
+    Raises:
+        ConfigurationError: it holds a run with another configuration.
+    """
+    refuse_other_run(out, config)
+    found = (out / result).is_file()
+    if found:
+        say(f"{out} is finished already")
+    return found
+
+
 def refuse_other_run(out: Path, config: Mapping[str, Any]) -> None:
     """Complain where a folder holds a run with another configuration.
 
@@ -75,6 +89,17 @@ def trained_on(checkpoint: Checkpoint, source: str) -> str:
     return str(data)
 
 
+def budget_of(config: Mapping[str, Any]) -> float | None:
+    """The share of the MACs that a run was asked for; ``None`` where its configuration promises none.
+
+    Args:
+        config: of any run, as its checkpoint holds it.
+    """
+    # A decoupling has a budget in its configuration even where no term of the loss keeps to it.
+    decoupled_without = "decouple" in config and not config["budget_weight"]
+    return None if decoupled_without else config.get("budget")
+
+
 def training_batches(
     splits: Splits, data: str, *, size: int, seed: int, views: int, cutout: int = 0
 ) -> Batches:
@@ -93,29 +118,39 @@ def training_batches(
     )
 
 
+class Taught(Protocol):
+    """What configurations of trainings say of their teacher."""
+
+    @property
+    def teacher(self) -> TeacherConfig | None:
+        """Who teaches."""
+
+    @property
+    def distillation(self) -> float:
+        """Weight of its softened answers; 0 leaves them out."""
+
+    @property
+    def temperature(self) -> float:
+        """Of the softened answers."""
+
+
 def distillation(
-    teacher: TeacherConfig | None,
-    own: nn.Module | None,
-    batches: Batches,
-    *,
-    data: Path | None,
-    weight: float,
-    temperature: float,
+    config: Taught, own: nn.Module | None, batches: Batches, data: Path | None
 ) -> Distillation | None:
     """Who teaches: the network of a configuration, else the run's own, else nobody.
 
     What a network from elsewhere says serves many runs and is kept for them; what a run's own says, this run alone.
     """
-    if not weight:
+    if not config.distillation:
         return None
-    if teacher is not None:
-        network = load_teacher(teacher, batches.classes, data)
+    if config.teacher is not None:
+        network = load_teacher(config.teacher, batches.classes, data)
         said = Teacher(network, batches, cache_folder() / "teachers")
     elif own is not None:
         said = Teacher(own, batches)
     else:
         return None
-    return Distillation(said, weight, temperature)
+    return Distillation(said, config.distillation, config.temperature)
 
 
 def finish(
@@ -128,8 +163,24 @@ def finish(
     members: tuple[Member, ...],
     config: Mapping[str, Any],
     fpr: float,
+    budget: float | None = None,
+    say: Say = lambda _: None,
 ) -> Checkpoint:
-    """Fit the detector, measure everything on the test images, and write the result."""
+    """Fit the detector, measure everything on the test images, and write the result.
+
+    Args:
+        out: run folder.
+        splits: the data.
+        network: the result; put into evaluation mode.
+        dense: what it was made from.
+        backbone: architecture of that.
+        members: how the network is put together.
+        config: what was asked for.
+        fpr: false-positive rate that the detector is calibrated for.
+        budget: share of the MACs that training was to arrive at; ``None``: none that it could miss.
+        say: told what is going on, and of a budget that was missed.
+    """
+    say("fitting the detector")
     network.eval()
     answers = answer(network, splits.test.images)
     calibrating = features_of(network, splits.calibration.images)
@@ -158,6 +209,12 @@ def finish(
     )
     write_atomic(out / FIGURES_FILE, json.dumps(dict(checkpoint.figures), indent=2) + "\n")
     checkpoint.save(out / CHECKPOINT_FILE)  # last: where it is, the run is finished
+    share = checkpoint.figures["mac_fraction"]
+    if budget is not None and share > budget + TOLERANCE:
+        say(
+            f"over budget: {share:.1%} of the MACs on the test images, {budget:.1%} were asked for; "
+            "give it more epochs, a larger budget_weight or a larger budget"
+        )
     return checkpoint
 
 
