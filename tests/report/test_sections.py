@@ -134,7 +134,7 @@ def test_work_is_measured_beside_the_stage_with_all_open(layout: PathLayout) -> 
 def test_prototypes_are_shown_with_use_classes_work_and_images(seen: Observation) -> None:
     bits = (np.array([[1, 0], [1, 1]], dtype=np.uint8), np.array([[1, 0, 0], [0, 0, 1]], dtype=np.uint8))
     chosen = np.array([[0, 0]] * 3 + [[1, 0]] * 3)
-    body = prototypes_section(seen, Prototypes(bits, chosen)).body
+    body = prototypes_section(seen, seen.paths.layout, Prototypes(bits, chosen)).body
     assert "Stage 1: 2 of 2 prototypes are used" in body
     assert "Stage 2: 1 of 2 prototypes are used" in body
     assert "50.0% of the images, 50% of the stage&#x27;s work; cat &amp; co (100%)" in body

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from penstock import zoo
 from penstock.nn.cascade import RAN, Cascade
 from penstock.nn.checkpoint import ZOO_PREFIX
+from penstock.report.commands import command_of
 from penstock.report.evaluation import Evaluation
 from penstock.report.markup import Html, details, element, join, paragraph, table, text
 from penstock.report.observation import Observation
@@ -61,7 +62,7 @@ def _dependence(seen: Observation, f: Evaluation) -> tuple[str, str, str]:
     """What a path owes to its image: of a cascade the one decision, else a share of the filters."""
     if isinstance(seen.checkpoint.network, Cascade):
         layout = seen.paths.layout
-        ran = seen.paths.bits[:, layout.slices[layout.names.index(RAN)]].mean()
+        ran = seen.paths.bits[:, layout.of(RAN)].mean()
         return "images for the second network", f"{ran:.1%}", "the one decision that depends on the image"
     assert f.varying is not None
     assert f.input_dependent is not None
@@ -77,11 +78,7 @@ def _tile(name: str, value: str, note: str) -> Html:
 def _command(seen: Observation) -> str:
     if seen.name.startswith(ZOO_PREFIX):
         return zoo.find(seen.name.removeprefix(ZOO_PREFIX)).command
-    config = seen.checkpoint.config
-    if "source" in config and "count" in config:
-        start = f"{config['source']['name']} --prototypes {config['count']}"
-        return f"penstock consolidate {start} --out {seen.name}"
-    return f"penstock decouple --config FILE --out {seen.name}"
+    return command_of(seen.checkpoint.config, seen.name)
 
 
 def _configuration(seen: Observation) -> Html:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,16 @@ class Observation:
     dense_predicted: npt.NDArray[np.int64]
     dependence: Dependence
     flags: dict[str, Any] | None
+
+    def take(self, which: npt.NDArray[np.bool_]) -> Observation:
+        """What was seen of some images, a mask ``[N]``; dependence and flags stay those of all."""
+        return replace(
+            self,
+            images=self.images.take(which),
+            paths=PathSet(self.paths.layout, self.paths.bits[which]),
+            predicted=self.predicted[which],
+            dense_predicted=self.dense_predicted[which],
+        )
 
 
 def observe(source: str, folder: Path | None = None, say: Say = lambda _: None) -> Observation:
