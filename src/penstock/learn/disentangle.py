@@ -27,7 +27,7 @@ from penstock.learn.beta import Candidate, candidate, choose
 from penstock.learn.class_streams import ClassStreams
 from penstock.learn.class_tasks import few_of_each, measure_tasks
 from penstock.learn.disentangle_config import DisentangleConfig
-from penstock.learn.disentangle_figures import measure
+from penstock.learn.disentangle_figures import measure, refuse_unmeasurable
 from penstock.learn.mask_search import Pace, search
 from penstock.learn.runs import Say
 from penstock.learn.start import load_network, refuse_misfit
@@ -56,13 +56,14 @@ def disentangle(
         say: told what is going on, in short lines.
 
     Raises:
-        ConfigurationError: the folder holds a run with another configuration, or the network does not take the
-            images.
+        ConfigurationError: the folder holds a run with another configuration, the network does not take the
+            images, or they are of too few classes.
         NotFoundError: the data set or the weights to start from are not there.
     """
     if runs.finished(out, config.to_json(), SUB_ARCHITECTURES_FILE, say):
         return load_sub_architectures(out / SUB_ARCHITECTURES_FILE)
     splits = load(config.data, folder=data)
+    refuse_unmeasurable(splits, config.measure)
     dense = _frozen(config, splits, data)
     network = attach_class_masks(
         dense, torch.zeros(1, *splits.train.images.shape[1:]), len(splits.class_names)

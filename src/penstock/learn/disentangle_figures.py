@@ -9,12 +9,14 @@ from typing import Any
 import torch
 
 from penstock.data import Splits
+from penstock.errors import ConfigurationError
 from penstock.learn.class_tasks import TaskFigures, few_of_each, logits_of, measure_tasks
 from penstock.learn.concepts import ConceptFigures, measure_concepts
 from penstock.learn.disentangle_config import MeasureConfig
 from penstock.learn.error_explanation import ErrorFigures, explain_errors
-from penstock.learn.mosaics import HitFigures, measure_hits
+from penstock.learn.mosaics import TILES, HitFigures, measure_hits
 from penstock.learn.subarchitectures import (
+    RANKED,
     AgreementFigures,
     agreement,
     between_classes,
@@ -58,6 +60,28 @@ class DisentangleFigures:
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file."""
         return asdict(self)
+
+
+def refuse_unmeasurable(splits: Splits, config: MeasureConfig) -> None:
+    """See before hours of searching what will be missing when its result is measured.
+
+    Raises:
+        ConfigurationError: too few classes, or a class without images to judge its sub-architecture by.
+    """
+    classes = len(splits.class_names)
+    if classes < RANKED:
+        raise ConfigurationError(
+            f"{classes} classes are too few to disentangle; at least {RANKED} are needed to rank pairs of them"
+        )
+    if config.mosaics and classes < TILES:
+        raise ConfigurationError(f"{classes} classes; a mosaic needs {TILES}: set mosaics of measure to 0")
+    for name, images in (("validation", splits.validation), ("test", splits.held_out)):
+        missing = [splits.class_names[label] for label in range(classes) if label not in images.labels]
+        if missing:
+            raise ConfigurationError(
+                f"no {name} image of class {', '.join(missing[:5])}: its sub-architecture could not be judged; add "
+                "some, or leave the class out"
+            )
 
 
 def measure(

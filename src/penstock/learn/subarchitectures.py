@@ -28,6 +28,8 @@ from penstock.paths import PathSet
 
 Floats = npt.NDArray[np.float64]
 
+RANKED = 3  # classes at least: one pair has no ranks
+
 
 @dataclass(frozen=True, kw_only=True)
 class AgreementFigures:
@@ -101,8 +103,8 @@ def agreement(
         InvalidArgumentError: fewer than three classes: one pair has no ranks.
     """
     classes = len(confused)
-    if classes < 3:
-        raise InvalidArgumentError(f"{classes} classes; at least 3 are needed to rank pairs of them")
+    if classes < RANKED:
+        raise InvalidArgumentError(f"{classes} classes; at least {RANKED} are needed to rank pairs of them")
     top = min(top, classes - 1)
     mean = similar.mean(axis=0)
     both_ways = (confused + confused.T) / 2
