@@ -95,7 +95,11 @@ def test_what_needs_a_failed_run_fails_and_the_rest_goes_on(
         return run.name != "a"
 
     monkeypatch.setattr(script, "_penstock", penstock)
-    assert script.train(runs, tmp_path, 1) == {"a", "b", "c"}
+    assert script.train(runs, tmp_path, 1) == {
+        "a": f"failed: see {tmp_path / 'a'}.log",
+        "b": "was not begun: it needs a",
+        "c": "was not begun: it needs b",
+    }
     assert begun == ["a", "d"]
 
 

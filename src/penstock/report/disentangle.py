@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from penstock.learn.subarchitectures import similarity
 from penstock.paths import PathSet
+from penstock.report.png import canvas, write_png
 
 CHANCE = 0.25  # of a hit in one of four quadrants
 
@@ -22,7 +23,7 @@ def draw_depth(figures: Mapping[str, Mapping[str, Any]], file: Path) -> None:
         figures: for each network, by name, what ``figures.json`` of its run holds.
         file: where to write.
     """
-    panels = _figure((15, 4.2))
+    panels = canvas(15, 4.2)
     axes = panels.subplots(1, 3)
     for colour, (name, found) in enumerate(figures.items()):
         place = np.linspace(0, 1, len(found["layers"]))
@@ -42,7 +43,7 @@ def draw_depth(figures: Mapping[str, Mapping[str, Any]], file: Path) -> None:
     for each in axes:
         each.set_xlabel("depth, first masked layer to last")
     axes[1].legend()
-    _write(panels, file)
+    write_png(panels, file)
 
 
 def draw_similarity(paths: PathSet, class_names: Sequence[str], file: Path) -> None:
@@ -55,11 +56,11 @@ def draw_similarity(paths: PathSet, class_names: Sequence[str], file: Path) -> N
     """
     similar = similarity(paths).mean(axis=0)
     np.fill_diagonal(similar, np.nan)
-    panels = _figure((0.5 * len(class_names) + 3, 0.5 * len(class_names) + 2))
+    panels = canvas(0.5 * len(class_names) + 3, 0.5 * len(class_names) + 2)
     axes = panels.subplots()
     _matrix(panels, axes, similar, class_names, class_names, "Jaccard index, mean over layers")
     axes.set_title("How alike two classes' sub-architectures are")
-    _write(panels, file)
+    write_png(panels, file)
 
 
 def draw_tasks(figures: Mapping[str, Any], class_names: Sequence[str], file: Path) -> None:
@@ -70,13 +71,13 @@ def draw_tasks(figures: Mapping[str, Any], class_names: Sequence[str], file: Pat
         class_names: one per class.
         file: where to write.
     """
-    panels = _figure((0.5 * len(class_names) + 3, 0.5 * len(class_names) + 2))
+    panels = canvas(0.5 * len(class_names) + 3, 0.5 * len(class_names) + 2)
     axes = panels.subplots()
     yes = np.array(figures["tasks"]["yes"])
     _matrix(panels, axes, yes, class_names, class_names, "share that gets yes")
     axes.set_xlabel("sub-architecture of")
     axes.set_ylabel("images of")
-    _write(panels, file)
+    write_png(panels, file)
 
 
 def _matrix(
@@ -91,17 +92,3 @@ def _matrix(
     axes.set_yticks(range(len(rows)), rows)
     axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right")
     panels.colorbar(image, ax=axes, label=meaning)
-
-
-def _figure(size: tuple[float, float]) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _write(figure: Any, file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, format="png", dpi=110)

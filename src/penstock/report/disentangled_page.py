@@ -34,7 +34,7 @@ def disentangled_page(name: str, found: SubArchitectures) -> str:
 
 
 def _hit_rates(figures: Mapping[str, Any]) -> HitRates | None:
-    """Those at the first, the smallest, mask rate; the first is what the release measures."""
+    """Those at the first mask rate that was asked for."""
     if not figures["hits"]:
         return None
     hits = figures["hits"][0]
