@@ -15,14 +15,13 @@ from penstock.learn.concepts import ConceptFigures, measure_concepts
 from penstock.learn.disentangle_config import MeasureConfig
 from penstock.learn.error_explanation import ErrorFigures, explain_errors
 from penstock.learn.mosaics import TILES, HitFigures, measure_hits
+from penstock.learn.similarity import between_classes, layer_similarities
 from penstock.learn.subarchitectures import (
     RANKED,
     AgreementFigures,
     agreement,
-    between_classes,
     confusion,
     expected_similarity,
-    similarity,
 )
 from penstock.nn.class_masks import MaskedNetwork
 
@@ -106,7 +105,7 @@ def measure(
     logits = logits_of(network, held_out)
     predicted = logits.argmax(1)
     probabilities = torch.from_numpy(logits).double().softmax(1).numpy()
-    similar = similarity(network.paths)
+    similar = layer_similarities(network.layout, network.paths.bits)
     say(f"sending {len(few)} images through {network.classes} sub-architectures")
     tasks = measure_tasks(network, few)
     say(f"measuring path hit rates on {config.mosaics} mosaics")
