@@ -26,7 +26,7 @@ from penstock.errors import PenstockError
 from penstock.files import write_atomic
 from penstock.learn.disentangle import disentangle
 from penstock.learn.disentangle_config import DisentangleConfig, MeasureConfig
-from penstock.report.disentangle import draw_depth, draw_similarity, draw_tasks
+from penstock.report.disentangle import draw_confusions, draw_depth
 
 RESULT = RESULTS / "disentangle.json"
 
@@ -94,9 +94,13 @@ def main() -> int:
         except PenstockError as error:
             failed += 1
             print(f"{wanted.name} left out: {error}", file=sys.stderr)
-    figures = _kept()["networks"]
+    figures = {name: each["figures"] for name, each in _kept()["networks"].items()}
     if figures:
-        draw_depth({name: each["figures"] for name, each in figures.items()}, RESULTS / "disentangle.png")
+        draw_depth(figures, RESULTS / "disentangle.png")
+    # Entries of earlier versions have the correlation, but not what was correlated.
+    compared = {name: each for name, each in figures.items() if "confusion" in each["agreement"]}
+    if compared:
+        draw_confusions(compared, RESULTS / "confusions.png")
     return 1 if failed else 0
 
 
@@ -117,8 +121,6 @@ def _run(wanted: Wanted, parsed: argparse.Namespace) -> None:
     )
     folder: Path = parsed.runs / f"{wanted.name}-{parsed.form}"
     result = disentangle(config, folder, say=lambda line: print(f"- {line}", file=sys.stderr))
-    draw_similarity(result.paths, result.class_names, folder / "similarity.png")
-    draw_tasks(result.figures, result.class_names, folder / "tasks.png")
     settings = {
         name: value for name, value in config.to_json().items() if name not in ("data", "backbone", "start")
     }

@@ -170,6 +170,11 @@ class DecoupleConfig:
         """Whether the dense network is trained here before it gets gates."""
         return self.start is None or self.fresh_classifier
 
+    @property
+    def promised(self) -> float | None:
+        """The budget, if a term of the loss keeps to it: the paper's own term promises no share of the MACs."""
+        return self.budget if self.budget_weight else None
+
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file or a checkpoint."""
         return asdict(self)

@@ -46,9 +46,18 @@ class Prototypes:
                 )
 
 
-def prototypes_section(seen: Observation, prototypes: Prototypes) -> Section:
-    """Use, classes, work and images of every stage's prototypes."""
-    work = stage_work(seen.paths.layout, prototypes.bits)
+def prototypes_section(
+    seen: Observation, layout: PathLayout, prototypes: Prototypes, member: str = ""
+) -> Section:
+    """Use, classes, work and images of every stage's prototypes.
+
+    Args:
+        seen: the images that the prototypes ran for.
+        layout: of the network that has them.
+        prototypes: what its routers picked.
+        member: which network of a cascade it is, its place in words; empty if it stands alone.
+    """
+    work = stage_work(layout, prototypes.bits)
     names = seen.images.class_names
     parts = []
     for stage, bits in enumerate(prototypes.bits):
@@ -64,7 +73,10 @@ def prototypes_section(seen: Observation, prototypes: Prototypes) -> Section:
         )
         parts.append(_cards(seen, chosen, work[stage]))
     lead = "A router at the entrance of each stage picks one of a few fixed paths through it, its prototypes."
-    return Section("prototypes", "Prototypes", lead, join(parts))
+    if not member:
+        return Section("prototypes", "Prototypes", lead, join(parts))
+    lead = f"{lead} The {member} network of the cascade ran for {len(seen.images):,} images."
+    return Section(f"prototypes-{member}", f"Prototypes of the {member} network", lead, join(parts))
 
 
 def use_by_class(
