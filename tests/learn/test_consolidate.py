@@ -300,7 +300,7 @@ def test_prototypes_can_be_exported(count: int, consolidations: dict[int, Path],
     options = ExportOptions(source=source, repository=tmp_path, name="m", lowering="routed", flags=False)
     assert export(options).manifest.lowering == "routed"
     with pytest.raises(UnsupportedError, match=r"has prototypes or is a cascade.*take the lowering routed"):
-        export(replace(options, lowering="gathered"))
+        export(replace(options, name="other", lowering="gathered"))
 
 
 def test_the_report_shows_the_prototypes_of_a_run(consolidations: dict[int, Path], tmp_path: Path) -> None:
