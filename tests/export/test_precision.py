@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.parser
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
@@ -28,11 +29,13 @@ from penstock.export.lowerings.regions import all_graphs
 from penstock.export.lowerings.routed import Routed
 from penstock.export.passes.reporting import Report
 from penstock.export.passes.simplify import tidy
-from penstock.export.precision import fp16, masks, pooling, quantizable, stem
+from penstock.export.precision import borders, fp16, masks, pooling, quantizable, stem
 from penstock.export.precision.agreement import compare, verify_agreement
+from penstock.export.precision.borders import NarrowBorders
 from penstock.export.precision.forms import behind, narrowing
 from penstock.export.precision.fp16 import to_fp16
 from penstock.export.precision.int8 import to_int8
+from penstock.export.precision.masks import RoundOnceAtMasks
 from penstock.export.precision.stem import BlockStem
 from penstock.export.runtime import Graph, Outputs, open_graph
 from penstock.manifest import Agreement, PassRecord
@@ -458,6 +461,60 @@ def test_a_stem_that_blocks_do_not_fit_stays_as_it_is_and_says_why(model: onnx.M
     effect = BlockStem()(read.graph)
     assert (effect.changed, effect.declined) == ([], {"conv": why})
     assert [node.op_type for node in read.graph] == ["Div", "Conv"]
+
+
+SCALES = "float s = {0.5}, float t = {0.25}, uint8 z = {0}"
+
+
+BRANCH = "{0}_branch = {0} () => (float[n, 3] w) {{ r = Relu(y) q = QuantizeLinear(r, {1}, z) w = DequantizeLinear(q, {1}, z) }}"
+
+
+def parsed(inputs: str, outputs: str, body: str) -> ir.Graph:
+    """A graph in ONNX's own words, its nodes named for what they make, with scales ``s`` and ``t`` and a zero ``z``."""
+    text = f'<ir_version: 8, opset_import: ["": 18]> g ({inputs}) => ({outputs}) <{SCALES}> {{ {body} }}'
+    model = onnx.parser.parse_model(text)
+    for node in model.graph.node:
+        node.name = node.output[0]
+    return ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(model)).graph
+
+
+@pytest.mark.parametrize(
+    ("outputs", "body", "node", "why"),
+    [
+        ("uint8[n, 3] b", "a = DequantizeLinear(x, s, z) b = QuantizeLinear(a, t, z)", "b", borders.RESCALED),
+        ("uint8[n, 3] b", "a = DequantizeLinear(x, s, z) b = QuantizeLinear(a, s, z)", "b", borders.LEAVES),
+        ("float[m, 3] b", "a = DequantizeLinear(x, s, z) b = Concat<axis = 0>(a, y)", "b", borders.MIXED),
+        (
+            "float[n, 3] b",
+            f"b = If(c)<{BRANCH.format('then', 's')}, {BRANCH.format('else', 't')}>",
+            "b.0",
+            borders.UNLIKE,
+        ),
+    ],
+)
+def test_values_that_cannot_cross_a_border_narrow_are_left_alone(
+    outputs: str, body: str, node: str, why: str
+) -> None:
+    graph = parsed("uint8[n, 3] x, float[n, 3] y, bool c", outputs, body)
+    effect = NarrowBorders()(graph)
+    assert (effect.changed, effect.declined) == ([], {f"g/{node}": why})
+
+
+@pytest.mark.parametrize(
+    ("value", "reads", "why"),
+    [
+        ("v = Identity(x)", "q = QuantizeLinear(m, t, z)", masks.FLOATS),
+        ("v = DequantizeLinear(i, s, z)", "q = QuantizeLinear(m, t, z)", masks.ELSEWHERE),
+        ("j = QuantizeLinear(x, s, z) v = DequantizeLinear(j, s, z)", "q = Relu(m)", masks.READ),
+        ("j = QuantizeLinear(x, s, z) v = DequantizeLinear(j, s, z)", "q = QuantizeLinear(m, t, z)", None),
+    ],
+)
+def test_masks_that_nothing_is_rounded_once_for_say_why(value: str, reads: str, why: str | None) -> None:
+    kind = "float" if "Relu" in reads else "uint8"
+    body = f"{value} o = Greater(y, s) c = Cast<to = 1>(o) m = Mul(v, c) {reads}"
+    graph = parsed("float[n, 3] x, float[n, 3] y, uint8[n, 3] i", f"{kind}[n, 3] q", body)
+    effect = RoundOnceAtMasks()(graph)
+    assert (effect.changed, effect.declined) == ((["m"], {}) if why is None else ([], {"m": why}))
 
 
 def test_a_trained_network_keeps_its_accuracy_in_int8() -> None:
