@@ -466,7 +466,8 @@ def test_a_stem_that_blocks_do_not_fit_stays_as_it_is_and_says_why(model: onnx.M
 SCALES = "float s = {0.5}, float t = {0.25}, uint8 z = {0}"
 
 
-BRANCH = "{0}_branch = {0} () => (float[n, 3] w) {{ r = Relu(y) q = QuantizeLinear(r, {1}, z) w = DequantizeLinear(q, {1}, z) }}"
+NARROW = "r = Relu(y) q = QuantizeLinear(r, {1}, z) w = DequantizeLinear(q, {1}, z)"
+BRANCH = f"{{0}}_branch = {{0}} () => (float[n, 3] w) {{{{ {NARROW} }}}}"
 
 
 def parsed(inputs: str, outputs: str, body: str) -> ir.Graph:
