@@ -23,7 +23,7 @@ from penstock.export.captured import CapturedNetwork
 from penstock.export.lowerings.executed import Prototypes
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.observed import Observed
-from penstock.export.passes.byte_input import take_bytes
+from penstock.export.passes.byte_input import TakeBytes
 from penstock.export.passes.gate_logits import name_gate_logits
 from penstock.export.passes.reporting import Report
 from penstock.export.passes.simplify import tidy
@@ -90,7 +90,7 @@ def compile_dense(checkpoint: Checkpoint, sample: Sample, precision: str = FP32)
     model = tidy(capture(served, checkpoint.input_shape, report))
     got = open_graph(serialize(model), single=False).run(sample.images)
     parity = verify(reference(served, sample.images), got, checkpoint.network.layout)
-    model, _, agreement = _narrowed(model, precision, sample, got, single=False)
+    model, _, agreement = _narrowed(model, precision, sample, got, report, single=False)
     return Compiled(
         lowering=DENSE,
         passes=report.records,
@@ -145,7 +145,7 @@ def _compile(captured: CapturedNetwork, lowering: Lowering, precision: str) -> C
     tidy(model)
     got = open_graph(serialize(model), single=lowering.single).run(sample.images)
     parity = verify(captured.expected, got, layout)
-    model, got, agreement = _narrowed(model, precision, sample, got, single=lowering.single)
+    model, got, agreement = _narrowed(model, precision, sample, got, report, single=lowering.single)
     calibration = explained = None
     if fpr is not None and captured.detector is not None:
         recipe = captured.detector.recipe
@@ -179,13 +179,14 @@ def with_byte_input(compiled: Compiled, sample: Sample) -> Compiled:
         VerificationError: it does not answer as before.
     """
     model = ir.serde.deserialize_model(onnx.load_model_from_string(compiled.content))
-    take_bytes(model)
+    report = Report()
+    report.run(TakeBytes(), model.graph)
     content = serialize(model)
     onnx.checker.check_model(onnx.load_model_from_string(content), full_check=True)
     images = sample.images[:FLAG_IMAGES]
     want, got = (open_graph(each, single=compiled.single).run(images) for each in (compiled.content, content))
     verify_same(want, got)
-    return replace(compiled, content=content)
+    return replace(compiled, content=content, passes=(*compiled.passes, *report.records))
 
 
 def serialize(model: ir.Model) -> bytes:
@@ -200,12 +201,12 @@ def versions() -> dict[str, str]:
 
 
 def _narrowed(
-    model: ir.Model, precision: str, sample: Sample, expected: Outputs, *, single: bool
+    model: ir.Model, precision: str, sample: Sample, expected: Outputs, report: Report, *, single: bool
 ) -> tuple[ir.Model, Outputs, Agreement | None]:
     """A float32 graph at the precision that is wanted, what it then answers, and how well that agrees."""
     if precision == FP32:
         return model, expected, None
-    narrowed = narrow(model, precision, sample.images)
+    narrowed = narrow(model, precision, sample.images, report)
     got = open_graph(serialize(narrowed), single=single).run(sample.images)
     agreement = compare(expected, got, real=sample.real)
     verify_agreement(agreement, precision)

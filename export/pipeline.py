@@ -85,10 +85,10 @@ def export(
     if options.settle:
         _refuse_to_settle(checkpoint, sample, options)
     compiled, tuning = _compile(checkpoint, sample, options, forms, say)
-    for record in (*compiled.passes, *compiled.choices):
-        say(str(record))
     if options.input_type == "uint8":
         compiled = with_byte_input(compiled, sample)
+    for record in (*compiled.passes, *compiled.choices):
+        say(str(record))
     return _write(checkpoint, compiled, origin, tuning, options, also)
 
 

@@ -79,6 +79,14 @@ def inner_graphs(node: ir.Node) -> Iterator[ir.Graph]:
             yield attribute.as_graph()
 
 
+def all_graphs(graph: ir.Graph) -> Iterator[ir.Graph]:
+    """A graph and its branches, and theirs."""
+    yield graph
+    for node in list(graph):
+        for inner in inner_graphs(node):
+            yield from all_graphs(inner)
+
+
 def copied(region: Region, name: str) -> ir.Graph:
     """A graph that computes what a region does; constants of plain operators become its own.
 

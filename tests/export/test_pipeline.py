@@ -97,6 +97,7 @@ def test_a_model_that_takes_pixels_answers_as_the_one_that_takes_values(
     onnx.checker.check_model(model, full_check=True)
     assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
     assert bundle.manifest.input_type == "uint8"
+    assert str(bundle.manifest.passes[-1]) == "take pixels as bytes: 1 places"
     images = load("digits").test.images[:50]
     session = onnxruntime.InferenceSession(bundle.model_file, providers=["CPUExecutionProvider"])
     wanted = run(bundles[kind], images)

@@ -37,7 +37,7 @@ from penstock.bundle import (
 from penstock.detect import FamilyScore
 from penstock.detect.recipe import DEFAULT
 from penstock.detect.tables import tables_to_bytes
-from penstock.export.passes.byte_input import take_bytes
+from penstock.export.passes.byte_input import TakeBytes
 from penstock.files import sha256
 from penstock.paths import PathLayer, PathLayout
 
@@ -239,7 +239,7 @@ def add_bundle(
     file = repository.parent / f"{name}.onnx"
     model = ir.from_proto(tiny_graph(single=single, work=work, detector=detector, shape=shape))
     if input_type == "uint8":
-        take_bytes(model)
+        TakeBytes()(model.graph)
     ir.save(model, file)
     also = {DETECTOR_FILE: tables_to_bytes(FamilyScore.of_default(TABLES))} if detector else {}
     manifest = Manifest(
