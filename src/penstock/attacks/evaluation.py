@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from penstock.attacks.baselines import Score, fit_baseline
-from penstock.attacks.classifier import Images
+from penstock.attacks.classifier import Images, live_bits
 from penstock.attacks.evaluation_config import OWN, EvaluationConfig, named
 from penstock.attacks.evaluation_figures import Arrays, attack_figures, clean_figures
 from penstock.attacks.evaluation_work import Subject, do
@@ -137,9 +137,12 @@ def evaluate_detection(
         for kind, eps in track(list(config.plan))
     }
     say("counting")
-    result = {"source": about, "config": asdict(config), "detector": str(recipe)} | _figures(
-        bench, config, clean, before, founds
-    )
+    result = {
+        "source": about,
+        "config": asdict(config),
+        "detector": str(recipe),
+        "live_bits": live_bits(checkpoint.network, subject.victims.floats()),
+    } | _figures(bench, config, clean, before, founds)
     write_atomic(out / RESULTS, json.dumps(result, indent=2) + "\n")
     return result
 
