@@ -5,19 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from penstock.attacks.adaptive import METHODS, Adaptive
 from penstock.attacks.classifier import Images, Labels
 from penstock.attacks.detector_score import DetectorScore, NeverFlags
-from penstock.attacks.inflation import Inflation, bound
 from penstock.data import load
 from penstock.detect import FamilyScore, PathDetector, PathFeatures
 from penstock.nn.checkpoint import Checkpoint, load_source
-from penstock.nn.gates import GateConfig
 from penstock.nn.inference import answer
-from penstock.nn.prototypes import PrototypeConfig, attach_prototypes
-from penstock.nn.surgery import attach_gates
 
 
 @pytest.fixture(scope="module")
@@ -54,22 +49,3 @@ def test_every_adaptive_attack_breaks_a_network_without_a_detector(
     attacked = attack(checkpoint.network, NeverFlags(), 1.0, images, labels, guides)
     assert np.abs(attacked - images).max() <= 8 / 255 + 1e-6
     assert (answer(checkpoint.network, attacked * 255).predicted != labels).mean() >= 0.9
-
-
-def test_inflation_costs_more_and_never_more_than_the_bound(
-    checkpoint: Checkpoint, victims: tuple[Images, Labels]
-) -> None:
-    images = victims[0]
-    before = answer(checkpoint.network, images * 255).active_macs
-    after = answer(checkpoint.network, Inflation(steps=10)(checkpoint.network, images) * 255).active_macs
-    assert after.mean() > before.mean() + 0.01
-    assert after.max() <= bound(checkpoint.network)
-
-
-def test_the_bound_of_prototypes_is_that_of_the_costliest(chain: nn.Module) -> None:
-    gated = attach_gates(chain, torch.zeros(1, 3, 8, 8), GateConfig()).eval()
-    network = attach_prototypes(gated, PrototypeConfig(count=2, stages=(len(gated.gated_layers),)))
-    everything = bound(network)
-    for router in network.routers:
-        router.prototypes[:, ::2] = 0
-    assert bound(network) < everything
