@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from penstock.attacks import classifier as module
-from penstock.attacks.classifier import MaskedGradientsWarning, layers_that_pass
+from penstock.attacks.classifier import MaskedGradientsWarning, live_bits
 from penstock.attacks.pgd import PGD
 from penstock.attacks.toolbox import FGSM, Attack, AutoAttack, DeepFool, Square, Transfer
 from penstock.nn import gates
@@ -89,9 +89,8 @@ def test_a_transfer_is_made_on_the_other_network(
 def test_gates_that_stop_gradients_are_warned_of(
     network: PathNetwork, images: module.Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    passing, layers = layers_that_pass(network, images)
-    assert 0 < passing <= layers
+    assert min(live_bits(network, images).values()) > 0
     monkeypatch.setattr(gates, "binarize", lambda logits: (logits > 0).to(logits.dtype))
-    assert layers_that_pass(network, images) == (0, layers)
+    assert set(live_bits(network, images).values()) == {0.0}
     with pytest.warns(MaskedGradientsWarning, match="worthless"):
         FGSM(eps=EPS)(network, images, said(network, images))
