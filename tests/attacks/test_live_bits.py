@@ -77,6 +77,11 @@ def test_one_masked_layer_is_noticed_among_others(
         warn_of_masked_gradients(gated, images)
 
 
+def test_a_gate_that_says_the_same_of_all_images_is_not_masked(gated: GatedNetwork, images: Images) -> None:
+    nn.init.zeros_(gated.gated_layers[0].gate.reduce.weight)
+    assert list(live_bits(gated, images)) == list(gated.layout.names[1:])
+
+
 def test_gates_far_from_their_threshold_are_alive(gated: GatedNetwork, images: Images) -> None:
     before = live_bits(gated, images)
     for layer in gated.gated_layers:

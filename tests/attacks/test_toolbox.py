@@ -76,6 +76,16 @@ def test_attacks_that_go_on_until_they_succeed_turn_answers_of_a_linear_network(
     np.testing.assert_array_equal(attacked, attack(linear, images, labels))
 
 
+@pytest.mark.parametrize("attack", [FGSM(eps=EPS), PGD(eps=EPS, steps=2), DeepFool(steps=2)])
+def test_attacks_ask_for_no_gradients_of_parameters_and_leave_these_as_they_were(
+    network: PathNetwork, images: module.Images, attack: Attack
+) -> None:
+    fixed = next(network.parameters()).requires_grad_(False)
+    attack(network, images, said(network, images))
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert [each for each in network.parameters() if not each.requires_grad] == [fixed]
+
+
 def test_a_transfer_is_made_on_the_other_network(
     network: PathNetwork, chain: nn.Module, images: module.Images
 ) -> None:

@@ -52,7 +52,7 @@ class LogitsOnly(nn.Module):
 
 
 def live_bits(network: nn.Module, images: Images) -> dict[str, float]:
-    """Of each layer that decides something the share of bits, over images, that have a gradient to the image.
+    """Of each layer that decides, the share of bits with a gradient to the image, among those that depend on it.
 
     All bits of all images are asked in one go: with J the Jacobian of the codes and v a random direction, an entry of
     J v is zero just where the gradient is. J v is the derivative of u -> J^T u, applied to v.
@@ -69,11 +69,16 @@ def live_bits(network: nn.Module, images: Images) -> dict[str, float]:
         return {}
     x = torch.from_numpy(images[:PROBES]).clone().requires_grad_()
     with torch.enable_grad():
-        path = torch.cat(network(x).codes, dim=1)
-        moved = _moved(path, x) if path.requires_grad else torch.zeros_like(path)
-    live = (moved != 0).float().mean(dim=0)
-    layers = zip(network.layout.layers, network.layout.slices, network.decides, strict=True)
-    shares = {layer.name: live[part].mean().item() for layer, part, decides in layers if decides}
+        output = network(x)
+        live, asked = (_moves(torch.cat(parts, dim=1), x) for parts in (output.codes, output.gate_logits))
+    shares = {}
+    for layer, part, code, decides in zip(
+        network.layout.layers, network.layout.slices, output.codes, network.decides, strict=True
+    ):
+        # A gate may say the same of all images; a code without any gradient is masked, whatever it depends on.
+        depends = asked[:, part] | (not code.requires_grad)
+        if decides and depends.any():
+            shares[layer.name] = live[:, part][depends].float().mean().item()
     if isinstance(network, Cascade):
         shares |= {f"{RAN}.{name}": share for name, share in live_bits(network.second, images).items()}
     return shares
@@ -98,13 +103,15 @@ def warn_of_masked_gradients(network: nn.Module, images: Images) -> None:
         )
 
 
-def _moved(path: Tensor, x: Tensor) -> Tensor:
-    """``[N, P]``: how far the bits move with the images in a random direction."""
-    weights = torch.zeros_like(path, requires_grad=True)
-    (pulled,) = torch.autograd.grad(path, x, weights, create_graph=True)
+def _moves(values: Tensor, x: Tensor) -> Tensor:
+    """``[N, P]``: which values move with the images, in a random direction."""
+    if not values.requires_grad:
+        return torch.zeros_like(values, dtype=torch.bool)
+    weights = torch.zeros_like(values, requires_grad=True)
+    (pulled,) = torch.autograd.grad(values, x, weights, create_graph=True)
     direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     (moved,) = torch.autograd.grad(pulled, weights, direction)
-    return moved
+    return moved != 0
 
 
 def toolbox_classifier(network: nn.Module, images: Images) -> Any:
@@ -136,6 +143,19 @@ def toolbox_classifier(network: nn.Module, images: Images) -> Any:
         clip_values=(0.0, 1.0),
         device_type="cpu",
     )
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Parameters that ask for no gradients, which attacks have no use for and the toolbox would have computed."""
+    asking = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in asking:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_(True)
 
 
 @contextmanager
