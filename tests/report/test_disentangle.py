@@ -35,7 +35,9 @@ def test_networks_of_different_depth_share_a_picture(tmp_path: Path) -> None:
 
 def test_similarity_is_drawn_against_confusion(tmp_path: Path) -> None:
     file = tmp_path / "confusions.png"
-    draw_confusions({"plain": figures(3), "deep": figures(9)}, file)
+    draw_confusions(
+        {str(count): figures(count) for count in (3, 4, 5, 6)}, file
+    )  # one row and a part of another
     assert file.read_bytes().startswith(PNG)
 
 

@@ -12,6 +12,7 @@ from penstock.paths import Floats
 from penstock.report.png import canvas, write_png
 
 CHANCE = 0.25  # of a hit in one of four quadrants
+COLUMNS = 3  # networks side by side
 
 
 def draw_depth(figures: Mapping[str, Mapping[str, Any]], file: Path) -> None:
@@ -51,15 +52,17 @@ def draw_confusions(figures: Mapping[str, Mapping[str, Any]], file: Path) -> Non
         figures: for each network, by name, what ``figures.json`` of its run holds; at least one.
         file: where to write.
     """
-    panels = canvas(4.2 * len(figures), 3.8)
-    row = panels.subplots(1, len(figures), squeeze=False)[0]
-    for axes, (name, found) in zip(row, figures.items(), strict=True):
+    columns = min(len(figures), COLUMNS)
+    rows = -(-len(figures) // columns)
+    panels = canvas(4.2 * columns, 3.8 * rows)
+    for place, (name, found) in enumerate(figures.items(), start=1):
+        axes = panels.add_subplot(rows, columns, place)
         similar, confused = pairs(found["agreement"])
         axes.scatter(similar, confused, s=14, alpha=0.7)
         axes.set_yscale("log")
         axes.set_title(f"{name}: Spearman {found['agreement']['spearman']:.2f}", fontsize=10)
         axes.set_xlabel("similarity of two classes' sub-architectures")
-    row[0].set_ylabel("mean softmax output for the other class")
+        axes.set_ylabel("mean softmax output for the other class")
     write_png(panels, file)
 
 
