@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 from penstock.service import path_messages
 from penstock.service.explainer import Explainer
-from penstock.service.flag_records import flagged_image
+from penstock.service.flag_records import WATCHING, flagged_image
 from penstock.service.handlers import Context
 from penstock.service.repository import Repository
 from penstock.service.requests import version_number
@@ -40,7 +40,7 @@ class PathServicer:
             self._repository.get(request.model_name, version).check_paths()
         with self._watchers.subscription(request.model_name, version) as records:
             # From now on nothing is missed, which the client may want to know.
-            await context.send_initial_metadata(())
+            await context.send_initial_metadata(WATCHING)
             async for record in records:
                 yield flagged_image(record)
 

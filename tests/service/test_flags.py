@@ -8,6 +8,7 @@ import resource
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -22,6 +23,7 @@ from penstock.errors import FlaggedError, NotFoundError, UnavailableError, Unsup
 from penstock.service import client
 from penstock.service.client import PathClient
 from penstock.service.commands import watch
+from penstock.service.path_servicer import PATHS
 from penstock.service.v1 import paths_pb2, paths_pb2_grpc
 from tests.service.test_lifecycle import wait_until
 
@@ -133,6 +135,28 @@ def test_readers_that_give_up_at_once_leave_their_places(judged: Any) -> None:
             time.sleep(number * 2e-5)
             call.cancel()
     wait_until(lambda: metric(server, "penstock_flag_watchers") == 0)
+
+
+def test_refusal_is_raised_at_once_though_its_status_comes_late() -> None:
+    def refuse(_: Any, context: grpc.ServicerContext) -> Any:
+        context.send_initial_metadata(())
+        time.sleep(0.2)
+        context.abort(grpc.StatusCode.UNAVAILABLE, "2 readers watch already")
+
+    with ThreadPoolExecutor(1) as pool:
+        server = grpc.server(pool)
+        calls: dict[str, Any] = {"WatchFlags": grpc.unary_stream_rpc_method_handler(refuse)}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(PATHS.full_name, calls),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        try:
+            with (
+                PathClient(f"127.0.0.1:{port}") as paths,
+                pytest.raises(UnavailableError, match="2 readers watch already"),
+            ):
+                paths.watch_flags()
+        finally:
+            server.stop(None).wait()
 
 
 def test_slow_reader_is_dropped_and_counted(judged: Any) -> None:
