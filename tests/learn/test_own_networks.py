@@ -54,7 +54,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
         about.mkdir(parents=True)
         (site / "small_nets.py").write_text(PACKAGE)
         (about / "METADATA").write_text("Metadata-Version: 2.1\nName: small-nets\nVersion: 1.0\n")
-        (about / "entry_points.txt").write_text("[penstock.backbones]\nsmall-net = small_nets:small_net\n")
+        (about / "entry_points.txt").write_text("[penstock.backbones]\npacked-net = small_nets:small_net\n")
         monkeypatch.syspath_prepend(site)
 
     return install
@@ -108,11 +108,11 @@ def test_a_network_of_an_installed_package_goes_through_every_command(
     images: str, install: Install, tmp_path: Path
 ) -> None:
     install()
-    learn_gates("small-net", images, tmp_path, schedule(2))
+    learn_gates("packed-net", images, tmp_path, schedule(2))
     do_the_rest(tmp_path, schedule(2))
-    assert load_checkpoint(tmp_path / "cascade" / CHECKPOINT_FILE).backbone == "small-net"
+    assert load_checkpoint(tmp_path / "cascade" / CHECKPOINT_FILE).backbone == "packed-net"
     assert json.loads((tmp_path / "dense" / "figures.json").read_text())["dense_accuracy"] > 0.4
-    assert "small-net" in (tmp_path / "two.html").read_text()
+    assert "packed-net" in (tmp_path / "two.html").read_text()
 
 
 def test_a_network_of_torchvision_is_trained_and_decoupled(images: str, tmp_path: Path) -> None:
