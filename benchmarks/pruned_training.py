@@ -23,7 +23,8 @@ from penstock.learn import runs
 from penstock.learn.batches import Batches
 from penstock.learn.config import Schedule
 from penstock.learn.decoupling import DenseTraining
-from penstock.learn.training import fit
+from penstock.learn.teacher import Teacher
+from penstock.learn.training import Distillation, fit
 
 WEIGHTS = "weights.safetensors"
 VIEWS = 16  # different augmentations of each image
@@ -88,7 +89,7 @@ def fine_tuned(network: nn.Module, dense: nn.Module, asked: FineTuning) -> None:
 
 def _train(network: nn.Module, dense: nn.Module, splits: Splits, asked: FineTuning) -> None:
     batches = runs.training_batches(splits, asked.data, size=asked.batch_size, seed=asked.seed, views=VIEWS)
-    taught = runs.distillation(None, dense, batches, data=None, weight=TEACHING, temperature=TEMPERATURE)
+    taught = Distillation(Teacher(dense, batches), TEACHING, TEMPERATURE)
     torch.manual_seed(asked.seed)
     training = DenseTraining(network, asked.schedule, batches, len(splits.class_names), asked.seed, taught)
     fit(

@@ -18,6 +18,7 @@ import json
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -35,6 +36,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from penstock.files import write_atomic
 
 FILE = "serving.json"
+PHASES = ("queue", "compute_input", "compute_infer", "compute_output", "success")
 Times = dict[tuple[str, int, int], list[tuple[list[float], float]]]
 
 
@@ -56,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     skipped: dict[str, str] = {}
     versions: dict[str, dict[str, str]] = {}
     machine = about()
-    own, theirs = _cores()
+    own, theirs = cores()
     os.sched_setaffinity(0, own)
     for size in given.sizes:
         rows += measure(size, peers, given, theirs, skipped, versions)
@@ -80,6 +82,7 @@ def measure(
     Who cannot be measured goes into ``skipped``, and what is in the environment of the others into ``versions``.
     """
     times: Times = {}
+    phases: dict[int, Counter[str]] = {}
     urls: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as servers:
         repository = Path(folder) / "models"
@@ -101,13 +104,17 @@ def measure(
             names = list(urls) if round_ % 2 else list(reversed(urls))
             for at_once in given.concurrency:
                 for name in names:
+                    before = _spent(urls[name]) if name == PENSTOCK else Counter()
                     found = asyncio.run(ask(urls[name], request(size), at_once, given.seconds))
                     times.setdefault((name, size, at_once), []).append(found)
-        phases = {PENSTOCK: _phases(urls[PENSTOCK])} if PENSTOCK in urls else {}
-        raw = _raw(repository, size, given.seconds)
+                    if name == PENSTOCK:
+                        phases.setdefault(at_once, Counter()).update(_spent(urls[name]) - before)
+            times.setdefault((RAW, size, 1), []).append(_raw(repository, size, given.seconds))
     native = {peer.name for peer in peers if peer.native}
-    rows = [_row(key, found, phases, key[0] in native) for key, found in times.items()]
-    return [*rows, _row((RAW, size, 1), [raw], {}, False)]
+    return [
+        _row(key, found, phases.get(key[2], Counter()) if key[0] == PENSTOCK else Counter(), key[0] in native)
+        for key, found in times.items()
+    ]
 
 
 def write_model(repository: Path, size: int) -> None:
@@ -186,7 +193,7 @@ _OPTIONS = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_len
 
 
 def _row(
-    key: tuple[str, int, int], found: list[tuple[list[float], float]], phases: dict[str, Any], native: bool
+    key: tuple[str, int, int], found: list[tuple[list[float], float]], spent: Counter[str], native: bool
 ) -> dict[str, Any]:
     """Medians over the rounds."""
     name, size, at_once = key
@@ -199,18 +206,18 @@ def _row(
         "p50_ms": float(np.median([np.percentile(taken, 50) for taken, _ in found])),
         "p99_ms": float(np.median([np.percentile(taken, 99) for taken, _ in found])),
         "requests_per_second": float(np.median([rate for _, rate in found])),
-        "phases_us": phases.get(name),
+        "mean_ms": float(np.median([np.mean(taken) for taken, _ in found])),
+        "phases_us": {phase: spent[phase] / spent["requests"] / 1000 for phase in PHASES} if spent else None,
     }
 
 
-def _phases(url: str) -> dict[str, float]:
-    """Mean microseconds of a request by phase, over all that was asked."""
+def _spent(url: str) -> Counter[str]:
+    """Nanoseconds by phase, and requests, since the server began."""
     with grpc.insecure_channel(url) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         stats = stub.ModelStatistics(service_pb2.ModelStatisticsRequest(name="model")).model_stats[0]
-    names = ("queue", "compute_input", "compute_infer", "compute_output", "success")
-    parts = {name: getattr(stats.inference_stats, name) for name in names}
-    return {name: part.ns / max(1, part.count) / 1000 for name, part in parts.items()}
+    found = {name: getattr(stats.inference_stats, name).ns for name in PHASES}
+    return Counter({**found, "requests": stats.inference_stats.success.count})
 
 
 def _raw(repository: Path, size: int, seconds: float) -> tuple[list[float], float]:
@@ -230,7 +237,7 @@ def _session(repository: Path) -> Any:
     return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
 
-def _cores() -> tuple[list[int], list[int]]:
+def cores() -> tuple[list[int], list[int]]:
     """Those of the client and those of the servers; the same where there is only one."""
     cores = sorted(os.sched_getaffinity(0))
     return cores[:1], cores[1:] or cores

@@ -23,11 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from machine import RESULTS, about
-from speed_forms import ORT, Made, accuracy, exported, forms, networks, shown
+from speed_forms import ORT, Made, accuracy, exported, forms, networks, shown, with_batch
 
-from penstock.export.autotune.engines import Loaded, load
+from penstock.export.autotune.engines import OPENVINO, Loaded, load
 from penstock.export.autotune.measure import measure
 from penstock.files import write_atomic
+from penstock.manifest import INT8
 
 FILE = "speed.json"
 SECONDS_EACH = 4.0  # of measuring, for each form
@@ -68,7 +69,7 @@ def timed(network: dict[str, Any], batch: int, threads: list[int]) -> list[dict[
                 if each.sha256 not in accuracies:
                     accuracies[each.sha256] = accuracy(each, network)
             runs = [(each, engine) for each in made for engine in each.form.engines]
-            graphs = {name(each, engine): loaded(each, engine, count) for each, engine in runs}
+            graphs = {name(each, engine): loaded(each, engine, batch, count) for each, engine in runs}
             times = measure(graphs, images, batch=batch, seconds=SECONDS_EACH * len(graphs))
             for each, engine in runs:
                 dense = times[name(made[0], engine, each.form.precision)]
@@ -112,10 +113,12 @@ def row(
     }
 
 
-def loaded(made: Made, engine: str, threads: int) -> Loaded:
+def loaded(made: Made, engine: str, batch: int, threads: int) -> Loaded:
     """A form's graph in one of the engines."""
-    provider = {ORT: "cpu"}.get(engine, engine)
-    return load(made.file.read_bytes(), provider, single=made.single, threads=threads)
+    content = made.file.read_bytes()
+    if engine in OPENVINO and made.form.precision == INT8:
+        content = with_batch(content, 1 if made.single else batch)
+    return load(content, {ORT: "cpu"}.get(engine, engine), single=made.single, threads=threads)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def main() -> int:
         chosen = matching(study, parsed.only or ["*"])
     except LookupError as error:
         parser.error(str(error))
-    failed: set[str] = set()
+    failed: dict[str, str] = {}
     if not parsed.measure:
         order = lineage(study, chosen)
         chosen = {run.name for run in order}
@@ -52,22 +52,23 @@ def main() -> int:
     file = parsed.out / "learning.json"
     results = collect(study, parsed.runs, chosen, file)
     write_atomic(file, json.dumps(results, indent=2) + "\n")
-    for name in sorted(failed):
-        print(f"{name} failed: see {parsed.runs / name}.log", file=sys.stderr)
+    for name, reason in sorted(failed.items()):
+        print(f"{name} {reason}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def train(order: list[Run], runs: Path, jobs: int) -> set[str]:
-    """Run all that is not finished, each when what it needs is; gives the names of those that failed."""
+def train(order: list[Run], runs: Path, jobs: int) -> dict[str, str]:
+    """Run all that is not finished, each when what it needs is; gives the names of those that failed, and why."""
     runs.mkdir(parents=True, exist_ok=True)
     ended = {run.name for run in order if run.finished(runs)}
     waiting = [run for run in order if run.name not in ended]
-    failed: set[str] = set()
+    failed: dict[str, str] = {}
     going: dict[Future[bool], Run] = {}
     with ThreadPoolExecutor(jobs) as pool:
         while waiting or going:
-            for run in [run for run in waiting if failed.intersection(run.needs)]:
-                failed.add(run.name)
+            for run in [run for run in waiting if failed.keys() & set(run.needs)]:
+                missing = ", ".join(name for name in run.needs if name in failed)
+                failed[run.name] = f"was not begun: it needs {missing}"
                 waiting.remove(run)
             ready = [run for run in waiting if ended.issuperset(run.needs)]
             for run in ready[: jobs - len(going)]:
@@ -77,7 +78,10 @@ def train(order: list[Run], runs: Path, jobs: int) -> set[str]:
                 continue
             for future in wait(going, return_when=FIRST_COMPLETED).done:
                 run = going.pop(future)
-                (ended if future.result() else failed).add(run.name)
+                if future.result():
+                    ended.add(run.name)
+                else:
+                    failed[run.name] = f"failed: see {runs / run.name}.log"
                 print(f"{run.name}: {'finished' if future.result() else 'failed'}", flush=True)
     return failed
 

@@ -1,4 +1,4 @@
-"""The rows of ``results/learning.json``: the figures of finished runs on held-out images."""
+"""The rows of ``results/learning.json``: the figures of finished runs on test images."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from penstock.report.evaluation import evaluate
 from penstock.report.observation import observe
 
 EVALUATION_FILE = "evaluation.json"
+PART = "test"  # of the images, on which a run is measured; figures of others are measured again
 SCHEDULES = ("decouple", "tune")  # where a configuration says for how long paths were learned
 
 
@@ -47,11 +48,11 @@ def collect(study: Mapping[str, Run], runs: Path, chosen: Collection[str], file:
 
 
 def measure(study: Mapping[str, Run], name: str, runs: Path) -> dict[str, Any]:
-    """A finished run's figures on held-out images, measured once for each checkpoint, and how it was made."""
+    """A finished run's figures on test images, measured once for each checkpoint, and how it was made."""
     kept = runs / name / EVALUATION_FILE
     found = _read(kept) if kept.is_file() else {}
-    if "machine" not in found or found["sha256"] != sha256(runs / name / CHECKPOINT_FILE):
-        figures = evaluate(observe(str(runs / name))).to_json() | {"machine": about()}
+    if found.get("part") != PART or found["sha256"] != sha256(runs / name / CHECKPOINT_FILE):
+        figures = evaluate(observe(str(runs / name))).to_json() | {"part": PART, "machine": about()}
         write_atomic(kept, json.dumps(figures, indent=2) + "\n")
         found = _read(kept)  # tuples have become lists, now and not only in the next call
     return found | {

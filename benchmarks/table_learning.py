@@ -17,7 +17,7 @@ NETWORKS = {
 DATA = {"cifar10": "CIFAR-10", "caltech25": "Caltech-101, 25 classes"}
 COMPARED = "resnet20"  # at equal MACs
 BUDGETS = (0.5, 0.35, 0.25)
-NOTHING = "-"  # not measured yet
+NOTHING = "-"  # not measured yet, or without meaning
 
 Line = list[dict[str, Any]]  # runs that differ in their seed only
 
@@ -35,7 +35,7 @@ def best_settings(results: dict[str, Any]) -> list[str]:
             KINDS[line[0]["row"]["kind"]],
             *_accuracies(line),
             share(_all(line, "mac_fraction")),
-            share(_all(line, "input_dependent")),
+            _dependent(line),
             _epochs(line),
             _seeds(line),
         )
@@ -114,6 +114,12 @@ def _finished(table: list[str], lines: list[Line], wanted: Callable[[Row], bool]
 
 def _all(line: Line, key: str) -> list[float]:
     return [row[key] for row in line]
+
+
+def _dependent(line: Line) -> str:
+    """Of a cascade nothing: its one decision is no share of filters."""
+    values = _all(line, "input_dependent")
+    return NOTHING if None in values else share(values)
 
 
 def _accuracies(line: Line) -> tuple[str, str, str]:

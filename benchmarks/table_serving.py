@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from statistics import geometric_mean
 from typing import Any
 
 from table_text import markdown, measured
 
-PENSTOCK, FLOOR = "Penstock", "bare grpc.aio"
+PENSTOCK, FLOOR, RAW = "Penstock", "bare grpc.aio", "ONNX Runtime, no server"
 
 
 def servers(results: dict[str, Any]) -> list[str]:
@@ -39,7 +40,39 @@ def servers(results: dict[str, Any]) -> list[str]:
 def phases(results: dict[str, Any]) -> list[str]:
     """Mean microseconds of a request in Penstock, by phase."""
     names = ("queue", "compute_input", "compute_infer", "compute_output", "success")
-    found = {row["size"]: row["phases_us"] for row in results["rows"] if row["server"] == PENSTOCK}
-    lines = [[f"{size}x{size}", *(f"{parts[name]:,.0f}" for name in names)] for size, parts in found.items()]
-    head = ["image", "queue, µs", "before the graph", "in the graph", "after it", "together"]
-    return [*markdown(head, lines, words=1), "", measured([results["machine"]])] if lines else []
+    lines = []
+    for row in results["rows"]:
+        if row["server"] == PENSTOCK:
+            parts = row["phases_us"]
+            times = [*(parts[name] for name in names), row["mean_ms"] * 1000 - parts["success"]]
+            size = f"{row['size']}x{row['size']}"
+            lines.append([size, str(row["concurrency"]), *(f"{each:,.0f}" for each in times)])
+    head = ["image", "at once", "queue, µs", "before the graph", "in the graph", "after it", "together"]
+    head.append("outside: gRPC, decoding, encoding, client")
+    return [*markdown(head, lines, words=2), "", measured([results["machine"]])] if lines else []
+
+
+def limits(results: dict[str, Any]) -> list[str]:
+    """What was promised, what was measured, and whether that keeps the promise; nothing without peers to judge by."""
+    rows = {(row["server"], row["size"], row["concurrency"]): row for row in results["rows"]}
+    points = [key[1:] for key in rows if key[0] == PENSTOCK]
+    peers = {row["server"] for row in rows.values() if not row["native"]} - {PENSTOCK, FLOOR, RAW}
+    peers = {peer for peer in peers if all((peer, *point) in rows for point in points)}
+    alone = [point for point in points if point[1] == 1]
+    if not (peers and alone):
+        return []
+
+    def rate(server: str, point: tuple[int, int]) -> float:
+        return float(rows[server, *point]["requests_per_second"])
+
+    slowest = max(rows[PENSTOCK, *at]["p50_ms"] / rows[FLOOR, *at]["p50_ms"] for at in alone)
+    worst = min(rate(PENSTOCK, point) / max(rate(peer, point) for peer in peers) for point in points)
+    means = {server: geometric_mean([rate(server, at) for at in points]) for server in (*peers, PENSTOCK)}
+    best = means[PENSTOCK] / max(means[peer] for peer in peers)
+    promises = (
+        ("p50 / floor, 1 at once", slowest, "at most 1.25", slowest <= 1.25),
+        ("requests/s / best Python peer, worst point", worst, "at least 0.97", worst >= 0.97),
+        ("requests/s / best Python peer, geometric means", best, "above 1", best > 1),
+    )
+    lines = [[what, f"{value:.2f}", limit, "yes" if kept else "no"] for what, value, limit, kept in promises]
+    return [*markdown(["", "measured", "promised", "kept"], lines), "", measured([results["machine"]])]

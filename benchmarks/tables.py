@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import table_batching
 import table_detection
 import table_disentangle
 import table_learning
@@ -92,8 +93,12 @@ PAGES: Mapping[str, Mapping[str, Table]] = {
     },
     "docs/serving-results.md": {
         "serving-servers": _serving(table_serving.servers),
+        "serving-limits": _serving(table_serving.limits),
         "serving-phases": _serving(table_serving.phases),
         "ray-scaling": Table("ray.json", "ray_scaling.py", table_ray.scaling),
+    },
+    "docs/batching.md": {
+        "batching": Table("batching.json", "batching.py", table_batching.everything),
     },
     "docs/detection-results.md": {
         "detection-false-positives": _detection(table_detection.false_positives),

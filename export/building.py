@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir import tape
+
+OPSET = 18  # of all operators that are written
 
 
 def constant_array(value: ir.Value | None) -> npt.NDArray[Any]:
@@ -44,6 +46,16 @@ def supersede(old: ir.Value, new: ir.Value) -> None:
     if old.is_graph_output():
         new.name, old.name = old.name, f"{old.name}.superseded"
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+
+
+def inner_graph(name: str, nodes: Iterable[ir.Node] = ()) -> ir.Graph:
+    """A graph for a branch of an ``If``, still without results."""
+    return ir.Graph([], [], nodes=nodes, opset_imports={"": OPSET}, name=name)
+
+
+def attributes_of(node: ir.Node) -> dict[str, Any]:
+    """The attributes of a node by name, to build another one with."""
+    return {name: attribute.value for name, attribute in node.attributes.items()}
 
 
 class Builder:

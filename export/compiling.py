@@ -20,9 +20,10 @@ from penstock.export.calibrate import calibration_of, set_thresholds
 from penstock.export.capture.contract import DenseModel
 from penstock.export.capture.exporting import capture
 from penstock.export.captured import CapturedNetwork
+from penstock.export.lowerings.executed import Prototypes
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.observed import Observed
-from penstock.export.passes.byte_input import take_bytes
+from penstock.export.passes.byte_input import TakeBytes
 from penstock.export.passes.gate_logits import name_gate_logits
 from penstock.export.passes.reporting import Report
 from penstock.export.passes.simplify import tidy
@@ -39,7 +40,7 @@ from penstock.export.verify.parity import (
     verify_same,
     verify_untouched,
 )
-from penstock.manifest import FP32, Agreement, PassRecord
+from penstock.manifest import FP32, Agreement, Choice, PassRecord
 from penstock.nn.checkpoint import Checkpoint
 
 DENSE = "dense"
@@ -54,6 +55,7 @@ class Compiled:
     Attributes:
         lowering: its name.
         passes: what the compiler's passes did, in order.
+        choices: what it chose for the sample, if it is routed.
         single: whether it takes exactly one image at a time.
         content: the serialised graph.
         precision: of its convolutions and its classifier.
@@ -66,6 +68,7 @@ class Compiled:
 
     lowering: str
     passes: tuple[PassRecord, ...]
+    choices: tuple[Choice, ...] = ()
     single: bool
     content: bytes
     precision: str
@@ -87,7 +90,7 @@ def compile_dense(checkpoint: Checkpoint, sample: Sample, precision: str = FP32)
     model = tidy(capture(served, checkpoint.input_shape, report))
     got = open_graph(serialize(model), single=False).run(sample.images)
     parity = verify(reference(served, sample.images), got, checkpoint.network.layout)
-    model, _, agreement = _narrowed(model, precision, sample, got, single=False)
+    model, _, agreement = _narrowed(model, precision, sample, got, report, single=False)
     return Compiled(
         lowering=DENSE,
         passes=report.records,
@@ -142,7 +145,7 @@ def _compile(captured: CapturedNetwork, lowering: Lowering, precision: str) -> C
     tidy(model)
     got = open_graph(serialize(model), single=lowering.single).run(sample.images)
     parity = verify(captured.expected, got, layout)
-    model, got, agreement = _narrowed(model, precision, sample, got, single=lowering.single)
+    model, got, agreement = _narrowed(model, precision, sample, got, report, single=lowering.single)
     calibration = explained = None
     if fpr is not None and captured.detector is not None:
         recipe = captured.detector.recipe
@@ -157,6 +160,7 @@ def _compile(captured: CapturedNetwork, lowering: Lowering, precision: str) -> C
     return Compiled(
         lowering=lowering.name,
         passes=report.records,
+        choices=executed.choices(layout, got[PATH]) if isinstance(executed, Prototypes) else (),
         single=lowering.single,
         content=content,
         precision=precision,
@@ -175,13 +179,14 @@ def with_byte_input(compiled: Compiled, sample: Sample) -> Compiled:
         VerificationError: it does not answer as before.
     """
     model = ir.serde.deserialize_model(onnx.load_model_from_string(compiled.content))
-    take_bytes(model)
+    report = Report()
+    report.run(TakeBytes(), model.graph)
     content = serialize(model)
     onnx.checker.check_model(onnx.load_model_from_string(content), full_check=True)
     images = sample.images[:FLAG_IMAGES]
     want, got = (open_graph(each, single=compiled.single).run(images) for each in (compiled.content, content))
     verify_same(want, got)
-    return replace(compiled, content=content)
+    return replace(compiled, content=content, passes=(*compiled.passes, *report.records))
 
 
 def serialize(model: ir.Model) -> bytes:
@@ -196,12 +201,12 @@ def versions() -> dict[str, str]:
 
 
 def _narrowed(
-    model: ir.Model, precision: str, sample: Sample, expected: Outputs, *, single: bool
+    model: ir.Model, precision: str, sample: Sample, expected: Outputs, report: Report, *, single: bool
 ) -> tuple[ir.Model, Outputs, Agreement | None]:
     """A float32 graph at the precision that is wanted, what it then answers, and how well that agrees."""
     if precision == FP32:
         return model, expected, None
-    narrowed = narrow(model, precision, sample.images)
+    narrowed = narrow(model, precision, sample.images, report)
     got = open_graph(serialize(narrowed), single=single).run(sample.images)
     agreement = compare(expected, got, real=sample.real)
     verify_agreement(agreement, precision)

@@ -149,6 +149,15 @@ class ExportOptions:
         )
 
     @property
+    def forms(self) -> tuple[bool, ...]:
+        """Whether the graph will take exactly one image at a time; both answers where ``auto`` may make either."""
+        if self.dense:
+            return (False,)
+        if self.lowering == AUTO:
+            return (False, True)
+        return (LOWERINGS[self.lowering](single=self.max_batch == 1).single,)
+
+    @property
     def dense_will_do(self) -> bool:
         """Whether ``auto`` may take the dense network: nobody asked for flags, or for a part of the source."""
         return not self.flags and self.class_name is None and self.member is None

@@ -10,7 +10,15 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from penstock.bundle import DETECTOR_FILE, Bundle, Manifest, write_bundle
+from penstock.bundle import (
+    DETECTOR_FILE,
+    Bundle,
+    Interface,
+    Manifest,
+    misfit,
+    refuse_misfit,
+    write_bundle,
+)
 from penstock.detect.tables import tables_to_bytes
 from penstock.errors import InvalidArgumentError, UnsupportedError
 from penstock.export.autotune.tune import Target, tune
@@ -71,16 +79,41 @@ def export(
         checkpoint = unobserved_checkpoint(checkpoint)
     if options.flagging and not checkpoint.detector:
         raise UnsupportedError(f"{options.source} holds no detector: export it with --no-flags")
+    forms = _forms(checkpoint, options)
     sample = sample_of(checkpoint, options.data, say)
     _refuse_made_up_images(checkpoint, sample, options.precision)
     if options.settle:
         _refuse_to_settle(checkpoint, sample, options)
-    compiled, tuning = _compile(checkpoint, sample, options, say)
-    for record in compiled.passes:
-        say(str(record))
+    compiled, tuning = _compile(checkpoint, sample, options, forms, say)
     if options.input_type == "uint8":
         compiled = with_byte_input(compiled, sample)
+    for record in (*compiled.passes, *compiled.choices):
+        say(str(record))
     return _write(checkpoint, compiled, origin, tuning, options, also)
+
+
+def _forms(checkpoint: Checkpoint, options: ExportOptions) -> tuple[bool, ...]:
+    """Whether the graph will take exactly one image at a time: those answers that fit the versions already there.
+
+    Raises:
+        InvalidArgumentError: nothing that was asked for does.
+    """
+    called = [
+        Interface(
+            input_shape=checkpoint.input_shape,
+            input_type=options.input_type,
+            class_names=checkpoint.class_names,
+            bits=checkpoint.network.layout.bits,
+            max_batch=options.max_batch,
+            single=single,
+        )
+        for single in options.forms
+    ]
+    home = options.repository / options.name
+    fitting = tuple(each.single for each in called if misfit(home, each) is None)
+    if not fitting:
+        refuse_misfit(home, called[0])
+    return fitting
 
 
 def _refuse_to_settle(checkpoint: Checkpoint, sample: Sample, options: ExportOptions) -> None:
@@ -100,7 +133,7 @@ def _has_gates(checkpoint: Checkpoint) -> bool:
 
 
 def _compile(
-    checkpoint: Checkpoint, sample: Sample, options: ExportOptions, say: Say
+    checkpoint: Checkpoint, sample: Sample, options: ExportOptions, forms: tuple[bool, ...], say: Say
 ) -> tuple[Compiled, Tuning | None]:
     """What was asked for, and what was measured to choose it."""
     if options.observe:
@@ -122,7 +155,7 @@ def _compile(
         say(f"compiling {options.lowering}")
         lowering = LOWERINGS[options.lowering](single=options.max_batch == 1)
         return compile_paths(captured, lowering, options.precision), None
-    return _fastest(captured, options, say)
+    return _fastest(captured, options, forms, say)
 
 
 def _refuse_made_up_images(checkpoint: Checkpoint, sample: Sample, precision: str) -> None:
@@ -134,12 +167,17 @@ def _refuse_made_up_images(checkpoint: Checkpoint, sample: Sample, precision: st
         )
 
 
-def _fastest(captured: CapturedNetwork, options: ExportOptions, say: Say) -> tuple[Compiled, Tuning]:
+def _fastest(
+    captured: CapturedNetwork, options: ExportOptions, forms: tuple[bool, ...], say: Say
+) -> tuple[Compiled, Tuning]:
     """The fastest form of a network here; where nobody asked for flags that may be the dense one."""
     target = Target(provider=options.provider, batch=options.batch, threads=options.threads)
     dense = compile_dense(captured.checkpoint, captured.sample, options.precision)
 
-    def finish(model: ir.Model, _: Lowering) -> bytes:
+    def finish(model: ir.Model, lowering: Lowering) -> bytes:
+        if lowering.single not in forms:
+            taken = "batches" if lowering.single else "single images"
+            raise UnsupportedError(f"the versions of {options.name!r} that are there take {taken}")
         return serialize(narrow(tidy(model), options.precision, captured.sample.images[:SCALING_IMAGES]))
 
     say(f"measuring on {target.provider}, batch {target.batch}, threads {target.threads}")
@@ -149,13 +187,13 @@ def _fastest(captured: CapturedNetwork, options: ExportOptions, say: Say) -> tup
         target,
         finish,
         dense.content,
-        single=options.max_batch == 1,
+        single=options.max_batch == 1 and True in forms,
     )
     for reason in tuning.declined:
         say(f"without {reason}")
     times = ", ".join(f"{name} {milliseconds:.3f} ms" for name, milliseconds in tuning.tried_ms.items())
     say(f"{times}; tuned {tuning.chosen_ms:.3f} ms, {tuning.ratio:.2f} times as fast as dense")
-    if options.dense_will_do and tuning.ratio < 1:
+    if options.dense_will_do and False in forms and tuning.ratio < 1:
         say("taking the dense network")
         return dense, tuning.of_dense()
     say(f"taking {lowering.name}")
@@ -185,6 +223,7 @@ def _write(
             layout=checkpoint.network.layout,
             lowering=compiled.lowering,
             passes=compiled.passes,
+            choices=compiled.choices,
             tuning=tuning,
             executed_macs=compiled.executed_macs,
             precision=compiled.precision,

@@ -22,7 +22,7 @@ from penstock.errors import UnsupportedError
 from penstock.service.answers import INPUT_DTYPES, Answer, Images
 from penstock.service.credentials import NOTHING, Credentials
 from penstock.service.explanations import ImageExplanation, image_explanation
-from penstock.service.flag_records import FlagRecord, flag_record
+from penstock.service.flag_records import WATCHING, FlagRecord, flag_record
 from penstock.service.parameters import CLASS_NAMES_PARAMETER
 from penstock.service.profile import ClassProfile, Profile
 from penstock.service.statuses import error_of
@@ -185,8 +185,8 @@ class PathClient:
         """
         request = paths_pb2.WatchFlagsRequest(model_name=model, model_version=version)
         call = self._stub.WatchFlags(request, metadata=self._metadata)
-        call.initial_metadata()  # is sent once the server keeps flagged images for this reader
-        if call.done():
+        # A refusal has initial metadata too, empty ones, which may come before its status.
+        if not set(WATCHING) <= {tuple(entry) for entry in call.initial_metadata()}:
             raise error_of(call.code(), call.details() or "")
         return self._records(call)
 

@@ -14,6 +14,7 @@ from penstock.service.runs import Piece, joined
 from penstock.service.shared_memory import Place
 from penstock.service.telemetry import Telemetry
 from penstock.service.tensors import Tensors
+from penstock.service.times import Times
 from penstock.service.tracing import NoTracer, Tracer
 
 
@@ -75,15 +76,17 @@ class Engine:
         self._flags = flags
         self._tracer = tracer or NoTracer()
 
-    async def infer(self, model: Model, work: Work) -> Tensors:
+    async def infer(self, model: Model, work: Work) -> tuple[Tensors, Times]:
         """Answer a request, its rows in order.
+
+        Its runs are counted here, whatever becomes of it; its answer is by whoever sends it.
 
         Args:
             model: one of the repository's.
             work: the request, checked.
 
         Returns:
-            The outputs asked for; of a bundle, all that its contract has.
+            The outputs asked for, of a bundle all that its contract has; and how long it took.
 
         Raises:
             UnavailableError: too many requests are waiting.
@@ -94,17 +97,18 @@ class Engine:
         pieces = [Piece(inputs, work.rows // len(rows), names) for inputs in rows]
         arrived = perf_counter_ns()
         parts = await model.scheduler.run(pieces, priority=work.priority, timeout=work.timeout)
-        self._tracer.ran(arrived, parts)
-        model.statistics.answered(work.rows, parts)
-        tensors = joined([part.result.outputs for part in parts])
-        self._telemetry.answered(model.name, model.version, work.rows, parts)
+        times = Times.of(arrived, work.rows, parts)
+        self._tracer.ran(times)
+        model.statistics.ran(times)
+        self._telemetry.ran(model.name, model.version, times)
+        tensors = joined([run.outputs for run in times.runs])
         if model.paths is not None:
             with self._tracer.phase("detect"):
                 answer = Answer(**{name: tensors[name] for name in OUTPUTS})
                 model.profile.record(answer)
                 self._telemetry.flagged(model.name, model.version, answer)
                 self._flags.note(model, work.id, work.inputs[INPUT], answer)
-        return tensors
+        return tensors, times
 
 
 def _rows(inputs: Tensors, count: int) -> list[Tensors]:

@@ -11,6 +11,9 @@ import numpy.typing as npt
 from penstock.service.answers import Answer
 from penstock.service.v1 import paths_pb2
 
+WATCHING = (("penstock-watching", "yes"),)
+"""Initial metadata of `WatchFlags` once a reader has its buffer; those of a refused call are empty."""
+
 _LONGEST_ID = 200  # of what a client may make everyone else read
 
 

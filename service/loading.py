@@ -125,6 +125,7 @@ class Loader:
         waiting = waiting_of(config, self._settings.max_queue)
         if single:  # its graph takes no two rows
             waiting = replace(waiting, batching=None)
+        runner = Runner(session, batched=config.max_batch_size > 0)
         return Model(
             name=home.name,
             version=version,
@@ -136,7 +137,7 @@ class Loader:
             labels=labels,
             stamp=stamp,
             session=session,
-            scheduler=Scheduler(home.name, slots, Runner(session), waiting),
+            scheduler=Scheduler(home.name, slots, runner, waiting),
             paths=paths,
         )
 

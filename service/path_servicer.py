@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 from penstock.service import path_messages
 from penstock.service.explainer import Explainer
-from penstock.service.flag_records import flagged_image
+from penstock.service.flag_records import WATCHING, flagged_image
 from penstock.service.handlers import Context
 from penstock.service.repository import Repository
 from penstock.service.requests import version_number
@@ -38,12 +38,11 @@ class PathServicer:
         version = version_number(request.model_version)
         if request.model_name:  # a wrong name, or that of a model without flags, would be silent for ever
             self._repository.get(request.model_name, version).check_paths()
-        records = self._watchers.subscribe(request.model_name, version)
-        await context.send_initial_metadata(
-            ()
-        )  # from now on nothing is missed, which the client may want to know
-        async for record in records:
-            yield flagged_image(record)
+        with self._watchers.subscription(request.model_name, version) as records:
+            # From now on nothing is missed, which the client may want to know.
+            await context.send_initial_metadata(WATCHING)
+            async for record in records:
+                yield flagged_image(record)
 
     async def Explain(self, request: paths_pb2.ExplainRequest, context: Context) -> paths_pb2.Explanation:
         """Where the scores of images come from."""

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from penstock.bundle import CONFIG_FILE
+from penstock.errors import BundleError
+
 _MICRO = 1e-6
 
 
@@ -80,11 +83,15 @@ def waiting_of(config: Any, max_queue: int) -> Waiting:
     Args:
         config: ``dynamic_batching`` in it counts where the model takes batches.
         max_queue: requests that may wait where the configuration sets no limit.
+
+    Raises:
+        BundleError: it names a priority level that there is not, or says not which one is the default.
     """
     default = QueuePolicy(max_size=max_queue)
     if not config.HasField("dynamic_batching") or config.max_batch_size < 1:
         return Waiting(default=default)
     asked = config.dynamic_batching
+    _check_levels(asked)
     return Waiting(
         default=_policy(asked.default_queue_policy, max_queue),
         levels=asked.priority_levels,
@@ -96,6 +103,18 @@ def waiting_of(config: Any, max_queue: int) -> Waiting:
             max_delay=asked.max_queue_delay_microseconds * _MICRO,
         ),
     )
+
+
+def _check_levels(asked: Any) -> None:
+    """Refuse what Triton refuses; a default of 0 would go before level 1."""
+    levels = asked.priority_levels
+    named = [("default_priority_level", asked.default_priority_level)]
+    named += [("priority_queue_policy", level) for level in asked.priority_queue_policy]
+    for name, level in named:
+        if levels and not 1 <= level <= levels:
+            raise BundleError(
+                f"{CONFIG_FILE} has {name} {level}; expected 1 to {levels}, which is its priority_levels"
+            )
 
 
 def _policy(asked: Any, max_queue: int) -> QueuePolicy:

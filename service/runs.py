@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter_ns
 
 import numpy as np
 
+from penstock.bundle import CONFIG_FILE
+from penstock.errors import OperationError
 from penstock.service.session import Session
 from penstock.service.tensors import Tensors
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class Run:
         input_ns: nanoseconds spent on laying inputs together.
         infer_ns: on the graph.
         output_ns: on taking outputs apart.
+        first: whether the piece was the first of its run, so that counting these counts runs.
     """
 
     outputs: Tensors
@@ -52,26 +58,49 @@ class Run:
     input_ns: int
     infer_ns: int
     output_ns: int
+    first: bool = True
 
 
 class Runner:
-    """Runs pieces in a session; to be called from the threads of a scheduler."""
+    """Runs pieces in a session; to be called from the threads of a scheduler.
 
-    def __init__(self, session: Session) -> None:
+    Args:
+        session: the graph.
+        batched: whether the first dimension of every tensor is the batch.
+    """
+
+    def __init__(self, session: Session, *, batched: bool) -> None:
         self._session = session
+        self._batched = batched
 
-    def __call__(self, pieces: Sequence[Piece]) -> list[Run]:
-        """Run pieces of one kind together; results in their order."""
+    def __call__(self, pieces: Sequence[Piece]) -> list[Run | Exception]:
+        """Run pieces of one kind together, or one by one where that fails, so that each fails for itself alone.
+
+        Returns:
+            What became of each piece, in their order.
+        """
+        try:
+            return [*self._together(pieces)]
+        except Exception as error:  # whatever a graph raises
+            if len(pieces) == 1:
+                return [error]
+            log.info("a run that %d requests shared failed, and is done one by one: %s", len(pieces), error)
+        return [outcome for piece in pieces for outcome in self([piece])]
+
+    def _together(self, pieces: Sequence[Piece]) -> list[Run]:
         begin = perf_counter_ns()
         inputs = joined([piece.inputs for piece in pieces])
         names = tuple(dict.fromkeys(name for piece in pieces for name in piece.outputs))
+        rows = sum(piece.rows for piece in pieces)
         joined_at = perf_counter_ns()
         outputs = self._session.run(inputs, names)
         ran_at = perf_counter_ns()
-        parts = _split(outputs, [piece.rows for piece in pieces])
-        rows = sum(piece.rows for piece in pieces)
+        if self._batched:
+            _check_rows(outputs, rows)
+        first, *others = _split(outputs, [piece.rows for piece in pieces])
         times = (begin, joined_at - begin, ran_at - joined_at, perf_counter_ns() - ran_at)
-        return [Run(part, rows, *times) for part in parts]
+        run = Run(first, rows, *times)
+        return [run, *(replace(run, outputs=part, first=False) for part in others)]
 
 
 def joined(parts: Sequence[Tensors]) -> Tensors:
@@ -79,6 +108,17 @@ def joined(parts: Sequence[Tensors]) -> Tensors:
     if len(parts) == 1:
         return parts[0]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _check_rows(outputs: Tensors, rows: int) -> None:
+    """Refuse outputs that are not row by row those of the inputs, lest one be taken for another's."""
+    for name, values in outputs.items():
+        if values.shape[:1] != (rows,):
+            raise OperationError(
+                f"output {name!r} has shape {list(values.shape)} for a batch of {rows}, so that its first dimension "
+                f"is not the batch; describe the model's inputs and outputs in its {CONFIG_FILE}, "
+                "with max_batch_size: 0"
+            )
 
 
 def _split(tensors: Tensors, rows: Sequence[int]) -> list[Tensors]:

@@ -44,13 +44,11 @@ class Ran(Generic[R]):
         result: of the piece.
         waited: seconds until its run began.
         held: those of them in which it could have run, and waited for company.
-        first: whether it was the first piece of its run, so that counting these counts runs.
     """
 
     result: R
     waited: float
     held: float
-    first: bool
 
 
 @dataclass(eq=False)
@@ -113,12 +111,16 @@ class Scheduler(Generic[P, R]):
     Args:
         name: model name, for messages and thread names.
         slots: runs at once.
-        execute: runs pieces together, in a thread of the pool; results in their order.
+        execute: runs pieces together, in a thread of the pool; results in their order, an exception for what failed.
         waiting: who waits how long, and who shares a run.
     """
 
     def __init__(
-        self, name: str, slots: int, execute: Callable[[Sequence[P]], Sequence[R]], waiting: Waiting
+        self,
+        name: str,
+        slots: int,
+        execute: Callable[[Sequence[P]], Sequence[R | Exception]],
+        waiting: Waiting,
     ) -> None:
         self._name = name
         self._free = slots
@@ -267,23 +269,29 @@ class Scheduler(Generic[P, R]):
         running = asyncio.get_running_loop().run_in_executor(self._pool, self._execute, pieces)
         running.add_done_callback(lambda ended: self._end(batch, began, ended))
 
-    def _end(self, batch: list[_Entry[P, R]], began: float, ended: asyncio.Future[Sequence[R]]) -> None:
+    def _end(
+        self, batch: list[_Entry[P, R]], began: float, ended: asyncio.Future[Sequence[R | Exception]]
+    ) -> None:
         self._free += 1
         self._running -= 1
-        if ended.cancelled():
-            error: BaseException | None = UnavailableError(f"model {self._name!r} is being closed")
-        else:
-            error = ended.exception()
-        if error is not None:
-            for entry in batch:
-                entry.request.fail(error)
-        else:
-            for place, (entry, result) in enumerate(zip(batch, ended.result(), strict=True)):
-                since = entry.request.held
-                held = 0.0 if since is None else began - since
-                entry.request.give(entry.index, Ran(result, began - entry.request.arrived, held, place == 0))
+        for entry, outcome in zip(batch, self._outcomes(ended, len(batch)), strict=True):
+            request = entry.request
+            if isinstance(outcome, BaseException):
+                request.fail(outcome)
+            else:
+                held = 0.0 if request.held is None else began - request.held
+                request.give(entry.index, Ran(outcome, began - request.arrived, held))
         self._dispatch()
         self._settle()
+
+    def _outcomes(
+        self, ended: asyncio.Future[Sequence[R | Exception]], count: int
+    ) -> Sequence[R | BaseException]:
+        """What became of each piece of a run."""
+        if ended.cancelled():
+            return [UnavailableError(f"model {self._name!r} is being closed")] * count
+        error = ended.exception()
+        return ended.result() if error is None else [error] * count
 
     def _settle(self) -> None:
         if not self._running and not self.waiting:

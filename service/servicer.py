@@ -216,9 +216,12 @@ class InferenceServicer:
         with self._telemetry.request(model.name, model.version), model.statistics.request():
             with self._tracer.phase("decode"):
                 work = read_request(request, model, self._memory)
-            tensors = await self._engine.infer(model, work)
+            tensors, times = await self._engine.infer(model, work)
             with self._tracer.phase("encode"):
-                return infer_response(request, model, work, tensors, self._memory)
+                response = infer_response(request, model, work, tensors, self._memory)
+            self._telemetry.answered(model.name, model.version, times)
+            model.statistics.answered(times)
+            return response
 
     def _statistics_of(self, name: str, version: int | None) -> list[Model]:
         models = [

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from penstock.service.runs import Run
-from penstock.service.scheduler import Ran
+from penstock.service.times import Times
 
 
 @dataclass
@@ -33,11 +33,11 @@ class Phases:
     infer: Duration = field(default_factory=Duration)
     output: Duration = field(default_factory=Duration)
 
-    def add(self, runs: Sequence[Run]) -> None:
-        """Count one request or one run; its pieces may have run side by side, and then the times add up."""
-        self.input.add(sum(run.input_ns for run in runs))
-        self.infer.add(sum(run.infer_ns for run in runs))
-        self.output.add(sum(run.output_ns for run in runs))
+    def add(self, spent: Run | Times) -> None:
+        """Count one run or one request."""
+        self.input.add(spent.input_ns)
+        self.infer.add(spent.infer_ns)
+        self.output.add(spent.output_ns)
 
 
 class Statistics:
@@ -74,12 +74,14 @@ class Statistics:
             raise
         self.success.add(time.perf_counter_ns() - begin)
 
-    def answered(self, rows: int, parts: Sequence[Ran[Run]]) -> None:
-        """Count what the pieces of one request took."""
-        self.rows += rows
-        self.queue.add(round(max(part.waited for part in parts) * 1e9))
-        self.phases.add([part.result for part in parts])
-        for part in parts:
-            if part.first:
-                self.runs += 1
-                self.batches[part.result.rows].add([part.result])
+    def ran(self, times: Times) -> None:
+        """Count the runs of a request, whatever becomes of it."""
+        for run in times.own_runs:
+            self.runs += 1
+            self.batches[run.rows].add(run)
+
+    def answered(self, times: Times) -> None:
+        """Count what the answer to one request took."""
+        self.rows += times.rows
+        self.queue.add(times.queue_ns)
+        self.phases.add(times)

@@ -18,12 +18,18 @@ from penstock.errors import (
     UnavailableError,
     UnsupportedError,
 )
+from penstock.service.line_limit import LineLimit
 from penstock.service.logs import request_id
 
 log = logging.getLogger(__name__)
 
 # A status travels in a header, and clients refuse headers of more than a few KiB.
 _LONGEST_MESSAGE = 1000
+
+REFUSALS_LOGGED = 20
+"""A second; metrics count all of them."""
+
+_refusals = LineLimit(REFUSALS_LOGGED)
 
 
 class UnparsableError(PenstockError):
@@ -58,11 +64,20 @@ def status_of(error: Exception, method: str) -> tuple[grpc.StatusCode, str]:
     for kind, code in TABLE:
         if isinstance(error, kind):
             message = str(error)[:_LONGEST_MESSAGE]
-            log.info("%s refused with %s: %s", method, code.name, message)
+            _log_refusal(method, code, message)
             return code, message
     found = request_id.get()
     log.error("%s failed, request id %s", method, found, exc_info=error)
     return grpc.StatusCode.INTERNAL, f"internal error, request id {found}"
+
+
+def _log_refusal(method: str, code: grpc.StatusCode, message: str) -> None:
+    if not log.isEnabledFor(logging.INFO):
+        return
+    left_out = _refusals.admit()
+    if left_out is not None:
+        others = f" (and {left_out} refusals without a line)" if left_out else ""
+        log.info("%s refused with %s: %s%s", method, code.name, message, others)
 
 
 def error_of(code: grpc.StatusCode, message: str) -> PenstockError:

@@ -20,23 +20,25 @@ async def in_order(
         answer: answers one request.
         ahead: how many answers may be under way; no more requests are read until the first of them is given.
     """
-    begun: asyncio.Queue[asyncio.Future[R] | None] = asyncio.Queue(ahead)
+    begun: asyncio.Queue[asyncio.Future[R] | None] = asyncio.Queue()
+    room = asyncio.Semaphore(ahead)
 
     async def read() -> None:
         try:
+            await room.acquire()
             async for request in requests:
-                await begun.put(asyncio.ensure_future(answer(request)))
-        except Exception as error:
-            failed: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-            failed.set_exception(error)
-            await begun.put(failed)
-        await begun.put(None)
+                begun.put_nowait(asyncio.ensure_future(answer(request)))
+                await room.acquire()
+        finally:
+            begun.put_nowait(None)
 
     reader = asyncio.create_task(read())
     current: asyncio.Future[R] | None = None
     try:
         while (current := await begun.get()) is not None:
             yield await current
+            room.release()
+        await reader
     finally:  # the client may have gone: what is under way for it is cancelled
         reader.cancel()
         rest: list[asyncio.Future[R]] = [] if current is None else [current]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from threading import Thread
 from wsgiref.simple_server import WSGIServer
@@ -25,9 +25,8 @@ from penstock.errors import (
 )
 from penstock.service.answers import Answer
 from penstock.service.model import Model
-from penstock.service.runs import Run
-from penstock.service.scheduler import Ran
 from penstock.service.series import MODEL, Labels, ModelSeries
+from penstock.service.times import Times
 
 _PHASES = {
     "queue": "in the queue",
@@ -128,19 +127,17 @@ class Telemetry:
             self._success.labels(*labels).inc()
             self._duration.labels(*labels).inc((time.perf_counter() - begin) * 1e6)
 
-    def answered(self, model: str, version: int, rows: int, parts: Sequence[Ran[Run]]) -> None:
-        """Count the rows of one answer, the runs that it took, and the time of each phase, as in the statistics."""
+    def ran(self, model: str, version: int, times: Times) -> None:
+        """Count the runs of a request, whatever becomes of it."""
+        self._runs.labels(*_labels(model, version)).inc(len(times.own_runs))
+
+    def answered(self, model: str, version: int, times: Times) -> None:
+        """Count the rows of one answer and the time of each phase, as in the statistics."""
         labels = _labels(model, version)
-        self._images.labels(*labels).inc(rows)
-        self._runs.labels(*labels).inc(sum(part.first for part in parts))
-        times = {
-            "queue": max(part.waited for part in parts) * 1e6,
-            "compute_input": sum(part.result.input_ns for part in parts) / 1e3,
-            "compute_infer": sum(part.result.infer_ns for part in parts) / 1e3,
-            "compute_output": sum(part.result.output_ns for part in parts) / 1e3,
-        }
-        for phase, microseconds in times.items():
-            self._phases[phase].labels(*labels).inc(microseconds)
+        self._images.labels(*labels).inc(times.rows)
+        nanoseconds = (times.queue_ns, times.input_ns, times.infer_ns, times.output_ns)
+        for phase, spent in zip(_PHASES, nanoseconds, strict=True):
+            self._phases[phase].labels(*labels).inc(spent / 1e3)
 
     def flagged(self, model: str, version: int, answer: Answer) -> None:
         """Count what was found about the images of one answer."""

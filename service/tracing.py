@@ -8,15 +8,14 @@ OpenTelemetry is an extra: without an address to send spans to, none of it is im
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from time import perf_counter_ns, time_ns
 from typing import TYPE_CHECKING
 
 from penstock import __version__
 from penstock.errors import ConfigurationError
-from penstock.service.runs import Run
-from penstock.service.scheduler import Ran
+from penstock.service.times import Times
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -37,7 +36,7 @@ class NoTracer:
         """A block that nobody hears of."""
         return nullcontext()
 
-    def ran(self, arrived: int, parts: Sequence[Ran[Run]]) -> None:
+    def ran(self, times: Times) -> None:
         """Nobody hears of it."""
 
     def close(self) -> None:
@@ -86,23 +85,16 @@ class Tracer:
         with self._tracer.start_as_current_span(name, record_exception=False, set_status_on_exception=False):
             yield
 
-    def ran(self, arrived: int, parts: Sequence[Ran[Run]]) -> None:
-        """The spans of phases that are over: waiting, and the runs.
-
-        Args:
-            arrived: when the request began to wait, of `time.perf_counter_ns`.
-            parts: its pieces.
-        """
+    def ran(self, times: Times) -> None:
+        """The spans of phases that are over: waiting, and the runs."""
         epoch = time_ns() - perf_counter_ns()  # spans stand in the calendar
-        first = min(parts, key=lambda part: part.waited)
-        arrived += epoch
-        begun = arrived + round(first.waited * 1e9)
-        held = begun - round(first.held * 1e9)
+        arrived = epoch + times.arrived_ns
+        begun = arrived + times.first_ns
+        held = begun - times.held_ns
         self._past("queue", arrived, held)
-        if first.held:
+        if times.held_ns:
             self._past("batch_wait", held, begun)
-        for part in parts:
-            run = part.result
+        for run in times.runs:
             begin = epoch + run.began_ns
             end = begin + run.input_ns + run.infer_ns + run.output_ns
             self._past("compute", begin, end, {"penstock.run.rows": run.rows})

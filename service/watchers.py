@@ -6,7 +6,8 @@ Whoever flags never waits for a reader: one whose buffer is full is dropped, tol
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 
 from penstock.errors import PenstockError, UnavailableError
 from penstock.service.flag_metrics import FlagMetrics
@@ -38,8 +39,9 @@ class Watchers:
                     self._metrics.watchers_dropped.inc()
                     break
 
-    def subscribe(self, model: str, version: int | None) -> AsyncIterator[FlagRecord]:
-        """Records from now on, for ever.
+    @contextmanager
+    def subscription(self, model: str, version: int | None) -> Iterator[AsyncIterator[FlagRecord]]:
+        """Records from now on, for ever; the reader's place is free again when the block ends, however it does.
 
         Args:
             model: only this model's; empty: all models'.
@@ -57,7 +59,11 @@ class Watchers:
         reader = _Reader(model, version, self._buffer)
         self._readers.add(reader)
         self._metrics.watchers.inc()
-        return self._read(reader)
+        try:
+            yield reader
+        finally:
+            self._readers.discard(reader)
+            self._metrics.watchers.dec()
 
     def close(self) -> None:
         """End every reader's stream."""
@@ -65,16 +71,8 @@ class Watchers:
             reader.end(UnavailableError("the server is shutting down"))
         self._readers.clear()
 
-    async def _read(self, reader: _Reader) -> AsyncIterator[FlagRecord]:
-        try:
-            while True:
-                yield await reader.next()
-        finally:
-            self._readers.discard(reader)
-            self._metrics.watchers.dec()
 
-
-class _Reader:
+class _Reader(AsyncIterator[FlagRecord]):
     """One reader's filter and buffer."""
 
     def __init__(self, model: str, version: int | None, buffer: int) -> None:
@@ -105,7 +103,7 @@ class _Reader:
         self._ended = reason
         self._queue.put_nowait(None)
 
-    async def next(self) -> FlagRecord:
+    async def __anext__(self) -> FlagRecord:
         record = await self._queue.get()
         if record is None:
             assert self._ended is not None

@@ -1,8 +1,11 @@
 import dataclasses
+import fcntl
 import json
 import re
+import shutil
 from pathlib import Path
-from threading import Barrier, Thread
+from threading import Barrier, Event, Thread
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -14,7 +17,10 @@ from penstock import bundle
 from penstock.bundle import (
     Bundle,
     Calibration,
+    Interface,
     Manifest,
+    config_text,
+    misfit,
     read_bundle,
     versions,
     write_bundle,
@@ -22,7 +28,7 @@ from penstock.bundle import (
 )
 from penstock.errors import BundleError, InvalidArgumentError, NotFoundError
 from penstock.files import sha256
-from penstock.manifest import Tuning
+from penstock.manifest import Choice, Tuning
 from penstock.paths import PathLayer, PathLayout
 
 onnx = pytest.importorskip("onnx")
@@ -134,10 +140,15 @@ def test_a_manifest_of_another_model_is_refused(repository: Path, model: Path) -
     assert list((repository / "net").iterdir()) == []
 
 
-def test_two_exports_at_once_get_two_versions(
+def test_two_exports_at_once_get_two_versions_where_folders_cannot_be_locked(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both have chosen number 1 before either is there."""
+
+    def refuse(*_: object) -> None:
+        raise OSError("no locks on this file system")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
     barrier, numbers = Barrier(2, timeout=20), bundle._numbers
     calls: list[list[int]] = []
 
@@ -180,6 +191,40 @@ def test_an_export_with_another_configuration_is_refused(
     assert (home / "config.pbtxt").read_text() == before
 
 
+def test_without_a_version_the_configuration_belongs_to_nobody(written: Bundle, model: Path) -> None:
+    """As after a version was removed, or an export killed right after it wrote the configuration."""
+    home = written.folder.parent
+    shutil.rmtree(written.folder)
+    other = manifest(sha256(model), class_names=("cat", "cow"), single=True)
+    assert misfit(home, Interface.of(other)) is None
+    assert write_bundle(home.parent, "net", other, model).folder.name == "1"
+    assert (home / "config.pbtxt").read_text() == config_text("net", Interface.of(other))
+    assert (home / "labels.txt").read_text() == "cat\ncow\n"
+    assert misfit(home, Interface.of(written.manifest)) == home / "config.pbtxt"
+
+
+def test_of_two_first_exports_at_once_the_other_finds_the_configuration_taken(
+    repository: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or it would replace it under the version of the first, which is about to appear."""
+    configured, configure = Event(), bundle._configure
+
+    def configure_and_dawdle(home: Path, interface: Interface) -> None:
+        configure(home, interface)
+        configured.set()
+        sleep(0.2)
+
+    monkeypatch.setattr(bundle, "_configure", configure_and_dawdle)
+    first = Thread(target=write_bundle, args=(repository, "net", manifest(sha256(model)), model))
+    first.start()
+    assert configured.wait(20)
+    with pytest.raises(InvalidArgumentError, match="choose another --name than 'net'"):
+        write_bundle(repository, "net", manifest(sha256(model), single=True), model)
+    first.join()
+    assert versions(repository / "net") == [1]
+    assert "max_batch_size: 8" in (repository / "net" / "config.pbtxt").read_text()
+
+
 def test_a_damaged_graph_is_refused(written: Bundle) -> None:
     with written.model_file.open("ab") as file:
         file.write(b"\0")
@@ -201,19 +246,34 @@ def test_a_missing_bundle_is_refused(repository: Path) -> None:
 
 def test_another_schema_is_refused(written: Bundle) -> None:
     edit(written, schema=1)
-    with pytest.raises(BundleError, match="schema 1; this version reads 5 and 6 and 7: export again"):
+    with pytest.raises(BundleError, match="schema 1; this version reads 5 and 6 and 7 and 8: export again"):
         read_bundle(written.folder)
 
 
-@pytest.mark.parametrize("schema", [5, 6])
+@pytest.mark.parametrize("schema", [5, 6, 7])
 def test_schemas_before_the_last_are_read(schema: int, written: Bundle) -> None:
     file = written.folder / "bundle.json"
     old = json.loads(file.read_text())
-    del old["passes"]
+    for key in ("choices", "passes") if schema < 7 else ("choices",):
+        del old[key]
     for key in ("data", "class_thresholds", "class_images") if schema == 5 else ():
         del old["calibration"][key]
     file.write_text(json.dumps(old | {"schema": schema}))
     assert read_bundle(written.folder).manifest == written.manifest
+
+
+def test_a_routed_graph_without_a_choice_is_static() -> None:
+    several = Choice(place="conv1", images=(3, 0, 4))
+    alone = Choice(place="conv3", images=(7,))
+    assert [manifest("0" * 64, choices=choices).form for choices in ((), (alone,), (several, alone))] == [
+        "masked",
+        "masked, static",
+        "masked",
+    ]
+    assert [str(each) for each in (several, alone)] == [
+        "at conv1: chosen for 3, 0, 4 images",
+        "at conv3: static",
+    ]
 
 
 def test_each_image_is_compared_with_the_threshold_of_its_class() -> None:
@@ -306,17 +366,32 @@ def test_names_that_cannot_be_folders_are_refused(repository: Path, model: Path,
 
 
 def test_configuration_of_a_graph_that_takes_batches() -> None:
-    text = bundle.config_text("net", manifest(""))
+    text = config_text("net", Interface.of(manifest("")))
     assert 'name: "net"' in text
     assert "max_batch_size: 8" in text
     assert '{ name: "images" data_type: TYPE_FP32 dims: [3, 4, 4] format: FORMAT_NCHW }' in text
     assert '{ name: "path" data_type: TYPE_UINT8 dims: [4] }' in text
     assert "penstock_max_batch" not in text
+    assert text.endswith("]\ndynamic_batching { }\n")
+    single = Interface.of(dataclasses.replace(manifest(""), max_batch=1))
+    assert "dynamic_batching" not in config_text("net", single)
+
+
+def test_configuration_from_before_requests_shared_runs_takes_new_versions(
+    repository: Path, model: Path
+) -> None:
+    write_bundle(repository, "net", manifest(sha256(model)), model)
+    config = repository / "net" / "config.pbtxt"
+    older = config.read_text().replace("dynamic_batching { }\n", "")
+    config.write_text(older)
+    assert write_bundle(repository, "net", manifest(sha256(model)), model).folder.name == "2"
+    assert config.read_text() == older
 
 
 def test_configuration_of_a_graph_for_single_images() -> None:
-    text = bundle.config_text("net", manifest("", single=True))
+    text = config_text("net", Interface.of(manifest("", single=True)))
     assert "max_batch_size: 0" in text
     assert '{ name: "images" data_type: TYPE_FP32 dims: [1, 3, 4, 4] }' in text
     assert '{ name: "adversarial" data_type: TYPE_BOOL dims: [1, 1] }' in text
     assert 'parameters { key: "penstock_max_batch" value { string_value: "8" } }' in text
+    assert "dynamic_batching" not in text

@@ -1,12 +1,13 @@
 import errno
+import fcntl
 import hashlib
 import os
 from pathlib import Path
-from threading import Barrier, Thread
+from threading import Barrier, Event, Thread
 
 import pytest
 
-from penstock.files import folder_atomic, sha256, write_atomic
+from penstock.files import folder_atomic, folder_locked, sha256, write_atomic
 
 
 def test_write_replaces_the_whole_file(tmp_path: Path) -> None:
@@ -32,21 +33,27 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: p
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("hard_links", [True, False])
-def test_without_replacing_the_first_writer_wins(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hard_links: bool
+@pytest.mark.parametrize("locks", [True, False])
+def test_two_do_not_hold_a_folder_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locks: bool
 ) -> None:
     def refuse(*_: object) -> None:
-        raise OSError(errno.EPERM, "no links on this file system")
+        raise OSError(errno.ENOLCK, "no locks on this file system")
 
-    if not hard_links:
-        monkeypatch.setattr(os, "link", refuse)
-    path = tmp_path / "file.txt"
-    write_atomic(path, "first", replace=False)
-    with pytest.raises(FileExistsError):
-        write_atomic(path, "second", replace=False)
-    assert path.read_text() == "first"
-    assert list(tmp_path.iterdir()) == [path]
+    if not locks:
+        monkeypatch.setattr(fcntl, "flock", refuse)
+    second_is_in = Event()
+
+    def enter() -> None:
+        with folder_locked(tmp_path):
+            second_is_in.set()
+
+    second = Thread(target=enter)
+    with folder_locked(tmp_path):
+        second.start()
+        assert second_is_in.wait(0.2) == (not locks)
+    second.join(20)
+    assert second_is_in.is_set()
 
 
 def test_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:

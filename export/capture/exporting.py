@@ -17,13 +17,12 @@ import torch
 
 from penstock.bundle import INPUT, OUTPUTS
 from penstock.errors import UnsupportedError
+from penstock.export.building import OPSET
 from penstock.export.capture.contract import DenseModel, ServedModel
 from penstock.export.capture.standing_in import capturable
 from penstock.export.passes.fold_batch_norm import FoldBatchNorm
 from penstock.export.passes.reporting import Report
 from penstock.export.passes.simplify import simplify
-
-OPSET = 18
 
 
 def capture(

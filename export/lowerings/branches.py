@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from penstock.export.building import Builder, is_constant
+from penstock.export.building import Builder, inner_graph, is_constant
 from penstock.export.lowerings.regions import outside_values
 
 
@@ -34,7 +34,7 @@ def choose_one(build: Builder, chosen: ir.Value, branches: Sequence[ir.Graph]) -
     def half(low: int, high: int) -> ir.Graph:
         if high - low == 1:
             return branches[low]
-        graph = ir.Graph([], [], nodes=[], opset_imports={"": 18}, name=f"{build.prefix}.{low}to{high - 1}")
+        graph = inner_graph(f"{build.prefix}.{low}to{high - 1}")
         inside = Builder(graph, str(graph.name))
         outputs = tree(inside, low, high)
         graph.extend(list(inside.tape.nodes))
@@ -101,7 +101,7 @@ def _places(build: Builder, takes: ir.Value) -> ir.Value:
 
 def _empty(branch: ir.Graph) -> ir.Graph:
     """A branch for no rows."""
-    graph = ir.Graph([], [], nodes=[], opset_imports={"": 18}, name=f"{branch.name}.none")
+    graph = inner_graph(f"{branch.name}.none")
     build = Builder(graph, str(graph.name))
     for place, output in enumerate(branch.outputs):
         assert output.shape is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from penstock.export.building import Builder, supersede
+from penstock.export.building import Builder, inner_graph, supersede
 from penstock.export.capture.operators import ESCALATE, RESOLVE
 from penstock.export.lowerings.branches import pick_rows
 from penstock.export.lowerings.regions import bring_constants, drop_unused, member_region
@@ -31,7 +31,7 @@ def _lower_cascade(graph: ir.Graph, entrance: ir.Node, *, single: bool) -> None:
     region = member_region(graph, entrance.outputs[0], [value for value in seconds if value is not None])
     ir.convenience.replace_all_uses_with(entrance.outputs[0], x)
     graph.remove(region.nodes)
-    second = ir.Graph([], [], nodes=region.nodes, opset_imports={"": 18}, name=f"{entrance.name}.second")
+    second = inner_graph(f"{entrance.name}.second", region.nodes)
     seconds = _computed(second, seconds)
     bring_constants(second)
     build = Builder(graph, str(entrance.name))
@@ -75,7 +75,7 @@ def _put_back(
 
 def _unchanged(values: list[ir.Value | None], name: str) -> ir.Graph:
     """A graph that gives what is there."""
-    graph = ir.Graph([], [], nodes=[], opset_imports={"": 18}, name=name)
+    graph = inner_graph(name)
     build = Builder(graph, name)
     graph.outputs.extend(build.op("Identity", value) for value in values)
     graph.extend(list(build.tape.nodes))

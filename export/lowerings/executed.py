@@ -9,6 +9,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from penstock.manifest import Choice
 from penstock.nn.cascade import RAN
 from penstock.paths import Bits, Floats, PathLayout
 
@@ -81,17 +82,41 @@ class Prototypes:
 
     def __call__(self, layout: PathLayout, path: Bits) -> Floats:
         """The share for each path."""
-        places = dict(zip(layout.names, layout.slices, strict=True))
-        ran = path[:, places[RAN]][:, 0].astype(np.float64) if RAN in places else np.ones(len(path))
+        ran = self._ran(layout, path).astype(np.float64)
         computed = {
             name: self._share(stage, name, layout, path) for stage in self.stages for name in stage.shares
         }
         total = np.full(len(path), float(layout.fixed_macs))
         for reader in layout.readers:
             share = ran if reader.name == RAN else computed.get(reader.name, np.ones(len(path)))
-            total += reader.macs * share * (ran if reader.name.startswith(f"{RAN}.") else 1.0)
+            total += reader.macs * share * (ran if _in_second(reader.name) else 1.0)
         return total / layout.dense_macs
+
+    def choices(self, layout: PathLayout, path: Bits) -> tuple[Choice, ...]:
+        """What was chosen along the paths ``[N, P]``: first between members, then in each stage where it ran."""
+        ran = self._ran(layout, path)
+        members = [Choice(place=RAN, images=_counts(ran, 2))] if RAN in layout.names else []
+        stages = []
+        for stage in self.stages:
+            own = path[ran] if _in_second(stage.layers[0]) else path
+            images = _counts(stage.prototype(layout, own), len(stage.bits))
+            stages.append(Choice(place=stage.layers[0], images=images))
+        return (*members, *stages)
+
+    def _ran(self, layout: PathLayout, path: Bits) -> npt.NDArray[np.bool_]:
+        """For which paths the second member ran, ``[N]``; where there is no cascade, for all."""
+        places = dict(zip(layout.names, layout.slices, strict=True))
+        return path[:, places[RAN]][:, 0] > 0 if RAN in places else np.ones(len(path), bool)
 
     def _share(self, stage: Stage, name: str, layout: PathLayout, path: Bits) -> Floats:
         chosen: Floats = stage.shares[name][stage.prototype(layout, path)]
         return chosen
+
+
+def _in_second(name: str) -> bool:
+    """Whether a layer belongs to the second member of a cascade."""
+    return name.startswith(f"{RAN}.")
+
+
+def _counts(chosen: npt.NDArray[np.int64] | npt.NDArray[np.bool_], options: int) -> tuple[int, ...]:
+    return tuple(np.bincount(chosen, minlength=options).tolist())

@@ -14,7 +14,7 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
-from penstock.export.building import Builder, constant_array, dimension, is_constant
+from penstock.export.building import Builder, attributes_of, constant_array, dimension, is_constant
 from penstock.export.lowerings.channelwise import is_flattening, keeps_zeros
 from penstock.export.lowerings.compact import Compact, given, joined, picked, shifted, take
 from penstock.export.lowerings.regions import origin
@@ -86,8 +86,7 @@ class Readers:
         if is_flattening(node) and node.op_type != "ReduceMean":
             small = build.op("Flatten", entering.value, axis=1)
         else:
-            attributes = {name: attribute.value for name, attribute in node.attributes.items()}
-            small = build.op(node.op_type, entering.value, *node.inputs[1:], **attributes)
+            small = build.op(node.op_type, entering.value, *node.inputs[1:], **attributes_of(node))
         build.insert_before(node)
         clean = entering.clean and (keeps_zeros(node) or is_flattening(node))
         self.tracked.compact[node.outputs[0]] = Compact(small, entering.index, clean)
@@ -100,7 +99,7 @@ class Readers:
         name = _layer(node.inputs[1])
         if group == 1:
             columns = picked(build, weight, None, entering.index)
-            output = build.op("Conv", entering.value, columns, *node.inputs[2:], **_attributes(node))
+            output = build.op("Conv", entering.value, columns, *node.inputs[2:], **attributes_of(node))
             if isinstance(entering.index, np.ndarray):
                 self.shares[name] = len(entering.index) / weight.shape[1]
             else:
@@ -116,7 +115,7 @@ class Readers:
                 given(build, take(build, constant_array(value), entering.index, 0, "bias"), "bias")
                 for value in node.inputs[2:]
             ]
-            attributes = {**_attributes(node), "group": len(entering.index)}
+            attributes = {**attributes_of(node), "group": len(entering.index)}
             output = build.op("Conv", entering.value, rows, *bias, **attributes)
             self.shares[name.removesuffix(".conv")] = share_of(rows, weight.shape)  # of a `FollowingConv2d`
             build.insert_before(node)
@@ -130,7 +129,7 @@ class Readers:
         axis = 1 if node.attributes.get_int("transB", 0) else 0
         weight = take(build, constant_array(node.inputs[1]), entering.index, axis, "weight")
         columns = given(build, weight, "weight")
-        output = build.op("Gemm", entering.value, columns, *node.inputs[2:], **_attributes(node))
+        output = build.op("Gemm", entering.value, columns, *node.inputs[2:], **attributes_of(node))
         build.replace(node, (output,))
 
     def _joined(self, build: Builder, node: ir.Node) -> Compact:
@@ -170,7 +169,3 @@ def share_of(weight: ir.Value, dense: tuple[int, ...]) -> float:
 def _layer(weight: ir.Value) -> str:
     """The layer that a captured convolution's weight belongs to, as a layout names it."""
     return WRAPPING.sub(r"\1", origin(weight)).removesuffix(".weight")
-
-
-def _attributes(node: ir.Node) -> dict[str, object]:
-    return {name: attribute.value for name, attribute in node.attributes.items()}

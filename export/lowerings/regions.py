@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from penstock.export.building import inner_graph
 from penstock.export.capture.operators import DOMAIN, RESOLVE
 
 ORIGIN = "origin"  # among a constant's properties: what it was called where it was copied from
@@ -78,6 +79,14 @@ def inner_graphs(node: ir.Node) -> Iterator[ir.Graph]:
             yield attribute.as_graph()
 
 
+def all_graphs(graph: ir.Graph) -> Iterator[ir.Graph]:
+    """A graph and its branches, and theirs."""
+    yield graph
+    for node in list(graph):
+        for inner in inner_graphs(node):
+            yield from all_graphs(inner)
+
+
 def copied(region: Region, name: str) -> ir.Graph:
     """A graph that computes what a region does; constants of plain operators become its own.
 
@@ -85,7 +94,7 @@ def copied(region: Region, name: str) -> ir.Graph:
     """
     values: dict[ir.Value, ir.Value] = {}
     nodes = []
-    graph = ir.Graph([], [], nodes=[], opset_imports={"": 18}, name=name)
+    graph = inner_graph(name)
     for node in region.nodes:
         plain = node.domain != DOMAIN
         inputs = [

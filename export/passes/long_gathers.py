@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from penstock.export.building import Builder, constant_array, is_constant
+from penstock.export.building import Builder, attributes_of, constant_array, is_constant
 from penstock.export.lowerings.compact import LAYER, Array
 from penstock.export.passes.reporting import Effect
 
@@ -87,7 +87,7 @@ def _turn(graph: ir.Graph, node: ir.Node, picks: Mapping[int, ir.Value]) -> bool
         assert gather is not None
         weight = gather.inputs[0]
     direct = constant_array(weight)
-    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+    attributes = attributes_of(node)
     pads = _turned_pads(direct, attributes)
     if pads is None:
         return False

@@ -23,6 +23,13 @@ class Effect:
     changed: list[str] = field(default_factory=list)
     declined: dict[str, str] = field(default_factory=dict)
 
+    def note(self, name: str, why: str | None) -> None:
+        """Add one place: changed, or left alone if there is a reason."""
+        if why is None:
+            self.changed.append(name)
+        else:
+            self.declined[name] = why
+
 
 class Pass(Protocol):
     """A rewrite of one graph, in place, after which it answers as before; the class says by which rule, and when not.

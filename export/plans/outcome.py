@@ -20,6 +20,7 @@ class Outcome:
         seconds: that it took.
         version: the version folder, unless it failed.
         lowering: of the graph, as ``bundle.json`` has it.
+        static: whether it is routed, but has nothing to choose.
         precision: the same.
         milliseconds: median time of one run, where ``auto`` measured.
         ratio: how many times faster than the dense network that is.
@@ -34,6 +35,7 @@ class Outcome:
     seconds: float
     version: str | None = None
     lowering: str | None = None
+    static: bool = False
     precision: str | None = None
     milliseconds: float | None = None
     ratio: float | None = None
@@ -57,6 +59,7 @@ def of_bundle(bundle: Bundle, *, name: str, source: str, result: str, seconds: f
         seconds=seconds,
         version=str(bundle.folder),
         lowering=manifest.lowering,
+        static=manifest.static,
         precision=manifest.precision,
         milliseconds=None if manifest.tuning is None else manifest.tuning.chosen_ms,
         ratio=None if manifest.tuning is None else manifest.tuning.ratio,

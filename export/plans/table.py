@@ -29,7 +29,7 @@ def outcome_table(outcomes: Sequence[Outcome], title: str) -> Table:
         table.add_row(
             outcome.name,
             outcome.result,
-            outcome.lowering,
+            f"{outcome.lowering}, static" if outcome.static else outcome.lowering,
             outcome.precision,
             outcome.speed,
             "" if outcome.macs is None else f"{outcome.macs:.1%}",

@@ -18,26 +18,53 @@ import onnx_ir as ir
 
 from penstock.export.building import Builder, supersede
 from penstock.export.lowerings.regions import inner_graphs
+from penstock.export.passes.reporting import Effect
 from penstock.export.precision.forms import Narrow, behind, narrowing
 from penstock.export.precision.standalone import IF, convolves, picked, picks_rows
 
 LAST, FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 
 
-def narrow_borders(graph: ir.Graph) -> None:
-    """Narrow the values that cross the borders of a graph's branches, in place."""
+UNLIKE = "not all branches answer in one narrow form"
+MIXED = "rows come from values that are not all in one narrow form"
+RESCALED = "what comes in is narrow in another form"
+LEAVES = "the graph's answers keep their type"
+
+
+class NarrowBorders:
+    """A value that is narrow on both sides of a border crosses it so.
+
+    It declines borders on the two sides of which, or in whose branches, narrow forms differ. What is float32 on both
+    sides, as all that decides is, has nothing narrow to cross with and is not counted.
+    """
+
+    name = "cross borders narrow"
+
+    def __call__(self, graph: ir.Graph) -> Effect:
+        """Narrow the values that cross the borders of a graph's branches, those of inner branches first."""
+        effect = Effect()
+        _narrow(graph, effect)
+        return effect
+
+
+def _narrow(graph: ir.Graph, effect: Effect) -> None:
     for node in list(graph):
         if node.op_type == IF:
             for branch in inner_graphs(node):
-                narrow_borders(branch)
+                _narrow(branch, effect)
             for place in range(len(node.outputs)):
-                _leave(graph, node, place)
+                _leave(graph, node, place, effect)
         elif picks_rows(node):
-            _pick(graph, node)
+            _pick(graph, node, effect)
         elif narrowing(node):
-            _join(graph, node)
+            _join(graph, node, effect)
         else:
-            _enter(graph, node)
+            _enter(graph, node, effect)
+
+
+def _at(graph: ir.Graph, node: ir.Node) -> str:
+    """What to call a place: branches have nodes of equal names."""
+    return f"{graph.name}/{node.name}"
 
 
 def channels_last(value: ir.Value) -> ir.Value:
@@ -77,7 +104,7 @@ def _local(build: Builder, found: Narrow) -> ir.Value:
     return found.value if found.value.graph is build.graph else _inward(build, _outward(found), found)
 
 
-def _enter(graph: ir.Graph, node: ir.Node) -> None:
+def _enter(graph: ir.Graph, node: ir.Node, effect: Effect) -> None:
     """Widen here what a node reads widened from around its graph."""
     for place, value in enumerate(node.inputs):
         found = behind(value)
@@ -87,28 +114,37 @@ def _enter(graph: ir.Graph, node: ir.Node) -> None:
             wide.shape, wide.type = value.shape, value.type
             node.replace_input_with(place, wide)
             build.insert_before(node)
+            effect.changed.append(f"{_at(graph, node)}.{place}")
 
 
-def _join(graph: ir.Graph, node: ir.Node) -> None:
+def _join(graph: ir.Graph, node: ir.Node, effect: Effect) -> None:
     """Leave out a narrowing of what stands for the very same values."""
     found = behind(node.inputs[0])
     if found is None or found.form != narrowing(node):
-        _enter(graph, node)
-    elif not node.outputs[0].is_graph_output():
+        if found is not None and found.value.graph is graph:
+            effect.declined[_at(graph, node)] = RESCALED
+        _enter(graph, node, effect)
+    elif node.outputs[0].is_graph_output():
+        effect.declined[_at(graph, node)] = LEAVES
+    else:
+        effect.changed.append(_at(graph, node))
         build = Builder(graph, str(node.name))
         ir.convenience.replace_all_uses_with(node.outputs[0], _local(build, found))
         build.insert_before(node)
         graph.remove(node, safe=True)
 
 
-def _pick(graph: ir.Graph, node: ir.Node) -> None:
+def _pick(graph: ir.Graph, node: ir.Node, effect: Effect) -> None:
     """Pick rows from the narrow values."""
     data = picked(node)
     found = [behind(value) for value in data]
     first = found[0]
     if first is None or not all(one is not None and first.form == one.form for one in found):
-        _enter(graph, node)
+        if any(found):
+            effect.declined[_at(graph, node)] = MIXED
+        _enter(graph, node, effect)
         return
+    effect.changed.append(_at(graph, node))
     build = Builder(graph, str(node.name))
     inputs = [_outward(one) for one in found if one is not None] + list(node.inputs[len(data) :])
     rows = build.op(node.op_type, *inputs, axis=0)
@@ -121,12 +157,16 @@ def _pick(graph: ir.Graph, node: ir.Node) -> None:
     graph.remove(node, safe=True)
 
 
-def _leave(graph: ir.Graph, node: ir.Node, place: int) -> None:
+def _leave(graph: ir.Graph, node: ir.Node, place: int, effect: Effect) -> None:
     """Let an ``If`` node give narrow values where all its branches that compute anything have them."""
     branches = list(inner_graphs(node))
     found = [behind(branch.outputs[place]) for branch in branches]
     first = next((one for one in found if one is not None), None)
-    if first is None or not all(map(_fits, branches, found, [first] * len(found))):
+    if first is None:
+        return
+    fits = all(map(_fits, branches, found, [first] * len(found)))
+    effect.note(f"{_at(graph, node)}.{place}", None if fits else UNLIKE)
+    if not fits:
         return
     sides = zip(branches, found, strict=True)
     shape = _of_some_rows(next(branch.outputs[place].shape for branch, one in sides if one is first))

@@ -12,9 +12,10 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from penstock.export.building import Builder, constant_array, is_constant
-from penstock.export.lowerings.regions import inner_graphs
+from penstock.export.lowerings.regions import all_graphs
+from penstock.export.passes.reporting import Effect, Report
 from penstock.export.passes.simplify import tidy
-from penstock.export.precision.borders import narrow_borders
+from penstock.export.precision.borders import NarrowBorders
 from penstock.export.precision.forms import Half
 from penstock.export.precision.quantizable import answering
 from penstock.export.precision.standalone import drop_all_unused, own_constants
@@ -46,34 +47,56 @@ ON_MAPS = frozenset(
 )
 
 
-def to_fp16(model: ir.Model) -> ir.Model:
+UNKNOWN = "an average, or an operator that is not known to bear float16"
+DECIDES = "a linear layer that decides on paths"
+
+
+def to_fp16(model: ir.Model, report: Report | None = None) -> ir.Model:
     """A lowered graph with its network in float16.
 
     Args:
         model: lowered and finished; stays as it is.
+        report: is told what passes did.
     """
+    report = report or Report()
     result = model.clone()
     own_constants(result.graph)
     passes.ShapeInferencePass()(result)
-    _halve(result.graph, answering(result.graph.outputs[0]))
-    narrow_borders(result.graph)
+    for step in (Halve(), NarrowBorders()):
+        report.run(step, result.graph)
     drop_all_unused(result.graph)
     return tidy(result)
 
 
-def _halve(graph: ir.Graph, answers: frozenset[str]) -> None:
-    """Let the nodes of a graph and its branches that work on maps, and the classifier, read and give float16."""
-    halves: dict[ir.Value, ir.Value] = {}
-    for node in list(graph):
-        for inner in inner_graphs(node):
-            _halve(inner, answers)
-        if _on_maps(node) or (node.op_type == "Gemm" and node.outputs[0].name in answers):
-            _halve_node(graph, node, halves)
+class Halve:
+    """What works on maps, and the classifier, reads and gives float16, in a graph and its branches.
+
+    It declines linear layers that decide on paths, averages, which they look at, and operators that may not bear it.
+    """
+
+    name = "compute in float16"
+
+    def __call__(self, graph: ir.Graph) -> Effect:
+        """Halve a graph of known shapes, with constants of its own."""
+        effect, answers = Effect(), answering(graph.outputs[0])
+        for each in all_graphs(graph):
+            halves: dict[ir.Value, ir.Value] = {}
+            for node in list(each):
+                if node.op_type == "Gemm":
+                    why = None if node.outputs[0].name in answers else DECIDES
+                elif _turns_maps(node):
+                    why = None if node.op_type in ON_MAPS else UNKNOWN
+                else:
+                    continue
+                if why is None:
+                    _halve_node(each, node, halves)
+                effect.note(f"{each.name}/{node.name}", why)
+        return effect
 
 
-def _on_maps(node: ir.Node) -> bool:
+def _turns_maps(node: ir.Node) -> bool:
     x, y = node.inputs[0] if node.inputs else None, node.outputs[0] if node.outputs else None
-    return node.op_type in ON_MAPS and _is_map(x) and _is_map(y)
+    return _is_map(x) and _is_map(y)
 
 
 def _is_map(value: ir.Value | None) -> bool:

@@ -11,19 +11,29 @@ import onnx_ir as ir
 
 from penstock.export.building import Builder
 from penstock.export.lowerings.channelwise import MASK_FORMS
-from penstock.export.lowerings.regions import inner_graphs
+from penstock.export.passes.reporting import Effect
 from penstock.export.precision.forms import Form, Scale, behind, narrowing
 
+FLOATS = "what it masks is float32"
+READ = "what it gives is read as float32, or on several scales"
+ELSEWHERE = "what it masks was rounded before it came here"
 
-def round_once_at_masks(graph: ir.Graph) -> None:
-    """Give what masks read the scale of what they give, in a quantised graph and its branches, in place."""
-    for node in list(graph):
-        for inner in inner_graphs(node):
-            round_once_at_masks(inner)
-        found = behind(node.inputs[0]) if _masks(node) else None
-        given = _read_as(node.outputs[0]) if found is not None else None
-        if found is not None and isinstance(given, Scale):
-            _rescale(graph, found.value, given)
+
+class RoundOnceAtMasks:
+    """What a mask reads gets the scale of what it gives, so that the second rounding changes nothing.
+
+    It declines masks before which or behind which nothing is rounded to int8, or not at one place and on one scale.
+    """
+
+    name = "round once at masks"
+
+    def __call__(self, graph: ir.Graph) -> Effect:
+        """Rescale what the masks of a quantised graph read."""
+        effect = Effect()
+        for node in list(graph):
+            if _masks(node):
+                effect.note(str(node.name), _rescale(graph, node))
+        return effect
 
 
 def _masks(node: ir.Node) -> bool:
@@ -42,14 +52,21 @@ def _read_as(value: ir.Value) -> Form | None:
     return forms.pop() if len(forms) == 1 else None
 
 
-def _rescale(graph: ir.Graph, narrow: ir.Value, form: Scale) -> None:
-    """Let a narrow value be on another scale."""
+def _rescale(graph: ir.Graph, mask: ir.Node) -> str | None:
+    """Let what a mask reads be on the scale of what it gives; or why not."""
+    found, form = behind(mask.inputs[0]), _read_as(mask.outputs[0])
+    if found is None:
+        return FLOATS
+    if not isinstance(form, Scale):
+        return READ
+    narrow = found.value
     maker = narrow.producer()
     if maker is None or narrowing(maker) is None:
-        return
+        return ELSEWHERE
     build = Builder(graph, f"{narrow.name}.masked")
     scale = build.constant(form.scale, "scale")
     zero_point = build.constant(form.zero_point, "zero_point")
     for node in (maker, *(user for user, _ in narrow.uses())):
         node.replace_input_with(1, scale)
         node.replace_input_with(2, zero_point)
+    return None

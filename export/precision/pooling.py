@@ -14,21 +14,37 @@ import numpy as np
 import onnx_ir as ir
 
 from penstock.export.building import Builder, constant_array
-from penstock.export.lowerings.regions import inner_graphs
+from penstock.export.passes.reporting import Effect
 from penstock.export.precision.borders import channels_last
 from penstock.export.precision.forms import Scale, behind
 
 SPATIAL = ({2, 3}, {-2, -1})
 
 
-def pool_integers(graph: ir.Graph) -> None:
-    """Rewrite averages over all places of what is dequantised, in a graph and its branches, in place."""
-    for node in list(graph):
-        for inner in inner_graphs(node):
-            pool_integers(inner)
-        found = behind(node.inputs[0]) if _averages(node) else None
-        if found is not None and isinstance(found.form, Scale):
-            _rewrite(graph, node, found.value, found.form)
+FLOATS = "what it averages is float32"
+
+
+class PoolIntegers:
+    """An average over all places of dequantised values becomes a sum of their integers, times one number.
+
+    It declines averages of what was never in int8.
+    """
+
+    name = "average integers"
+
+    def __call__(self, graph: ir.Graph) -> Effect:
+        """Rewrite the averages of a quantised graph."""
+        effect = Effect()
+        for node in list(graph):
+            if not _averages(node):
+                continue
+            found = behind(node.inputs[0])
+            if found is not None and isinstance(found.form, Scale):
+                effect.changed.append(str(node.name))
+                _rewrite(graph, node, found.value, found.form)
+            else:
+                effect.declined[str(node.name)] = FLOATS
+        return effect
 
 
 def _averages(node: ir.Node) -> bool:

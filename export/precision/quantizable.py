@@ -9,6 +9,7 @@ import onnx_ir as ir
 from onnx import helper, shape_inference
 
 from penstock.export.lowerings.regions import inner_graphs
+from penstock.export.passes.reporting import Effect
 
 # They keep the scale of what they read, so that int8 passes through.
 PASSING = frozenset({"Relu", "Clip", "MaxPool", "AveragePool", "Pad", "Slice"})
@@ -19,38 +20,50 @@ ANSWERING = frozenset(
 Shapes = Mapping[str, tuple[object, ...]]
 
 
-def quantizable(model: onnx.ModelProto, answers: frozenset[str]) -> list[str]:
-    """Names of the nodes to quantise: convolutions, what lies between them, and the classifier.
+DECIDES = "a linear layer that decides on paths"
+UNEQUAL = "summands of different sizes"
+ROWS = "it puts rows of batches together"
+FLOATS = "what it reads stays float32"
+
+
+def quantizable(model: onnx.ModelProto, answers: frozenset[str]) -> Effect:
+    """The nodes to quantise, by name: convolutions, what lies between them, and the classifier.
 
     Everything else stays in float32: what decides on paths (pools, linear layers, comparisons), the detector, costs.
 
     Args:
         model: sorted, with sizes of its inputs but for the batch.
         answers: values that become the logits.
+
+    Returns:
+        those to quantise as changed, and why which other linear layers and makers of maps stay as they are.
     """
     shapes = _shapes(shape_inference.infer_shapes(model))
     maps = {name for name, sizes in shapes.items() if len(sizes) == 4}
     constants = {tensor.name for tensor in model.graph.initializer}
     small = {value.name for value in model.graph.input} & maps  # what comes in int8 or soon will be
-    chosen = []
+    found = Effect()
     for node in model.graph.node:
         read = [name for name in node.input if name not in constants]
-        if node.op_type == "Gemm":
-            fits = node.output[0] in answers and node.input[1] in constants
-        elif node.op_type == "Conv":
-            fits = True
+        if node.op_type == "Conv":
+            why = None
+        elif node.op_type == "Gemm":
+            why = None if node.output[0] in answers and node.input[1] in constants else DECIDES
         elif node.op_type == "Add":  # nothing must be broadcast
             sizes = _sizes(shapes, node.output[0])
             fits = sizes is not None and [_sizes(shapes, name) for name in read] == [sizes, sizes]
-        elif node.op_type in ("Concat", "Gather"):
-            # Along the batch, they put together what branches answered.
-            fits = all(name in small for name in read) and _axis(node) == 1
+            why = None if fits else UNEQUAL
+        elif node.op_type in ("Concat", "Gather") and _axis(node) != 1:
+            why = ROWS  # along the batch, they put together what branches answered
+        elif node.op_type in PASSING | {"Concat", "Gather"}:
+            why = None if all(name in small for name in read) else FLOATS
         else:
-            fits = node.op_type in PASSING and all(name in small for name in read)
-        if fits:
-            chosen.append(node.name)
+            continue
+        if why is None:
             small.update(node.output)
-    return chosen
+        if why is None or node.op_type == "Gemm" or node.output[0] in maps:
+            found.note(node.name, why)
+    return found
 
 
 def answering(logits: ir.Value) -> frozenset[str]:

@@ -16,16 +16,36 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from penstock.export.building import Builder, constant_array, dimension, is_constant
+from penstock.export.passes.reporting import Effect
 
 BLOCK = 2
 CHANNELS = 4  # with as many or more, the kernels cope
 
 
-def block_stem(graph: ir.Graph) -> None:
-    """Rewrite convolutions of stride 2 that read images, in place."""
-    for node in list(graph):
-        if node.op_type == "Conv" and _reads_images(node) and min(_pads(node)) >= 0:
-            _rewrite(graph, node)
+STRIDE = "it does not go from one block of 2x2 pixels to the next"
+ODD = "images with odd sides are not made of blocks of 2x2 pixels"
+FORM = "it is dilated, has groups, or finds its padding itself"
+CROPPED = "it never looks at the last pixels"
+
+
+class BlockStem:
+    """A convolution of stride 2 that reads images becomes one of stride 1 that reads blocks of 2x2 pixels.
+
+    It declines other strides, dilations and groups, images with odd sides, and padding that is less than none.
+    """
+
+    name = "read images in blocks"
+
+    def __call__(self, graph: ir.Graph) -> Effect:
+        """Rewrite the convolutions that read less than four channels."""
+        effect = Effect()
+        for node in list(graph):
+            if node.op_type == "Conv" and _reads_images(node):
+                why = _why_not(node)
+                effect.note(str(node.name), why)
+                if why is None:
+                    _rewrite(graph, node)
+        return effect
 
 
 def _reads_images(node: ir.Node) -> bool:
@@ -33,15 +53,24 @@ def _reads_images(node: ir.Node) -> bool:
     if x is None or x.shape is None or y.shape is None or not is_constant(node.inputs[1]):
         return False
     sizes = (*x.shape[1:], *y.shape[1:])
-    return (
-        all(isinstance(size, int) for size in sizes)
-        and dimension(x, 1) < CHANNELS
-        and all(dimension(x, axis) % BLOCK == 0 for axis in (2, 3))
-        and node.attributes.get_int("group", 1) == 1
+    return all(isinstance(size, int) for size in sizes) and dimension(x, 1) < CHANNELS
+
+
+def _why_not(node: ir.Node) -> str | None:
+    x = node.inputs[0]
+    assert x is not None
+    if list(node.attributes.get_ints("strides", [1, 1])) != [BLOCK, BLOCK]:
+        return STRIDE
+    if any(dimension(x, axis) % BLOCK for axis in (2, 3)):
+        return ODD
+    plain = (
+        node.attributes.get_int("group", 1) == 1
         and node.attributes.get_string("auto_pad", "NOTSET") == "NOTSET"
-        and list(node.attributes.get_ints("strides", [1, 1])) == [BLOCK, BLOCK]
         and list(node.attributes.get_ints("dilations", [1, 1])) == [1, 1]
     )
+    if not plain:
+        return FORM
+    return CROPPED if min(_pads(node)) < 0 else None
 
 
 def _pads(node: ir.Node) -> list[int]:

@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 
 from penstock.service.cluster.attempt import TRIES, Attempt
+from penstock.service.flag_records import WATCHING
 from penstock.service.handlers import Context
 from penstock.service.services import SERVICES
 
@@ -84,7 +85,8 @@ def _once_more(behaviour: Any) -> Any:
 def _streamed(behaviour: Any) -> Any:
     async def call(request: Any, context: Context) -> AsyncIterator[bytes]:
         attempt = Attempt(context)
-        await context.send_initial_metadata(())
+        # Before a replica has the call, so that of `WatchFlags` a refusal is told to whoever reads.
+        await context.send_initial_metadata(WATCHING)
         async for response in behaviour(request, attempt):
             if attempt.code():  # the replica's last word, which has nothing but the status
                 break

@@ -15,7 +15,6 @@ from penstock.service.answers import Answer, Images
 from penstock.service.images import read_images
 from penstock.service.model import Model
 from penstock.service.repository import Repository
-from penstock.service.runs import Piece, Runner
 from penstock.service.scoring.plan import Score
 from penstock.service.settings import Settings
 
@@ -87,11 +86,9 @@ def opened(repository: Path, name: str, version: int) -> Model:
 def answered(model: Model, pixels: Images) -> Answer:
     """The answer for a batch of pixels, ``[N, C, H, W]`` uint8."""
     images = pixels if model.manifest.input_type == "uint8" else pixels.astype(np.float32) / np.float32(255)
-    run = Runner(model.session)
     size = 1 if model.single else len(images)
     parts = [images[begin : begin + size] for begin in range(0, len(images), size)]
-    runs = [run([Piece({INPUT: part}, len(part), OUTPUTS)])[0].outputs for part in parts]
-    return Answer.join([Answer(**{name: outputs[name] for name in OUTPUTS}) for outputs in runs])
+    return Answer.join([Answer(**model.session.run({INPUT: part}, OUTPUTS)) for part in parts])
 
 
 def _values(model: Model, answer: Answer, row: int) -> Record:

@@ -9,7 +9,8 @@ A bundle is one version folder of a Triton-style model repository:
     <repository>/<name>/<version>/detector.npz  the detector's tables, where the graph flags: to explain flags
 
 The version folder is written beside its place and renamed into it, so a reader sees a whole bundle or none.
-The configuration is written before the first version and never changed by a later one.
+The configuration is written before the first version and never changed by a later one. Where no version stands, it
+belongs to none, as after an export that was killed before its version was there, and the next export writes its own.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from penstock.errors import BundleError, InvalidArgumentError, NotFoundError
-from penstock.files import folder_atomic, sha256, write_atomic
+from penstock.files import folder_atomic, folder_locked, sha256, write_atomic
 from penstock.manifest import (
     ACTIVE_MACS,
     FLAG,
@@ -33,7 +34,15 @@ from penstock.manifest import (
     Calibration,
     Manifest,
 )
-from penstock.model_config import CONFIG_FILE, LABELS_FILE, MAX_BATCH_PARAMETER, config_text
+from penstock.model_config import (
+    BATCHING,
+    CONFIG_FILE,
+    LABELS_FILE,
+    MAX_BATCH_PARAMETER,
+    Interface,
+    config_files,
+    config_text,
+)
 
 MODEL_FILE = "model.onnx"
 DETECTOR_FILE = "detector.npz"
@@ -117,15 +126,39 @@ def write_bundle(
             else than this export would.
     """
     check_name(name)
-    config = config_text(name, manifest)
-    labels = "".join(f"{label}\n" for label in manifest.class_names)
     home = repository / name
 
     def configure() -> None:
-        _write_or_agree(home / CONFIG_FILE, config)
-        _write_or_agree(home / LABELS_FILE, labels)
+        _configure(home, Interface.of(manifest))
 
     return _write_version(home, manifest, model.read_bytes(), also or {}, configure)
+
+
+def misfit(home: Path, interface: Interface) -> Path | None:
+    """The file of a model's folder that belongs to its versions and says something else, if there is one.
+
+    Args:
+        home: folder of the model; it need not be there.
+        interface: of the version that is to be added.
+    """
+    if not versions(home):
+        return None
+    texts = {home / file: text for file, text in config_files(home.name, interface).items()}
+    return next((file for file, text in texts.items() if file.exists() and not _says(file, text)), None)
+
+
+def refuse_misfit(home: Path, interface: Interface) -> None:
+    """Refuse a version that is called in another way than those already there.
+
+    Raises:
+        InvalidArgumentError: the model's ``config.pbtxt`` or ``labels.txt`` says something else.
+    """
+    file = misfit(home, interface)
+    if file is not None:
+        raise InvalidArgumentError(
+            f"{file} does not fit this export (other shapes, classes or batching), and belongs to the "
+            f"versions already there: choose another --name than {home.name!r}"
+        )
 
 
 def write_next_version(
@@ -143,7 +176,7 @@ def write_next_version(
         InvalidArgumentError: it would need another configuration than ``old``.
     """
     home = old.folder.resolve().parent
-    if config_text(home.name, manifest) != config_text(home.name, old.manifest):
+    if Interface.of(manifest) != Interface.of(old.manifest):
         raise InvalidArgumentError(f"another version of {home.name!r} must have the same inputs and outputs")
     return _write_version(home, manifest, content, also, lambda: None)
 
@@ -155,10 +188,12 @@ def _write_version(
     also: Mapping[str, str | bytes],
     configure: Callable[[], None],
 ) -> Bundle:
+    home.mkdir(parents=True, exist_ok=True)
     while True:
         version = home / str(max(_numbers(home), default=0) + 1)
         try:
-            with folder_atomic(version) as folder:
+            # Locked until it stands, or of two first exports one would change the other's configuration.
+            with folder_locked(home), folder_atomic(version) as folder:
                 (folder / MODEL_FILE).write_bytes(content)
                 (folder / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
                 for file, text in also.items():
@@ -210,16 +245,17 @@ def check_name(name: str) -> None:
         )
 
 
-def _write_or_agree(path: Path, text: str) -> None:
-    """Write a file of the model's, or see that it says the same already; of two at once one writes."""
-    try:
-        write_atomic(path, text, replace=False)
-    except FileExistsError:
-        if path.read_text(encoding="utf-8") != text:
-            raise InvalidArgumentError(
-                f"{path} does not fit this export (other shapes, classes or batching), and belongs to the "
-                f"versions already there: choose another --name than {path.parent.name!r}"
-            ) from None
+def _configure(home: Path, interface: Interface) -> None:
+    """Write the files that belong to all versions, where they do not say the same already."""
+    refuse_misfit(home, interface)
+    for file, text in config_files(home.name, interface).items():
+        if not _says(home / file, text):
+            write_atomic(home / file, text)
+
+
+def _says(path: Path, text: str) -> bool:
+    """Whether a file says this, or did before exports shared runs."""
+    return path.is_file() and path.read_text(encoding="utf-8") in (text, text.removesuffix(BATCHING))
 
 
 __all__ = [
@@ -240,10 +276,13 @@ __all__ = [
     "SCORE",
     "Bundle",
     "Calibration",
+    "Interface",
     "Manifest",
     "check_name",
     "config_text",
+    "misfit",
     "read_bundle",
+    "refuse_misfit",
     "versions",
     "write_bundle",
     "write_next_version",

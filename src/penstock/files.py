@@ -7,21 +7,18 @@ into place, flush the folder. A rename within one file system is atomic (POSIX `
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
-def write_atomic(path: Path, content: bytes | str, *, replace: bool = True) -> None:
-    """Write ``content`` to ``path`` in one step; on any failure the old file stays as it was.
-
-    Raises:
-        FileExistsError: ``path`` is there already and is not to be replaced; of several writers one wins.
-    """
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write ``content`` to ``path`` in one step; on any failure the old file stays as it was."""
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -31,10 +28,7 @@ def write_atomic(path: Path, content: bytes | str, *, replace: bool = True) -> N
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o644)  # mkstemp makes private files; what we write is for other users to read
-        if replace:
-            os.replace(name, path)
-        else:
-            _link(name, path)
+        os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
     sync_folder(path.parent)
@@ -68,6 +62,21 @@ def folder_atomic(path: Path) -> Iterator[Path]:
     sync_folder(path.parent)
 
 
+@contextmanager
+def folder_locked(path: Path) -> Iterator[None]:
+    """Keep others out of a folder who lock it, too; the lock ends with the block or the process, however that ends.
+
+    Some network shares lock no folders: there nobody is kept out.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file, read in pieces."""
     with path.open("rb") as file:
@@ -81,18 +90,6 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _link(name: str, path: Path) -> None:
-    """Give a file a second name unless that is taken."""
-    try:
-        os.link(name, path)
-    except FileExistsError:
-        raise
-    except OSError as error:  # no hard links here, as on some network shares: look first, as well as one can
-        if path.exists():
-            raise FileExistsError(f"{path} exists already") from error
-        os.replace(name, path)
 
 
 def _sync_file(path: Path) -> None:

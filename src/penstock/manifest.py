@@ -14,9 +14,9 @@ from penstock.records import read_record
 
 # 2: layers read several others, depthwise convolutions follow them; 3: what tuning measured; 4: pixels may be bytes,
 # and precision less; 5: further files are hashed, the detector's tables among them; 6: classes may have thresholds of
-# their own; 7: what passes did. Manifests of schemas 5 and 6 lack that and nothing else.
-SCHEMA = 7
-READABLE = (5, 6, SCHEMA)
+# their own; 7: what passes did; 8: what a routed graph chose. Manifests of schemas 5 to 7 lack that and nothing else.
+SCHEMA = 8
+READABLE = (5, 6, 7, SCHEMA)
 MANIFEST_FILE = "bundle.json"
 
 FP32, INT8, FP16 = PRECISIONS = ("fp32", "int8", "fp16")
@@ -84,6 +84,25 @@ class PassRecord:
         if not self.changed and not left:
             return f"{self.name}: nothing there to do"
         return f"{self.name}: {self.changed} places" + (f"; left alone: {'; '.join(left)}" if left else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A place where a routed graph has a choice, or would have one with more prototypes.
+
+    Attributes:
+        place: first convolution of a stage; of a cascade, the bit that says whether the second member ran.
+        images: of those that the graph was checked on, how many took each option: each prototype; of a cascade, the
+            first member alone, or the second too.
+    """
+
+    place: str
+    images: tuple[int, ...]
+
+    def __str__(self) -> str:
+        if len(self.images) == 1:
+            return f"at {self.place}: static"
+        return f"at {self.place}: chosen for {', '.join(f'{count:,}' for count in self.images)} images"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +175,7 @@ class Manifest:
         layout: what the path's bits mean.
         lowering: ``dense``, ``observed`` (dense, with gates that look on), ``masked``, ``gathered`` or ``routed``.
         passes: what the compiler's passes did, in order.
+        choices: what a routed graph chose, place by place; none for other lowerings.
         tuning: what was measured where ``auto`` chose.
         executed_macs: mean share of the dense MACs that the graph really executes, whatever its paths ask for.
         precision: of convolutions and classifier: ``fp32``, ``int8`` or ``fp16``.
@@ -176,6 +196,7 @@ class Manifest:
     layout: PathLayout
     lowering: str
     passes: tuple[PassRecord, ...] = ()
+    choices: tuple[Choice, ...] = ()
     tuning: Tuning | None = None
     executed_macs: float = 1.0
     precision: str = FP32
@@ -204,10 +225,19 @@ class Manifest:
             raise InvalidArgumentError(f"{len(own)} class_thresholds for {len(self.class_names)} classes")
 
     @property
+    def static(self) -> bool:
+        """Whether the graph is routed and yet has nothing to choose: the same filters run for every image."""
+        return bool(self.choices) and all(len(choice.images) == 1 for choice in self.choices)
+
+    @property
+    def form(self) -> str:
+        """The lowering, for people."""
+        return f"{self.lowering}, static" if self.static else self.lowering
+
+    @property
     def output_widths(self) -> dict[str, int]:
         """The second dimension of every output, in the contract's order; the first is the batch."""
-        wide = {LOGITS: len(self.class_names), PATH: self.layout.bits}
-        return {name: wide.get(name, 1) for name in OUTPUTS}
+        return output_widths(len(self.class_names), self.layout.bits)
 
     def to_json(self) -> str:
         """The text of ``bundle.json``."""
@@ -230,3 +260,9 @@ class Manifest:
             return read_record(cls, value | {"schema": SCHEMA})
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise BundleError(f"{MANIFEST_FILE} cannot be read ({error!r}): export again") from error
+
+
+def output_widths(classes: int, bits: int) -> dict[str, int]:
+    """The second dimension of every output, in the contract's order, for a number of classes and of path bits."""
+    wide = {LOGITS: classes, PATH: bits}
+    return {name: wide.get(name, 1) for name in OUTPUTS}

@@ -148,6 +148,10 @@ class PathLayout:
         ends = np.cumsum([layer.filters for layer in self.layers]).tolist()
         return tuple(slice(end - layer.filters, end) for end, layer in zip(ends, self.layers, strict=True))
 
+    def of(self, name: str) -> slice:
+        """The bits of the layer of this name."""
+        return self.slices[self.names.index(name)]
+
     def over_filters(self, values: npt.NDArray[Any], *, without: float) -> float:
         """Mean of ``[..., P]`` over the bits that rule filters; ``without`` where none does."""
         return float(values[..., self.rules].mean()) if self.rules.any() else without

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from penstock.attacks import classifier as module
-from penstock.attacks.carlini import CarliniL2
+from penstock.attacks.carlini import CarliniL2, _Search
 from penstock.attacks.classifier import MaskedGradientsWarning, seeded, toolbox_classifier
 from penstock.nn import gates
 from penstock.nn.gates import GateConfig
@@ -66,6 +66,26 @@ def test_on_a_linear_network_the_change_is_the_least_there_is(
     # Adam's first step moves every value by its rate, whatever the need: about 0.01 / 2 in each of 192.
     assert (moved < 1.1 * needed + 0.1).all()
     np.testing.assert_array_equal(attacked, CarliniL2(searches=8, steps=200)(linear, images, labels))
+
+
+def test_a_weight_that_does_not_keep_an_image_misread_is_raised(
+    linear: nn.Sequential, images: module.Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights: list[torch.Tensor] = []
+    descend = _Search._descend
+
+    def watched(search: _Search, weight: torch.Tensor) -> torch.Tensor:
+        weights.append(weight)
+        return descend(search, weight)
+
+    monkeypatch.setattr(_Search, "_descend", watched)
+    images = images[least(linear, images) > 0.1]
+    labels = said(linear, images).argmax(1).numpy()
+    CarliniL2(searches=8, steps=100)(linear, images, labels)
+    tried = torch.stack(weights)
+    # The first weight suffices, so halving goes on until a search from a success ends on the right side.
+    assert (tried[1] == tried[0] / 2).all()
+    assert ((tried[1:] > tried[:-1]).any(dim=0)).all()
 
 
 def test_confidence_is_a_lead_of_the_wrong_class(linear: nn.Sequential, images: module.Images) -> None:

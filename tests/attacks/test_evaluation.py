@@ -47,6 +47,8 @@ def test_an_evaluation_reports_and_goes_on(tiny_run: Path, tmp_path: Path) -> No
     assert all(0 <= one["turned"]["auroc"]["value"] <= 1 for one in fgsm["detectors"].values())
     assert by_kind["inflation"]["active_macs"]["largest"] <= by_kind["inflation"]["active_macs"]["bound"]
 
+    assert min(found["live_bits"].values()) > 0
+
     supervised = found["supervised"]
     assert {row["per_class"] for row in supervised} == {1, 5, 10}
     assert {row["trained_on"] for row in supervised} <= {"fgsm-40", "joint-40"}

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from penstock.attacks import classifier as module
-from penstock.attacks.classifier import MaskedGradientsWarning, layers_that_pass
+from penstock.attacks.classifier import MaskedGradientsWarning, live_bits
 from penstock.attacks.pgd import PGD
 from penstock.attacks.toolbox import FGSM, Attack, AutoAttack, DeepFool, Square, Transfer
 from penstock.nn import gates
@@ -76,6 +76,16 @@ def test_attacks_that_go_on_until_they_succeed_turn_answers_of_a_linear_network(
     np.testing.assert_array_equal(attacked, attack(linear, images, labels))
 
 
+@pytest.mark.parametrize("attack", [FGSM(eps=EPS), PGD(eps=EPS, steps=2), DeepFool(steps=2)])
+def test_attacks_ask_for_no_gradients_of_parameters_and_leave_these_as_they_were(
+    network: PathNetwork, images: module.Images, attack: Attack
+) -> None:
+    fixed = next(network.parameters()).requires_grad_(False)
+    attack(network, images, said(network, images))
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert [each for each in network.parameters() if not each.requires_grad] == [fixed]
+
+
 def test_a_transfer_is_made_on_the_other_network(
     network: PathNetwork, chain: nn.Module, images: module.Images
 ) -> None:
@@ -89,9 +99,8 @@ def test_a_transfer_is_made_on_the_other_network(
 def test_gates_that_stop_gradients_are_warned_of(
     network: PathNetwork, images: module.Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    passing, layers = layers_that_pass(network, images)
-    assert 0 < passing <= layers
+    assert min(live_bits(network, images).values()) > 0
     monkeypatch.setattr(gates, "binarize", lambda logits: (logits > 0).to(logits.dtype))
-    assert layers_that_pass(network, images) == (0, layers)
+    assert set(live_bits(network, images).values()) == {0.0}
     with pytest.warns(MaskedGradientsWarning, match="worthless"):
         FGSM(eps=EPS)(network, images, said(network, images))

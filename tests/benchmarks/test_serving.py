@@ -35,7 +35,34 @@ def test_reduced_form(tmp_path: Path) -> None:
     assert 0 < phases["compute_infer"] < phases["success"]
     table = table_serving.servers(results)
     assert sum(line.startswith("| 32x32 ") for line in table) == 5
-    assert sum(line.startswith("| 32x32 ") for line in table_serving.phases(results)) == 1
+    assert sum(line.startswith("| 32x32 ") for line in table_serving.phases(results)) == 2
+    assert phases != rows["Penstock", 2]["phases_us"], "each concurrency has its own"
+    assert table_serving.limits(results) == [], "without peers there is nothing to judge by"
+
+
+@pytest.mark.parametrize(
+    ("rate", "kept"), [(90.0, ["yes", "no", "no"]), (97.0, ["yes", "yes", "no"]), (101.0, ["yes"] * 3)]
+)
+def test_promises_are_judged(rate: float, kept: list[str]) -> None:
+    machine = {"date": "2026-01-01", "commit": "x", "cpu": "c", "cores": 1, "python": "3", "versions": {}}
+    rows = [
+        {
+            "server": server,
+            "size": 32,
+            "concurrency": 1,
+            "native": server == "C",
+            "p50_ms": p50,
+            "requests_per_second": each,
+        }
+        for server, p50, each in (
+            ("bare grpc.aio", 1.0, 200.0),
+            ("Penstock", 1.25, rate),
+            ("A", 2.0, 100.0),
+            ("C", 1.0, 500.0),
+        )
+    ]
+    lines = table_serving.limits({"rows": rows, "machine": machine})
+    assert [line.split(" | ")[-1].removesuffix(" |") for line in lines[2:5]] == kept
 
 
 def test_peers_that_are_left_out_are_named() -> None:

@@ -14,10 +14,14 @@ import onnx
 import pytest
 import speed_gpu
 from gpu_sessions import is_fixed
-from speed_forms import SUBJECTS, forms, networks
+from speed_forms import SUBJECTS, forms, networks, with_batch
 from usage import usage
 
 from penstock import zoo
+from penstock.data import load
+from penstock.export.autotune import engines
+from penstock.export.pipeline import ExportOptions, export
+from penstock.export.runtime import open_graph
 
 SUBJECT = """
 [[network]]
@@ -76,6 +80,27 @@ def test_the_gpu_benchmark_runs_small_and_without_a_gpu(
     assert all((row["provider"] == "cpu") == (row["machine"]["gpu"] is None) for row in rows)
     assert printed.count("| digits, 8x8 |") == 2
     assert ("measured without a GPU" in printed) == (dense["provider"] == "cpu")
+
+
+def test_at_int8_openvino_gives_the_answers_of_onnx_runtime_once_the_batch_is_fixed(
+    tiny_run: Path, tmp_path: Path
+) -> None:
+    options = ExportOptions(
+        source=str(tiny_run), repository=tmp_path, name="dense", dense=True, precision="int8"
+    )
+    content = export(options).model_file.read_bytes()
+    images = load("digits").test.images[:64]
+    want = open_graph(content, single=False).run(images)["logits"]
+    run = engines.load(with_batch(content, 8), "openvino", single=False, threads=1).run
+    parts = [run({"images": part.astype(np.float32) / 255}) for part in np.split(images, 8)]
+    got = np.concatenate([part["logits"] for part in parts])  # type: ignore[index]
+    assert (got.argmax(1) == want.argmax(1)).mean() >= 0.98
+    assert np.linalg.norm(got - want) < 0.1 * np.linalg.norm(want)
+    assert any(
+        form.precision == "int8" and "openvino" in form.engines
+        for network in networks(["*"])
+        for form in forms(network)
+    )
 
 
 def graph(kind: str, **attributes: Any) -> onnx.ModelProto:

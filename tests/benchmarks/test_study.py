@@ -95,7 +95,11 @@ def test_what_needs_a_failed_run_fails_and_the_rest_goes_on(
         return run.name != "a"
 
     monkeypatch.setattr(script, "_penstock", penstock)
-    assert script.train(runs, tmp_path, 1) == {"a", "b", "c"}
+    assert script.train(runs, tmp_path, 1) == {
+        "a": f"failed: see {tmp_path / 'a'}.log",
+        "b": "was not begun: it needs a",
+        "c": "was not begun: it needs b",
+    }
     assert begun == ["a", "d"]
 
 
@@ -119,7 +123,7 @@ def test_a_row_is_measured_once_for_each_checkpoint(
     file = tmp_path / "learning.json"
     results = collect(LIST, runs, set(LIST), file)
     (row,) = results["rows"]  # the others are not finished
-    assert (row["name"], row["row"]["kind"], row["epochs"], row["images"]) == ("gated", "gates", [8], 997)
+    assert (row["name"], row["row"]["kind"], row["epochs"], row["images"]) == ("gated", "gates", [8], 498)
     assert row["input_dependent"] <= row["varying"]
     assert row["machine"]["cores"] > 0
     assert row["config"]["data"] == "digits"
@@ -128,10 +132,12 @@ def test_a_row_is_measured_once_for_each_checkpoint(
     assert collect(LIST, runs, set(LIST), file) == results
     assert measured == []
     kept = json.loads((runs / "gated" / EVALUATION_FILE).read_text())
-    (runs / "gated" / EVALUATION_FILE).write_text(json.dumps(kept | {"sha256": "of another checkpoint"}))
-    with pytest.raises(AttributeError):  # of what the stand-in for `observe` gave
-        collect(LIST, runs, set(LIST), file)
-    assert measured == [str(runs / "gated")]
+    for changed in ({"sha256": "of another checkpoint"}, {"part": "other images"}):
+        (runs / "gated" / EVALUATION_FILE).write_text(json.dumps(kept | changed))
+        measured.clear()
+        with pytest.raises(AttributeError):  # of what the stand-in for `observe` gave
+            collect(LIST, runs, set(LIST), file)
+        assert measured == [str(runs / "gated")]
 
 
 def test_rows_that_are_not_chosen_stay_but_take_their_new_place(runs: Path, tmp_path: Path) -> None:

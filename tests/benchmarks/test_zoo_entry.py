@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from zoo_entry import commands, rounded
+from zoo_figures import measured
 
 from penstock.nn.checkpoint import CHECKPOINT_FILE, load_checkpoint
 
@@ -37,3 +39,9 @@ def test_rounded_weights_take_half_the_room_and_are_measured_anew(tiny_run: Path
     images = torch.rand(8, *again.input_shape)
     with torch.no_grad():
         assert torch.equal(again.network(images).logits, half.network(images).logits)
+
+
+def test_figures_that_are_measured_anew_are_those_of_a_finished_run(tiny_run: Path) -> None:
+    whole = load_checkpoint(tiny_run / CHECKPOINT_FILE)
+    stale = replace(whole, figures=dict(whole.figures) | {"images": 997, "decoupled_accuracy": 0.5})
+    assert measured(stale).figures == whole.figures

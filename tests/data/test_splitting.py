@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.data import ImageSet
-from penstock.data.splitting import calibration_size, draw, hold_out, stratified
+from penstock.data.splitting import at_most, calibration_size, draw, hold_out, stratified
 from penstock.errors import InvalidArgumentError
 
 
@@ -36,6 +36,14 @@ def test_the_seed_decides() -> None:
 def test_parts_larger_than_the_whole_are_refused() -> None:
     with pytest.raises(InvalidArgumentError, match="from 3 items"):
         stratified(np.zeros(3, dtype=np.int64), (2, 2), 0)
+
+
+def test_a_few_of_a_source_that_comes_class_after_class_are_of_all_classes() -> None:
+    labels = np.repeat(np.arange(5, dtype=np.int64), 20)
+    few = at_most(labels, 10, 3)
+    assert np.bincount(labels[few]).tolist() == [2] * 5
+    assert few.tolist() != at_most(labels, 10, 4).tolist()
+    assert at_most(labels, 1000, 3).tolist() == list(range(100))
 
 
 def images(count: int) -> ImageSet:

@@ -43,7 +43,8 @@ def test_a_member_alone_answers_as_it_does_in_its_cascade(cascade: Checkpoint, t
     options = ExportOptions(
         source=str(source), repository=tmp_path, name="small", member="first", lowering="routed"
     )
-    bundle = export(options)
+    said: list[str] = []
+    bundle = export(options, said.append)
     assert isinstance(cascade.network, Cascade)
     images = load("digits").test.images[:50]
     want, got = answer(cascade.network.first, images), open_bundle(bundle, threads=1).run(images)
@@ -53,6 +54,8 @@ def test_a_member_alone_answers_as_it_does_in_its_cascade(cascade: Checkpoint, t
     manifest = bundle.manifest
     assert manifest.source["member"] == "first"
     assert manifest.calibration is None
+    assert manifest.form == "routed, static"
+    assert said[-1] == f"at {manifest.layout.names[0]}: static"
     assert manifest.executed_macs < 0.75
     assert manifest.layout == cascade.network.first.layout
 

@@ -97,6 +97,7 @@ def test_a_model_that_takes_pixels_answers_as_the_one_that_takes_values(
     onnx.checker.check_model(model, full_check=True)
     assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
     assert bundle.manifest.input_type == "uint8"
+    assert str(bundle.manifest.passes[-1]) == "take pixels as bytes: 1 places"
     images = load("digits").test.images[:50]
     session = onnxruntime.InferenceSession(bundle.model_file, providers=["CPUExecutionProvider"])
     wanted = run(bundles[kind], images)
@@ -236,6 +237,33 @@ def test_auto_without_flags_is_never_slower_than_dense(tiny_run: Path, tmp_path:
     else:
         assert tuning.ratio >= 1
         assert "tuned" not in tuning.tried_ms
+
+
+def test_auto_keeps_to_how_the_versions_there_are_called(tiny_run: Path, tmp_path: Path) -> None:
+    options = ExportOptions(source=str(tiny_run), repository=tmp_path, name="net", lowering="masked")
+    first = export(options)
+    said: list[str] = []
+    second = export(replace(options, lowering="auto"), said.append)
+    assert second.manifest.lowering == "masked"
+    assert second.manifest.tuning is not None
+    assert second.manifest.tuning.tried_ms.keys() == {MASKED}
+    assert "without gathered: the versions of 'net' that are there take batches" in said
+    shutil.rmtree(first.folder)
+    shutil.rmtree(second.folder)
+    single = export(replace(options, lowering="gathered"))
+    assert single.folder == first.folder
+    third = export(replace(options, lowering="auto", flags=False)).manifest  # and not the dense network
+    assert (third.lowering, MASKED in third.tuning.tried_ms if third.tuning else None) == ("gathered", False)
+
+
+def test_what_fits_no_version_there_is_refused_before_it_is_compiled(tiny_run: Path, tmp_path: Path) -> None:
+    options = ExportOptions(source=str(tiny_run), repository=tmp_path, name="net", lowering="masked")
+    export(options)
+    said: list[str] = []
+    for changes in ({"lowering": "gathered"}, {"lowering": "auto", "max_batch": 7}):
+        with pytest.raises(InvalidArgumentError, match="choose another --name than 'net'"):
+            export(replace(options, **changes), said.append)
+    assert said == []
 
 
 @pytest.mark.parametrize("part", [{"class_name": "cat"}, {"member": "first"}])

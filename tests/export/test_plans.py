@@ -373,13 +373,13 @@ def test_old_leftovers_are_swept_up_and_nothing_else(tmp_path: Path, monkeypatch
     home = tmp_path / "net"
     monkeypatch.setattr(os, "rename", killed)
     monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
-    monkeypatch.setattr(os, "link", killed)
+    monkeypatch.setattr(os, "replace", killed)
     monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
     with pytest.raises(KilledError), folder_atomic(home / "12") as folder:
         (folder / "model.onnx").write_text("half")
     for name in ("config.pbtxt", "labels.txt"):
         with pytest.raises(KilledError):
-            write_atomic(home / name, "half", replace=False)
+            write_atomic(home / name, "half")
     monkeypatch.undo()
     left = list(home.iterdir())
     assert len(left) == 3
@@ -447,7 +447,7 @@ def test_a_plan_makes_what_is_not_there_and_only_that(
     assert results(told) == {"a": (MADE, "1"), "b": (MADE, "1"), "c-masked": (FAILED, None)}
     assert list(told) == ["a", "b", "c-masked"]  # as in the plan, whichever was done first
     assert "holds no detector" in told["c-masked"]["error"]
-    assert (told["a"]["lowering"], told["a"]["macs"]) == ("dense", 1.0)
+    assert (told["a"]["lowering"], told["a"]["static"], told["a"]["macs"]) == ("dense", False, 1.0)
     assert told["a"]["size"] == read_bundle(Path(told["a"]["version"])).model_file.stat().st_size
     shown = capsys.readouterr()
     assert "plan.toml: 3 of 3" in shown.out

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.parser
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
@@ -24,16 +25,20 @@ from penstock.export.capture.exporting import capture
 from penstock.export.lowerings.gathered import Gathered, Picking
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.masked import Masked
-from penstock.export.lowerings.regions import inner_graphs
+from penstock.export.lowerings.regions import all_graphs
 from penstock.export.lowerings.routed import Routed
+from penstock.export.passes.reporting import Report
 from penstock.export.passes.simplify import tidy
+from penstock.export.precision import borders, fp16, masks, pooling, quantizable, stem
 from penstock.export.precision.agreement import compare, verify_agreement
+from penstock.export.precision.borders import NarrowBorders
 from penstock.export.precision.forms import behind, narrowing
 from penstock.export.precision.fp16 import to_fp16
 from penstock.export.precision.int8 import to_int8
-from penstock.export.precision.stem import block_stem
+from penstock.export.precision.masks import RoundOnceAtMasks
+from penstock.export.precision.stem import BlockStem
 from penstock.export.runtime import Graph, Outputs, open_graph
-from penstock.manifest import Agreement
+from penstock.manifest import Agreement, PassRecord
 from penstock.nn.checkpoint import load_source
 
 Images = npt.NDArray[np.uint8]
@@ -59,10 +64,11 @@ ERRORS = {"int8": 0.03, "fp16": 2e-3}
 
 @dataclass(frozen=True, eq=False)
 class Narrowed:
-    """A lowered graph, what became of it, and what both answer about some images."""
+    """A lowered graph, what became of it, what passes did, and what both answer about some images."""
 
     lowered: ir.Model
     model: ir.Model
+    records: dict[str, PassRecord]
     graph: Graph
     images: Images
     expected: Outputs
@@ -80,16 +86,8 @@ def opened(model: ir.Model, *, single: bool) -> Graph:
     return open_graph(content(model), single=single, threads=1)
 
 
-def graphs(graph: ir.Graph) -> Iterator[ir.Graph]:
-    """A graph and its branches."""
-    yield graph
-    for node in graph:
-        for inner in inner_graphs(node):
-            yield from graphs(inner)
-
-
 def nodes(model: ir.Model, *kinds: str) -> list[ir.Node]:
-    return [node for graph in graphs(model.graph) for node in graph if not kinds or node.op_type in kinds]
+    return [node for graph in all_graphs(model.graph) for node in graph if not kinds or node.op_type in kinds]
 
 
 def maker(value: ir.Value | None) -> str | None:
@@ -110,9 +108,11 @@ def narrow(routed: Named, some_images: SomeImages) -> Narrow:
     def made(network: str, form: str, precision: str) -> Narrowed:
         model, expected = lowered(network, form)
         images = some_images(64)
-        result = to_int8(model, images) if precision == "int8" else to_fp16(model)
+        report = Report()
+        result = to_int8(model, images, report) if precision == "int8" else to_fp16(model, report)
         graph = opened(result, single=form == "single")
-        return Narrowed(model, result, graph, images, expected, graph.run(images))
+        records = {record.name: record for record in report.records}
+        return Narrowed(model, result, records, graph, images, expected, graph.run(images))
 
     return made
 
@@ -144,7 +144,7 @@ def test_the_file_is_plain_and_old_enough_and_holds_nothing_that_nobody_reads(
     onnx.checker.check_model(file, full_check=True)
     assert (file.ir_version, [(use.domain, use.version) for use in file.opset_import]) == (8, [("", 18)])
     assert {node.domain for node in nodes(model)} == {""}
-    for graph in graphs(model.graph):
+    for graph in all_graphs(model.graph):
         assert all(value.uses() or value.is_graph_output() for value in graph.initializers.values())
 
 
@@ -153,6 +153,7 @@ def test_every_convolution_and_the_classifier_are_int8_with_a_scale_per_filter(
     network: str, form: str, narrow: Narrow
 ) -> None:
     made = narrow(network, form, "int8")
+    assert made.records["compute in int8"].changed >= len(nodes(made.lowered, "Conv"))
     quantised = [node for node in nodes(made.model, "Conv", "Gemm") if maker(node.inputs[1])]
     assert len(nodes(made.model, "Conv")) == len(nodes(made.lowered, "Conv"))
     assert set(nodes(made.model, "Conv")) <= set(quantised)
@@ -192,6 +193,41 @@ def test_only_maps_and_what_the_classifier_reads_are_rounded(network: str, form:
         assert len(value.shape) == 4 or readers == {"Gemm"}, value.name
 
 
+INT8_PASSES = (
+    "read images in blocks",
+    "compute in int8",
+    "round once at masks",
+    "cross borders narrow",
+    "average integers",
+)
+
+
+@pytest.mark.parametrize(("network", "form"), CASES)
+def test_passes_say_what_they_did_to_make_int8_and_why_not(network: str, form: str, narrow: Narrow) -> None:
+    made = narrow(network, form, "int8")
+    assert tuple(made.records) == INT8_PASSES
+    blocks, integers, rounds, borders, averages = made.records.values()
+    assert (blocks.changed, blocks.declined) == (0, {stem.STRIDE: 1})
+    assert integers.declined.get(quantizable.DECIDES, 0) == len(
+        [node for node in nodes(made.lowered, "Gemm") if not answers(node)]
+    )
+    assert (rounds.changed, rounds.declined) == (0, {})  # prototypes are not compared with anything
+    assert (borders.changed > 0) == ((network, form) in BRANCHING)
+    assert averages.changed == len(nodes(made.model, "MatMulInteger"))
+    # A mask of prototypes lies behind the last convolution of that network, and the average behind the mask.
+    assert averages.declined == ({pooling.FLOATS: 1} if network == "inverted" else {})
+
+
+@pytest.mark.parametrize(("network", "form"), CASES)
+def test_passes_say_what_they_did_to_make_float16(network: str, form: str, narrow: Narrow) -> None:
+    made = narrow(network, form, "fp16")
+    assert tuple(made.records) == ("compute in float16", "cross borders narrow")
+    halved = made.records["compute in float16"]
+    assert halved.changed >= len(nodes(made.model, "Conv"))
+    deciding = [node for node in nodes(made.lowered, "Gemm") if not answers(node)]
+    assert halved.declined.get(fp16.DECIDES, 0) == len(deciding)
+
+
 AVERAGES = ("MatMulInteger", "ReduceMean", "GlobalAveragePool")
 
 
@@ -223,7 +259,7 @@ def test_what_decides_stays_float32(network: str, form: str, precision: str, nar
 @pytest.mark.parametrize(("network", "form"), BRANCHING)
 def test_int8_and_float16_cross_the_borders_of_branches(network: str, form: str, narrow: Narrow) -> None:
     for precision, kind in (("int8", ir.DataType.UINT8), ("fp16", ir.DataType.FLOAT16)):
-        outermost, *branches = graphs(narrow(network, form, precision).model.graph)
+        outermost, *branches = all_graphs(narrow(network, form, precision).model.graph)
         choices = [node for graph in (outermost, *branches) for node in graph if node.op_type == "If"]
         maps = [output for node in choices for output in node.outputs if output.dtype == kind]
         assert maps
@@ -292,8 +328,8 @@ def test_gates_are_narrowed_behind_masks_and_gathered_weights_to_float16_only(
 def test_values_before_and_behind_a_mask_are_on_one_scale(
     captured: dict[str, Any], some_images: SomeImages
 ) -> None:
-    lowered = captured["residual"].lowered(Masked())
-    model = to_int8(lowered, some_images(24))
+    lowered, report = captured["residual"].lowered(Masked()), Report()
+    model = to_int8(lowered, some_images(24), report)
     compared = 0
     for mask in nodes(model, "Mul"):
         found = behind(mask.inputs[0]) if maker(mask.inputs[1]) == "Unsqueeze" else None
@@ -302,6 +338,9 @@ def test_values_before_and_behind_a_mask_are_on_one_scale(
             assert given == {found.form}
             compared += 1
     assert compared == 4
+    (record,) = (record for record in report.records if record.name == "round once at masks")
+    assert record.changed == 4
+    assert set(record.declined) <= {masks.FLOATS, masks.READ, masks.ELSEWHERE}
 
 
 def test_one_image_is_enough_to_calibrate_with_and_none_is_not(
@@ -366,19 +405,23 @@ def test_the_figures_of_an_agreement() -> None:
         compare({"logits": logits, "path": path}, got, real=False)
 
 
-def conv_model(kernel: int, pad: int, side: int) -> onnx.ModelProto:
-    """A normalisation and a convolution of stride 2 on images ``[N, 3, side, side]``."""
+def conv_model(
+    kernel: int, pad: int, side: int, *, stride: int = 2, dilation: int = 1, behind: int | None = None
+) -> onnx.ModelProto:
+    """A normalisation and a convolution on images ``[N, 3, side, side]``, perhaps padded otherwise behind them."""
     draw = np.random.default_rng(kernel)
     float32 = onnx.TensorProto.FLOAT
     arrays = {
         "deviation": draw.random((1, 3, 1, 1)) + 0.5,
         "weight": draw.normal(size=(8, 3, kernel, kernel)),
     }
-    output = (side + 2 * pad - kernel) // 2 + 1
+    pads = [pad, pad, *2 * [pad if behind is None else behind]]
+    output = (side + pads[0] + pads[2] - dilation * (kernel - 1) - 1) // stride + 1
+    sizes: dict[str, Any] = {"pads": pads, "strides": 2 * [stride], "dilations": 2 * [dilation]}
     graph = helper.make_graph(
         [
             helper.make_node("Div", ["x", "deviation"], ["divided"], name="div"),
-            helper.make_node("Conv", ["divided", "weight"], ["y"], "conv", pads=[pad] * 4, strides=[2, 2]),
+            helper.make_node("Conv", ["divided", "weight"], ["y"], "conv", **sizes),
         ],
         "stem",
         [helper.make_tensor_value_info("x", float32, ["n", 3, side, side])],
@@ -389,23 +432,90 @@ def conv_model(kernel: int, pad: int, side: int) -> onnx.ModelProto:
     return onnx.shape_inference.infer_shapes(model)
 
 
-@pytest.mark.parametrize(
-    ("kernel", "pad", "side", "blocked"),
-    [(7, 3, 16, True), (3, 1, 8, True), (3, 0, 8, True), (4, 1, 8, True), (5, 2, 8, True), (3, 1, 9, False)],
-)
-def test_a_stem_on_blocks_of_pixels_gives_the_same(
-    kernel: int, pad: int, side: int, *, blocked: bool
-) -> None:
+@pytest.mark.parametrize(("kernel", "pad", "side"), [(7, 3, 16), (3, 1, 8), (3, 0, 8), (4, 1, 8), (5, 2, 8)])
+def test_a_stem_on_blocks_of_pixels_gives_the_same(kernel: int, pad: int, side: int) -> None:
     proto = conv_model(kernel, pad, side)
     model = ir.serde.deserialize_model(proto)
-    block_stem(model.graph)
-    assert ("SpaceToDepth" in [node.op_type for node in tidy(model).graph]) == blocked
+    effect = BlockStem()(model.graph)
+    assert (effect.changed, effect.declined) == (["conv"], {})
+    assert "SpaceToDepth" in [node.op_type for node in tidy(model).graph]
     x = np.random.default_rng(0).normal(size=(2, 3, side, side)).astype(np.float32)
     before, after = (
         ort.InferenceSession(file, providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
         for file in (proto.SerializeToString(), content(model))
     )
     np.testing.assert_allclose(before, after, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (conv_model(3, 1, 9), stem.ODD),
+        (conv_model(3, 1, 8, stride=1), stem.STRIDE),
+        (conv_model(3, 1, 8, dilation=2), stem.FORM),
+        (conv_model(1, 0, 8, behind=-2), stem.CROPPED),
+    ],
+)
+def test_a_stem_that_blocks_do_not_fit_stays_as_it_is_and_says_why(model: onnx.ModelProto, why: str) -> None:
+    read = ir.serde.deserialize_model(model)
+    effect = BlockStem()(read.graph)
+    assert (effect.changed, effect.declined) == ([], {"conv": why})
+    assert [node.op_type for node in read.graph] == ["Div", "Conv"]
+
+
+SCALES = "float s = {0.5}, float t = {0.25}, uint8 z = {0}"
+
+
+NARROW = "r = Relu(y) q = QuantizeLinear(r, {1}, z) w = DequantizeLinear(q, {1}, z)"
+BRANCH = f"{{0}}_branch = {{0}} () => (float[n, 3] w) {{{{ {NARROW} }}}}"
+
+
+def parsed(inputs: str, outputs: str, body: str) -> ir.Graph:
+    """A graph in ONNX's own words, its nodes named for what they make, with scales ``s`` and ``t`` and a zero ``z``."""
+    text = f'<ir_version: 8, opset_import: ["": 18]> g ({inputs}) => ({outputs}) <{SCALES}> {{ {body} }}'
+    model = onnx.parser.parse_model(text)
+    for node in model.graph.node:
+        node.name = node.output[0]
+    return ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(model)).graph
+
+
+@pytest.mark.parametrize(
+    ("outputs", "body", "node", "why"),
+    [
+        ("uint8[n, 3] b", "a = DequantizeLinear(x, s, z) b = QuantizeLinear(a, t, z)", "b", borders.RESCALED),
+        ("uint8[n, 3] b", "a = DequantizeLinear(x, s, z) b = QuantizeLinear(a, s, z)", "b", borders.LEAVES),
+        ("float[m, 3] b", "a = DequantizeLinear(x, s, z) b = Concat<axis = 0>(a, y)", "b", borders.MIXED),
+        (
+            "float[n, 3] b",
+            f"b = If(c)<{BRANCH.format('then', 's')}, {BRANCH.format('else', 't')}>",
+            "b.0",
+            borders.UNLIKE,
+        ),
+    ],
+)
+def test_values_that_cannot_cross_a_border_narrow_are_left_alone(
+    outputs: str, body: str, node: str, why: str
+) -> None:
+    graph = parsed("uint8[n, 3] x, float[n, 3] y, bool c", outputs, body)
+    effect = NarrowBorders()(graph)
+    assert (effect.changed, effect.declined) == ([], {f"g/{node}": why})
+
+
+@pytest.mark.parametrize(
+    ("value", "reads", "why"),
+    [
+        ("v = Identity(x)", "q = QuantizeLinear(m, t, z)", masks.FLOATS),
+        ("v = DequantizeLinear(i, s, z)", "q = QuantizeLinear(m, t, z)", masks.ELSEWHERE),
+        ("j = QuantizeLinear(x, s, z) v = DequantizeLinear(j, s, z)", "q = Relu(m)", masks.READ),
+        ("j = QuantizeLinear(x, s, z) v = DequantizeLinear(j, s, z)", "q = QuantizeLinear(m, t, z)", None),
+    ],
+)
+def test_masks_that_nothing_is_rounded_once_for_say_why(value: str, reads: str, why: str | None) -> None:
+    kind = "float" if "Relu" in reads else "uint8"
+    body = f"{value} o = Greater(y, s) c = Cast<to = 1>(o) m = Mul(v, c) {reads}"
+    graph = parsed("float[n, 3] x, float[n, 3] y, uint8[n, 3] i", f"{kind}[n, 3] q", body)
+    effect = RoundOnceAtMasks()(graph)
+    assert (effect.changed, effect.declined) == ((["m"], {}) if why is None else ([], {"m": why}))
 
 
 def test_a_trained_network_keeps_its_accuracy_in_int8() -> None:

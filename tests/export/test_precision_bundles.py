@@ -65,6 +65,19 @@ def test_a_bundle_says_its_precision_and_how_well_it_agrees(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_bundle_says_what_passes_did_to_make_it_narrow(
+    kind: str, narrow_bundles: dict[str, Bundle], bundles: dict[str, Bundle]
+) -> None:
+    precision = KINDS[kind]["precision"]
+    records = {record.name: record for record in read_bundle(narrow_bundles[kind].folder).manifest.passes}
+    assert records[{"int8": "compute in int8", "fp16": "compute in float16"}[precision]].changed
+    like = "dense" if "dense" in KINDS[kind] else KINDS[kind]["lowering"]
+    before = [record.name for record in bundles[like].manifest.passes]
+    assert list(records)[: len(before)] == before
+    assert list(records)[-1] == {"int8": "average integers", "fp16": "cross borders narrow"}[precision]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_inputs_and_outputs_stay_those_of_the_contract(
     kind: str, narrow_bundles: dict[str, Bundle], bundles: dict[str, Bundle]
 ) -> None:

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.errors import UnsupportedError, VerificationError
-from penstock.export.lowerings.executed import Executed
+from penstock.export.lowerings.executed import Executed, Prototypes
 from penstock.export.lowerings.gathered import Gathered
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.masked import Masked
@@ -25,6 +25,8 @@ from penstock.export.lowerings.routed import Routed
 from penstock.export.passes.reporting import Report
 from penstock.export.verify.extremes import verify_extremes
 from penstock.export.verify.parity import reference, verify
+from penstock.nn.cascade import RAN, Cascade
+from penstock.report.routes import read_prototypes
 
 Images = npt.NDArray[np.uint8]
 SomeImages = Callable[..., Images]
@@ -102,6 +104,33 @@ def test_the_tiny_networks_take_every_prototype_and_tell_images_apart(
     paths = len({tuple(path) for path in answer.path.tolist()})
     stages = [router.count for router in each.routers.values()]
     assert paths >= max(stages) * (2 if network == "backed" else 1)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_choices_are_counted_as_pytorch_makes_them(
+    network: str, routed: Named, some_images: SomeImages
+) -> None:
+    each, images = routed(network), some_images(60)
+    own, layout = each.served.network, each.served.network.layout
+    executed = Routed().lower(each.model.clone())
+    assert isinstance(executed, Prototypes)
+    path = reference(each.served, images).answer.path.numpy()
+    found = {choice.place: choice.images for choice in executed.choices(layout, path)}
+    wanted = {}
+    if isinstance(own, Cascade):
+        ran = path[:, layout.slices[layout.names.index(RAN)]][:, 0] == 1
+        wanted = {RAN: (60 - ran.sum(), ran.sum())}
+        own, images = (own.second, images[ran]) if network == "cascade" else (own.first, images)
+    stages = read_prototypes(own, images)
+    counts = [
+        tuple(np.bincount(chosen, minlength=len(bits)))
+        for chosen, bits in zip(stages.chosen.T, stages.bits, strict=True)
+    ]
+    assert {place: images for place, images in found.items() if place == RAN} == wanted
+    assert [images for place, images in found.items() if place != RAN and len(images) > 1] == [
+        images for images in counts if len(images) > 1
+    ]
+    assert (network == "static") == all(len(images) == 1 for images in found.values())
 
 
 @pytest.mark.parametrize("network", NETWORKS)

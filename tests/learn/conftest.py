@@ -1,5 +1,9 @@
 import dataclasses
-from collections.abc import Callable
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -71,3 +75,27 @@ def consolidations(
         runs[count] = tmp_path_factory.mktemp("runs") / f"prototypes-{count}"
         consolidate(str(tiny_run), few(count=count, budget=budget), runs[count], progress=False)
     return runs
+
+
+@pytest.fixture(scope="session")
+def kill_after() -> Callable[[Sequence[str], str, float], bool]:
+    """Starts or resumes a run in a process, and kills it so long after it told a line; says whether it was killed.
+
+    Its arguments are those of ``penstock``, how the line begins (empty: any) and the seconds to wait then.
+    """
+
+    def kill(arguments: Sequence[str], line: str, seconds: float) -> bool:
+        command = [sys.executable, "-m", "penstock.cli", *arguments]
+        with subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stderr is not None
+            for said in process.stderr:
+                if said.startswith(f"- {line}"):
+                    time.sleep(seconds)
+                    process.send_signal(signal.SIGKILL)
+                    break
+        assert process.returncode in (0, -signal.SIGKILL)
+        return process.returncode == -signal.SIGKILL
+
+    return kill

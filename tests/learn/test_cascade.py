@@ -87,6 +87,13 @@ def test_figures_checkpoint_and_configuration_belong_together(
     checkpoint = load_checkpoint(run / CHECKPOINT_FILE)
     assert checkpoint.figures == json.loads((run / FIGURES_FILE).read_text())
     assert checkpoint.figures["decoupled_accuracy"] > 0.9
+    test = load("digits").test  # and none of the images that the threshold was set on
+    answers = answer(checkpoint.network, test.images)
+    assert checkpoint.figures["images"] == len(test)
+    assert checkpoint.figures["decoupled_accuracy"] == answers.accuracy(test.labels)
+    assert checkpoint.figures["mac_fraction"] == pytest.approx(answers.active_macs.mean(), abs=1e-6)
+    # All filters of the second network follow one decision; their share would say something else.
+    assert (checkpoint.figures["varying"], checkpoint.figures["input_dependent"]) == (None, None)
     assert checkpoint.calibration.shape == (499,)
     config = json.loads((run / CONFIG_FILE).read_text())
     assert checkpoint.config == config

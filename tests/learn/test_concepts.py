@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from penstock.learn.concepts import concept_figures, concepts, effective_number
+from penstock.learn.concepts import NONE, concept_figures, concepts, effective_number
 from penstock.paths import PathLayer, PathLayout, PathSet
 
 
@@ -13,6 +13,20 @@ def test_a_channels_concept_is_the_class_that_it_tells_best() -> None:
     values[labels[:, None] == wanted] += 3.0
     values *= np.array([1.0, 1e-3, 1e3, 1.0, 7.0])  # units do not matter
     np.testing.assert_array_equal(concepts(values.astype(np.float32), labels), wanted)
+
+
+def test_a_dead_channel_has_no_concept() -> None:
+    """It would tie everywhere, and count for the first class."""
+    values = np.zeros((4, 3), dtype=np.float32)
+    values[2:, 1] = 1.0
+    values[:, 2] = 0.7
+    found = concepts(values, np.array([0, 0, 1, 1]))
+    np.testing.assert_array_equal(found, [NONE, 1, NONE])
+    layout = PathLayout(layers=(PathLayer(name="a", filters=3, macs=1),), fixed_macs=0, dense_macs=1)
+    figures = concept_figures(found, PathSet(layout, np.ones((2, 3), dtype=np.uint8)), 4)
+    assert figures.diversity == figures.whole_by_layer[0] == 1
+    assert figures.own_share == pytest.approx((0 + 1 / 3) / 2)
+    assert figures.whole_share == pytest.approx(1 / 3 / 2)
 
 
 @pytest.mark.parametrize(

@@ -154,9 +154,9 @@ def test_a_run_keeps_to_its_budget_and_answers_well(count: int, consolidations: 
     budget = checkpoint.config["budget"]
     assert budget - 0.1 < figures["mac_fraction"] < budget + 0.05
     assert figures["decoupled_accuracy"] > 0.8
-    held_out = load("digits").held_out
-    answers = answer(checkpoint.network, held_out.images)
-    assert figures["decoupled_accuracy"] == answers.accuracy(held_out.labels)
+    test = load("digits").test
+    answers = answer(checkpoint.network, test.images)
+    assert figures["decoupled_accuracy"] == answers.accuracy(test.labels)
     assert figures["mac_fraction"] == pytest.approx(answers.active_macs.mean(), abs=1e-6)
     assert checkpoint.calibration.shape == (499,)
     assert np.isfinite(checkpoint.calibration).all()
@@ -169,6 +169,22 @@ def test_one_prototype_is_one_path_for_all_inputs(consolidations: dict[int, Path
     assert 0 < bits.mean() < 1
     assert checkpoint.figures["input_dependent"] == 0
     assert checkpoint.figures["mac_fraction"] <= 0.45
+
+
+def test_prototypes_are_made_from_all_classes_also_of_a_set_that_comes_class_after_class(
+    tiny_run: Path, few: Few, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits = load("digits")
+    ordered = replace(splits, train=splits.train.take(np.argsort(splits.train.labels, kind="stable")))
+    monkeypatch.setattr(module, "load", lambda *_, **__: ordered)
+    monkeypatch.setattr(module, "CLUSTER_IMAGES", 100)
+    config = few(budget=0.6, tune=Schedule(epochs=1, batch_size=100))
+    consolidate(str(tiny_run), config, tmp_path / "run", progress=False)
+    with np.load(tmp_path / "run" / GROUPS_FILE) as arrays:
+        groups = arrays[arrays.files[0]]
+    seen = groups[:, 0] != UNGROUPED
+    assert seen.sum() == 100
+    assert np.bincount(ordered.train.labels[seen]).min() >= 8
 
 
 def test_prototypes_are_those_of_the_groups(consolidations: dict[int, Path]) -> None:
@@ -284,7 +300,7 @@ def test_prototypes_can_be_exported(count: int, consolidations: dict[int, Path],
     options = ExportOptions(source=source, repository=tmp_path, name="m", lowering="routed", flags=False)
     assert export(options).manifest.lowering == "routed"
     with pytest.raises(UnsupportedError, match=r"has prototypes or is a cascade.*take the lowering routed"):
-        export(replace(options, lowering="gathered"))
+        export(replace(options, name="other", lowering="gathered"))
 
 
 def test_the_report_shows_the_prototypes_of_a_run(consolidations: dict[int, Path], tmp_path: Path) -> None:
@@ -338,6 +354,14 @@ def test_a_source_without_a_budget_needs_one(few: Few, tiny_run: Path, tmp_path:
     with pytest.raises(ConfigurationError, match="does not say which data set it was trained on"):
         consolidate(str(tmp_path / "barer"), few(), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_budget_that_nothing_kept_to_is_not_taken_over(few: Few, tiny_run: Path, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(tiny_run / CHECKPOINT_FILE)
+    config = dict(checkpoint.config) | {"budget_weight": 0.0}  # as in a run with the preset of the paper
+    replace(checkpoint, config=config).save(tmp_path / "paper")
+    with pytest.raises(ConfigurationError, match="was trained without a budget: give one"):
+        consolidate(str(tmp_path / "paper"), few(), tmp_path / "run", progress=False)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.name)

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from penstock.data import ImageSet, Splits, load
 from penstock.errors import ConfigurationError, NotFoundError
 from penstock.files import sha256
+from penstock.learn import disentangle as module
 from penstock.learn.disentangle import disentangle
 from penstock.learn.disentangle_config import DisentangleConfig, MeasureConfig
 from penstock.nn.sub_architectures import SUB_ARCHITECTURES_FILE, load_sub_architectures
@@ -84,6 +86,43 @@ def test_a_finished_run_is_given_back_and_another_configuration_refused(
 def test_what_cannot_work_does_not_claim_the_folder(config: DisentangleConfig, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="no weights to start from"):
         disentangle(dataclasses.replace(config, start="nowhere.pth"), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def without(images: ImageSet, names: tuple[str, ...], *left_out: int) -> ImageSet:
+    """The images of the first classes, those that are named, but for some."""
+    kept = (images.labels < len(names)) & ~np.isin(images.labels, left_out)
+    return dataclasses.replace(images.take(kept), class_names=names)
+
+
+@pytest.mark.parametrize(
+    ("classes", "mosaics", "absent", "message"),
+    [
+        (2, 0, None, "2 classes are too few to disentangle; at least 3"),
+        (3, 2, None, "3 classes; a mosaic needs 4: set mosaics of measure to 0"),
+        (5, 2, "test", "no test image of class 2: its sub-architecture could not be judged"),
+        (5, 2, "validation", "no validation image of class 2"),
+    ],
+)
+def test_what_could_not_be_measured_is_refused_before_anything_is_searched(
+    classes: int,
+    mosaics: int,
+    absent: str | None,
+    message: str,
+    config: DisentangleConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    splits, names = load("digits"), tuple("0123456789"[:classes])
+    parts = {
+        part: without(getattr(splits, part), names, *([2] if part == absent else []))
+        for part in ("train", "validation", "test")
+    }
+    calibration = parts["test"].take([])
+    monkeypatch.setattr(module, "load", lambda *_, **__: Splits(calibration=calibration, **parts))
+    wanted = dataclasses.replace(config, measure=dataclasses.replace(config.measure, mosaics=mosaics))
+    with pytest.raises(ConfigurationError, match=message):
+        disentangle(wanted, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 
 

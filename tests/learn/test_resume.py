@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,14 +34,9 @@ dense = { epochs = 6, batch_size = 100, learning_rate = 0.05, average = 0.9 }
 decouple = { epochs = 6, batch_size = 100, learning_rate = 0.05, average = 0.9, decay = "steps" }
 teacher = { backbone = "digits-cnn", start = "FOLDER/teacher.th" }
 """
-RUN = """
-import sys
-from pathlib import Path
-from penstock.learn.config import read_config
-from penstock.learn.decouple import decouple
-config, out = map(Path, sys.argv[1:])
-decouple(read_config(config), out, progress=False, say=lambda line: print(line, flush=True))
-"""
+
+
+Kill = Callable[[Sequence[str], str, float], bool]
 
 
 class Reference(NamedTuple):
@@ -54,19 +45,9 @@ class Reference(NamedTuple):
     config: Path
     sha256: str
 
-
-def kill_after(config: Path, folder: Path, line: str, seconds: float) -> bool:
-    """Start or resume the run in a process, and kill it so long after it said ``line``; whether it was killed."""
-    command = [sys.executable, "-c", RUN, str(config), str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for said in process.stdout:
-            if said.startswith(line):
-                time.sleep(seconds)
-                process.send_signal(signal.SIGKILL)
-                break
-    assert process.returncode in (0, -signal.SIGKILL)
-    return process.returncode == -signal.SIGKILL
+    def command(self, folder: Path) -> list[str]:
+        """The run in another folder, as arguments of ``penstock``."""
+        return ["decouple", "--config", str(self.config), "--out", str(folder)]
 
 
 @pytest.fixture(scope="module", params=[PLAIN, AVERAGED], ids=["plain", "averaged-with-teacher"])
@@ -89,10 +70,12 @@ def reference(
 
 
 @pytest.mark.parametrize("line", ["training the dense", "decoupling"])
-def test_a_killed_run_goes_on_to_the_same_bytes(line: str, reference: Reference, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_to_the_same_bytes(
+    line: str, reference: Reference, kill_after: Kill, tmp_path: Path
+) -> None:
     seconds = random.uniform(0.05, 0.8)
     folder = tmp_path / "run"
-    while not kill_after(reference.config, folder, line, seconds):  # a faster machine had ended by then
+    while not kill_after(reference.command(folder), line, seconds):  # a faster machine had ended by then
         shutil.rmtree(folder)
         seconds /= 2
     assert not (folder / CHECKPOINT_FILE).exists()
@@ -103,12 +86,12 @@ def test_a_killed_run_goes_on_to_the_same_bytes(line: str, reference: Reference,
 @pytest.mark.slow
 @pytest.mark.parametrize("round_", range(10))
 def test_a_run_killed_again_and_again_goes_on_to_the_same_bytes(
-    round_: int, reference: Reference, tmp_path: Path
+    round_: int, reference: Reference, kill_after: Kill, tmp_path: Path
 ) -> None:
     draw = random.Random(round_)
     moments: list[float] = []
     while not (tmp_path / CHECKPOINT_FILE).exists() and len(moments) < 12:
         moments.append(draw.uniform(0.0, 1.5))
-        kill_after(reference.config, tmp_path, "", moments[-1])
+        kill_after(reference.command(tmp_path), "", moments[-1])
     decouple(read_config(reference.config), tmp_path, progress=False)
     assert sha256(tmp_path / CHECKPOINT_FILE) == reference.sha256, f"killed after {moments} s"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +12,7 @@ from penstock.data import load
 from penstock.errors import ConfigurationError
 from penstock.learn import runs
 from penstock.learn.batches import Batches
+from penstock.learn.config import DecoupleConfig
 from penstock.nn.backbones import build_backbone
 from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint
 
@@ -38,11 +41,12 @@ def test_images_are_varied_as_suits_the_data_set(data: str, padding: int, flip: 
 
 def test_the_teacher_is_the_configured_one_or_the_runs_own_or_nobody() -> None:
     own, batches = build_backbone("digits-cnn", 10), Batches(load("digits").train, 32, training=True)
-    taught = runs.distillation(None, own, batches, data=None, weight=0.5, temperature=3.0)
+    config = DecoupleConfig(data="digits", backbone="digits-cnn", distillation=0.5, temperature=3.0)
+    taught = runs.distillation(config, own, batches, None)
     assert taught is not None
     assert (taught.weight, taught.temperature) == (0.5, 3.0)
-    assert runs.distillation(None, None, batches, data=None, weight=0.5, temperature=3.0) is None
-    assert runs.distillation(None, own, batches, data=None, weight=0.0, temperature=3.0) is None
+    assert runs.distillation(config, None, batches, None) is None
+    assert runs.distillation(replace(config, distillation=0.0), own, batches, None) is None
 
 
 def test_a_checkpoint_says_what_it_was_trained_on(tiny_run: Path) -> None:
@@ -67,7 +71,30 @@ def test_a_run_is_finished_only_when_its_figures_are_there(
         assert (tmp_path / name).read_bytes() == (tiny_run / name).read_bytes(), name
 
 
-def finish(done: Checkpoint, out: Path) -> None:
+@pytest.mark.parametrize("missed", [True, False])
+def test_a_budget_that_was_missed_is_told(missed: bool, tiny_run: Path, tmp_path: Path) -> None:
+    done, said = load_checkpoint(tiny_run / CHECKPOINT_FILE), list[str]()
+    share = done.figures["mac_fraction"]
+    finish(done, tmp_path, budget=share - 0.2 if missed else share - 0.004, say=said.append)
+    told = [line for line in said if line.startswith("over budget")]
+    assert told == [
+        f"over budget: {share:.1%} of the MACs on the test images, {share - 0.2:.1%} were asked for; "
+        "give it more epochs, a larger budget_weight or a larger budget"
+    ] * int(missed)
+
+
+def test_only_a_budget_that_a_term_kept_to_was_asked_for() -> None:
+    config = DecoupleConfig(data="digits", backbone="digits-cnn", budget=0.4)
+    assert runs.budget_of(config.to_json()) == 0.4
+    assert runs.budget_of(replace(config, budget_weight=0.0).to_json()) is None
+    assert (
+        runs.budget_of({"count": 4, "budget": 0.3, "budget_weight": 0.0}) == 0.3
+    )  # prototypes are cut to fit
+    assert runs.budget_of({"first": {}, "budget": 0.3}) == 0.3
+    assert runs.budget_of({"dense": True}) is None
+
+
+def finish(done: Checkpoint, out: Path, **more: Any) -> None:
     """End the run of a checkpoint once more."""
     runs.finish(
         out,
@@ -78,4 +105,5 @@ def finish(done: Checkpoint, out: Path) -> None:
         members=done.members,
         config=done.config,
         fpr=0.05,
+        **more,
     )

@@ -5,13 +5,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from penstock.errors import InvalidArgumentError
+from penstock.learn.similarity import between_classes, layer_similarities
 from penstock.learn.subarchitectures import (
     agreement,
-    between_classes,
     confusion,
     expected_similarity,
     rank_correlation,
-    similarity,
     top_agreement,
 )
 from penstock.paths import PathLayer, PathLayout, PathSet
@@ -26,7 +25,7 @@ BITS = hnp.arrays(np.uint8, st.tuples(st.integers(2, 6), st.just(10)), elements=
 
 @given(BITS)
 def test_similarity_is_a_jaccard_index(bits: np.ndarray) -> None:
-    similar = similarity(PathSet(LAYOUT, bits))
+    similar = layer_similarities(LAYOUT, bits)
     assert similar.shape == (2, len(bits), len(bits))
     np.testing.assert_array_equal(similar, similar.transpose(0, 2, 1))
     assert (similar >= 0).all()
@@ -45,7 +44,7 @@ def test_similarity_is_a_jaccard_index(bits: np.ndarray) -> None:
 def test_similarity_does_not_know_the_order_of_channels(bits: np.ndarray, order: list[int]) -> None:
     moved = bits.copy()
     moved[:, :4] = bits[:, order]
-    np.testing.assert_array_equal(similarity(PathSet(LAYOUT, bits)), similarity(PathSet(LAYOUT, moved)))
+    np.testing.assert_array_equal(layer_similarities(LAYOUT, bits), layer_similarities(LAYOUT, moved))
 
 
 def test_independent_paths_are_as_similar_as_expected() -> None:
@@ -56,7 +55,9 @@ def test_independent_paths_are_as_similar_as_expected() -> None:
     bits = (draw.random((3, 20_000)) < np.array([[0.2], [0.5], [0.9]])).astype(np.uint8)
     paths = PathSet(layout, bits)
     np.testing.assert_allclose(
-        between_classes(similarity(paths)), between_classes(expected_similarity(paths)), atol=0.02
+        between_classes(layer_similarities(layout, bits)),
+        between_classes(expected_similarity(paths)),
+        atol=0.02,
     )
 
 

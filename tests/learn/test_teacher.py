@@ -49,6 +49,18 @@ class Counting(nn.Module):
         return answer
 
 
+def test_every_kind_of_device_keeps_answers_of_its_own(tmp_path: Path) -> None:
+    """A run that began on a GPU must not go on with what a CPU rounded."""
+    Teacher(network(), batches(), tmp_path).prepare(0, CPU)
+    elsewhere = Teacher(network(), batches(), tmp_path)
+    (kept,) = tmp_path.rglob("view-000.npy")
+    with pytest.raises(
+        (RuntimeError, NotImplementedError)
+    ):  # nothing is computed there, nor taken from the CPU
+        elsewhere.prepare(0, torch.device("meta"))
+    assert kept.is_file()
+
+
 @pytest.mark.parametrize("view", [0, 2])
 def test_answers_are_the_networks_on_the_same_view(view: int) -> None:
     shown = batches()

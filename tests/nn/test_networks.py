@@ -10,6 +10,7 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -132,9 +133,17 @@ CASES = {
         64,
         ("features.0", "classifier.1"),
     ),
-    "cifar resnet20": Case(
-        lambda: build_backbone("resnet20", 10), 18, resnet_norm, 32, ("conv1",), ("BasicBlock",)
-    ),
+    **{
+        f"cifar resnet{depth}": Case(
+            partial(build_backbone, f"resnet{depth}", 10),
+            depth - 2,
+            resnet_norm,
+            32,
+            ("conv1",),
+            ("BasicBlock",),
+        )
+        for depth in (20, 32, 44, 56)
+    },
     "cifar vgg16": Case(lambda: build_backbone("vgg16", 10), 12, next_in_row, 32, ("features.0",)),
     "cifar mnasnet": Case(
         lambda: build_backbone("mnasnet", 10),

@@ -3,8 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from penstock.paths import PathLayer, PathLayout, PathSet
-from penstock.report.disentangle import draw_depth, draw_similarity, draw_tasks
+from penstock.report.disentangle import draw_confusions, draw_depth, pairs
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -17,7 +16,11 @@ def figures(layers: int) -> dict[str, object]:
         "similarity_by_layer": curve,
         "expected_similarity_by_layer": curve,
         "concepts": {"diversity_by_layer": curve, "whole_by_layer": curve},
-        "tasks": {"yes": [[1.0, 0.1], [0.2, 0.9]]},
+        "agreement": {
+            "spearman": 0.5,
+            "similarity": [[1.0, 0.3, 0.5], [0.3, 1.0, 0.7], [0.5, 0.7, 1.0]],
+            "confusion": [[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.3, 0.3, 0.4]],
+        },
     }
 
 
@@ -30,13 +33,17 @@ def test_networks_of_different_depth_share_a_picture(tmp_path: Path) -> None:
     assert file.read_bytes().startswith(PNG)
 
 
-@pytest.mark.parametrize("kind", ["similarity", "tasks"])
-def test_matrices_are_drawn(kind: str, tmp_path: Path) -> None:
-    file = tmp_path / f"{kind}.png"
-    if kind == "tasks":
-        draw_tasks(figures(2), ["cat", "dog"], file)
-    else:
-        layout = PathLayout(layers=(PathLayer(name="a", filters=3, macs=1),), fixed_macs=0, dense_macs=1)
-        bits = np.array([[1, 1, 0], [0, 1, 1]], dtype=np.uint8)
-        draw_similarity(PathSet(layout, bits), ["cat", "dog"], file)
+def test_similarity_is_drawn_against_confusion(tmp_path: Path) -> None:
+    file = tmp_path / "confusions.png"
+    draw_confusions(
+        {str(count): figures(count) for count in (3, 4, 5, 6)}, file
+    )  # one row and a part of another
     assert file.read_bytes().startswith(PNG)
+
+
+def test_every_pair_of_classes_is_one_point_with_confusions_of_both_ways() -> None:
+    agreement = figures(1)["agreement"]
+    assert isinstance(agreement, dict)
+    similar, confused = pairs(agreement)
+    assert similar.tolist() == [0.3, 0.5, 0.7]
+    assert confused == pytest.approx([0.15, 0.2, 0.2])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -42,4 +43,13 @@ def test_it_shows_what_the_run_measured(run: Path, tmp_path: Path) -> None:
     assert f"{figures['hits'][0]['mean'][-1]:.0%} in the last; chance is 25%." in page
     assert f"<td>{figures['tasks']['recall'][9]:.1%}</td>" in page
     assert "penstock disentangle --config FILE --out apart" in page
+    agreement, errors = figures["agreement"], figures["errors"]
+    for key in ("answers", "concepts"):
+        assert f'<section id="{key}"' in page
+    assert f"correlation is {agreement['spearman']:.2f}." in page  # under the picture against confusion
+    assert f"{errors['errors']:,} were misread" in page
+    assert f"A path holds {figures['concepts']['diversity']:.1f} of them" in page
+    similar = np.array(agreement["similarity"])
+    assert similar.shape == np.array(agreement["confusion"]).shape == (10, 10)
+    assert similar[~np.eye(10, dtype=bool)].mean() == pytest.approx(figures["similarity"])
     assert "http" not in page

@@ -32,21 +32,21 @@ def seen(tiny_run: Path) -> Observation:
 
 def test_accuracy_and_cost_are_those_of_the_networks(seen: Observation, tiny_run: Path) -> None:
     checkpoint = load_checkpoint(tiny_run / CHECKPOINT_FILE)
-    held_out = load("digits").held_out
-    images = torch.from_numpy(held_out.images).float() / 255
+    test = load("digits").test
+    images = torch.from_numpy(test.images).float() / 255
     with torch.inference_mode():
         output = checkpoint.network(images)
-        dense = checkpoint.dense(images).argmax(1).numpy() == held_out.labels
-    right = output.logits.argmax(1).numpy() == held_out.labels
+        dense = checkpoint.dense(images).argmax(1).numpy() == test.labels
+    right = output.logits.argmax(1).numpy() == test.labels
     figures = evaluate(seen)
-    assert (figures.source, figures.data, figures.images) == (tiny_run.name, "digits", 997)
+    assert (figures.source, figures.data, figures.images) == (tiny_run.name, "digits", 498)
     assert figures.dense_accuracy == pytest.approx(dense.mean())
     assert figures.decoupled_accuracy == pytest.approx(right.mean())
     assert figures.loss_points == pytest.approx(100 * (dense.mean() - right.mean()))
     assert figures.mac_fraction == pytest.approx(output.active_macs.mean().item(), abs=1e-6)
     assert figures.density == pytest.approx(torch.cat(output.codes, 1).mean().item(), abs=1e-6)
     for label, of_class in enumerate(figures.classes):
-        own = held_out.labels == label
+        own = test.labels == label
         assert of_class.images == own.sum()
         assert of_class.dense_accuracy == pytest.approx(dense[own].mean())
         assert of_class.decoupled_accuracy == pytest.approx(right[own].mean())
@@ -55,9 +55,9 @@ def test_accuracy_and_cost_are_those_of_the_networks(seen: Observation, tiny_run
 
 def test_layers_are_those_of_the_codes(seen: Observation, tiny_run: Path) -> None:
     checkpoint = load_checkpoint(tiny_run / CHECKPOINT_FILE)
-    held_out = load("digits").held_out
+    test = load("digits").test
     with torch.inference_mode():
-        codes = checkpoint.network(torch.from_numpy(held_out.images).float() / 255).codes
+        codes = checkpoint.network(torch.from_numpy(test.images).float() / 255).codes
     figures = evaluate(seen)
     assert [layer.filters for layer in figures.layers] == [code.shape[1] for code in codes]
     for layer, code in zip(figures.layers, codes, strict=True):
@@ -66,7 +66,7 @@ def test_layers_are_those_of_the_codes(seen: Observation, tiny_run: Path) -> Non
         assert layer.density == pytest.approx(z.mean())
         assert layer.varying == pytest.approx(((rate >= 0.05) & (rate <= 0.95)).mean())
         assert layer.input_dependent <= layer.varying
-        rates = np.stack([z[held_out.labels == label].mean(axis=0) for label in range(10)])
+        rates = np.stack([z[test.labels == label].mean(axis=0) for label in range(10)])
         assert layer.class_spread == pytest.approx(rates.std(axis=0).mean(), abs=1e-6)
         assert layer.information == pytest.approx(layer.entropy - layer.class_entropy, abs=1e-9)
     weights = np.array([layer.filters for layer in figures.layers])

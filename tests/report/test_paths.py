@@ -1,3 +1,4 @@
+import io
 from pathlib import Path
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 
 from penstock.paths import PathLayer, PathLayout, PathSet
 from penstock.report.paths import draw_paths
+from penstock.report.png import canvas, write_png
 
 
 @pytest.mark.parametrize("name", ["paths.png", "new/folder/picture.whatever"])
@@ -14,3 +16,18 @@ def test_a_picture_is_a_png_whatever_its_name_and_folder(name: str, tmp_path: Pa
     paths = PathSet(PathLayout(layers=layers, fixed_macs=5, dense_macs=40), bits)
     draw_paths(paths, np.arange(12) % 2, ["one", "two"], tmp_path / name)
     assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_half_a_picture_is_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figure, file = canvas(1, 1), tmp_path / "picture.png"
+    write_png(figure, file)
+    whole = file.read_bytes()
+
+    def torn(content: io.BytesIO, **_: object) -> None:
+        content.write(whole[:20])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(figure, "savefig", torn)
+    with pytest.raises(KeyboardInterrupt):
+        write_png(figure, file)
+    assert file.read_bytes() == whole

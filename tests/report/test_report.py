@@ -13,11 +13,16 @@ import torch
 
 from penstock.cli import main
 from penstock.data import Splits, digits
+from penstock.learn.cascade import cascade
+from penstock.nn.cascade import RAN
 from penstock.nn.checkpoint import CHECKPOINT_FILE, load_checkpoint
 from penstock.nn.prototypes import PrototypeConfig, attach_prototypes, set_prototypes
 from penstock.nn.surgery import GatedNetwork
+from penstock.report.commands import command_of
+from penstock.report.logs import read_curves
 from penstock.report.observation import observe
 from penstock.report.report import report
+from penstock.report.section_combinations import most_telling_layer
 
 VOID = {"img", "meta", "br", "path", "use", "image"}
 
@@ -163,7 +168,67 @@ def test_prototypes_of_a_consolidated_network_are_shown(tiny_run: Path) -> None:
     page = report(replace(seen, checkpoint=checkpoint), [])
     assert "prototypes" in read(page).ids
     assert re.search(r"Stage 2: \d of 3 prototypes are used", page)
-    assert f"penstock consolidate tiny --prototypes 3 --out {tiny_run.name}" in page
+    counts = [int(count) for count in re.findall(rf"(\d+) of {len(seen.images)} images, \d+% of the", page)]
+    assert sum(counts) == 2 * len(seen.images), "every image takes one of each stage's"
+    assert f"penstock consolidate tiny --prototypes 3 --config FILE --out {tiny_run.name}" in page
+
+
+@pytest.fixture(scope="module")
+def cascaded(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "cascaded"
+    cascade(str(tiny_run), None, folder, budget=0.9)
+    return folder
+
+
+def test_a_cascades_page_tells_its_one_decision_and_the_second_networks_prototypes(cascaded: Path) -> None:
+    seen = observe(str(cascaded))
+    page = report(seen, [])
+    reader = read(page)
+    words = " ".join(reader.words)
+    ran = seen.paths.bits[:, seen.paths.layout.of(RAN)][:, 0] == 1
+    assert 0 < ran.mean() < 1
+    assert f"images for the second network {ran.mean():.1%}" in " ".join(words.split())
+    assert "input-dependent filters" not in words
+    command = "penstock cascade tiny --budget 0.9 --blend 0.1 --fpr 0.05 --out cascaded"
+    assert command in words
+    # Its first network has gates, and no prototypes.
+    assert "prototypes-second" in reader.ids
+    assert "prototypes-first" not in reader.ids
+    assert f"The second network of the cascade ran for {ran.sum():,} images." in words
+    # Filters that repeat the one decision are no combinations.
+    assert seen.paths.layout.names[most_telling_layer(seen)].startswith("first.")
+
+
+def test_the_command_that_made_a_run_is_told() -> None:
+    source = {"name": "some", "sha256": "0"}
+    told = {
+        "decouple --config FILE": {"budget": 0.5, "decouple": {}},
+        "consolidate some --prototypes 4 --budget 0.3 --config FILE": {
+            "source": source,
+            "count": 4,
+            "budget": 0.3,
+        },
+        "cascade some other --budget 0.5 --blend 0 --fpr 0.1": {
+            "first": source,
+            "second": {"name": "other"},
+            "budget": 0.5,
+            "blend": 0,
+            "fpr": 0.1,
+        },
+        "observe some --dense --config FILE": {"source": source, "dense": True, "observers": {}},
+        "observe some --config FILE": {"source": source, "dense": False, "observers": {}},
+    }
+    for command, config in told.items():
+        assert command_of(config, "run") == f"penstock {command} --out run"
+
+
+def test_a_budget_that_nothing_kept_to_is_not_drawn(tiny_run: Path) -> None:
+    seen = observe(str(tiny_run))
+    curves = read_curves(tiny_run)
+    assert "budget, 60%" in report(seen, curves)
+    config = dict(seen.checkpoint.config) | {"budget_weight": 0.0}
+    unasked = replace(seen, checkpoint=replace(seen.checkpoint, config=config))
+    assert "budget, 60%" not in report(unasked, curves)
 
 
 def test_missing_images_are_told_before_anything_is_written(

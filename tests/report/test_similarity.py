@@ -1,8 +1,8 @@
 import numpy as np
 
-from penstock.learn.similarity import layer_similarities
+from penstock.learn.similarity import between_classes, layer_similarities
 from penstock.paths import PathLayout
-from penstock.report.similarity import between_classes, extreme_pairs
+from penstock.report.section_classes import extreme_pairs
 
 
 def test_a_class_without_images_is_left_out(layout: PathLayout) -> None:

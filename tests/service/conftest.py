@@ -37,7 +37,7 @@ from penstock.bundle import (
 from penstock.detect import FamilyScore
 from penstock.detect.recipe import DEFAULT
 from penstock.detect.tables import tables_to_bytes
-from penstock.export.passes.byte_input import take_bytes
+from penstock.export.passes.byte_input import TakeBytes
 from penstock.files import sha256
 from penstock.paths import PathLayer, PathLayout
 
@@ -64,7 +64,9 @@ except PenstockError as error:
 """
 
 
-def tiny_graph(*, single: bool, work: str = "", detector: bool = False) -> onnx.ModelProto:
+def tiny_graph(
+    *, single: bool, work: str = "", detector: bool = False, shape: tuple[int, int, int] = SHAPE
+) -> onnx.ModelProto:
     """A graph that keeps the contract, every output a simple function of the channels' means.
 
     Args:
@@ -72,6 +74,7 @@ def tiny_graph(*, single: bool, work: str = "", detector: bool = False) -> onnx.
         work: ``slow`` runs for as long as the first pixel says, some tenths of a second at 1.0;
             ``brittle`` fails at run time when the first pixel is 0.5 or more.
         detector: whether the score is that of `TABLES` rather than the sum of the means.
+        shape: of an image.
     """
     batch: int | str = 1 if single else "N"
     rng = np.random.default_rng(7)
@@ -119,7 +122,7 @@ def tiny_graph(*, single: bool, work: str = "", detector: bool = False) -> onnx.
     graph = helper.make_graph(
         nodes,
         "tiny",
-        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [batch, *SHAPE])],
+        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [batch, *shape])],
         [
             helper.make_tensor_value_info(name, kinds.get(name, TensorProto.FLOAT), [batch, width])
             for name, width in widths.items()
@@ -230,18 +233,19 @@ def add_bundle(
     input_type: str = "fp32",
     detector: bool = False,
     policy: str = "",
+    shape: tuple[int, int, int] = SHAPE,
 ) -> Path:
     """Write a version of a tiny model; returns its folder."""
     file = repository.parent / f"{name}.onnx"
-    model = ir.from_proto(tiny_graph(single=single, work=work, detector=detector))
+    model = ir.from_proto(tiny_graph(single=single, work=work, detector=detector, shape=shape))
     if input_type == "uint8":
-        take_bytes(model)
+        TakeBytes()(model.graph)
     ir.save(model, file)
     also = {DETECTOR_FILE: tables_to_bytes(FamilyScore.of_default(TABLES))} if detector else {}
     manifest = Manifest(
         model_sha256=sha256(file),
         source={"name": "tiny", "sha256": "0" * 64},
-        input_shape=SHAPE,
+        input_shape=shape,
         input_type=input_type,
         class_names=CLASSES,
         layout=LAYOUT,

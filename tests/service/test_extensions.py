@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from tritonclient.utils import InferenceServerException
 
 from penstock.service.classification import top_classes
 from tests.service.plain import FLOAT, add_examples, add_model, graph, identity
+from tests.service.test_lifecycle import sample
 
 Client = Any  # tritonclient is not typed
 
@@ -96,6 +98,28 @@ def test_statistics_count_requests_rows_and_runs(plain: Client) -> None:
     assert {"simple", "simple_string", "labelled"} <= names
     with pytest.raises(InferenceServerException, match="model 'nobody' is not available"):
         plain.get_inference_statistics("nobody")
+
+
+def test_request_without_an_answer_counts_as_failed_and_its_run_as_a_run(
+    plain: Client, served: Any, region: tuple[str, Any]
+) -> None:
+    """The graph answers, and the answer does not fit into the place where the client wants it."""
+    before = plain.get_inference_statistics("simple").model_stats[0]
+    metrics = {
+        name: sample(served, f"nv_inference_{name}", model="simple") for name in ("count", "exec_count")
+    }
+    small = triton.InferRequestedOutput("OUTPUT0")
+    small.set_shared_memory("numbers", 8)
+    with pytest.raises(InferenceServerException, match="should be at least 64 bytes"):
+        plain.infer("simple", pair(), outputs=[small])
+    after = plain.get_inference_statistics("simple").model_stats[0]
+    assert after.inference_count == before.inference_count
+    assert after.execution_count == before.execution_count + 1
+    for name in ("success", "queue", "compute_input", "compute_infer", "compute_output"):
+        then, now = getattr(before.inference_stats, name), getattr(after.inference_stats, name)
+        assert (now.count, now.ns) == (then.count, then.ns), name
+    assert sample(served, "nv_inference_count", model="simple") == metrics["count"]
+    assert sample(served, "nv_inference_exec_count", model="simple") == metrics["exec_count"] + 1
 
 
 def test_requests_of_several_clients_share_a_run(plain: Client) -> None:
@@ -268,6 +292,7 @@ def test_log_settings_change_what_is_written(plain: Client, served: Any) -> None
 
     settings = plain.get_log_settings(as_json=True)["settings"]
     assert settings["log_info"] == {"bool_param": True}
+    time.sleep(1.1)  # of the refusals within a second only some have a line, and other tests have had theirs
     refused_infer("nobody-1")
     plain.update_log_settings({"log_info": False})
     refused_infer("nobody-2")

@@ -8,6 +8,7 @@ import resource
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -22,7 +23,9 @@ from penstock.errors import FlaggedError, NotFoundError, UnavailableError, Unsup
 from penstock.service import client
 from penstock.service.client import PathClient
 from penstock.service.commands import watch
+from penstock.service.path_servicer import PATHS
 from penstock.service.v1 import paths_pb2, paths_pb2_grpc
+from tests.service.test_lifecycle import wait_until
 
 Images = npt.NDArray[np.float32]
 
@@ -47,12 +50,16 @@ def metric(server: Any, line: str) -> float:
 def test_reject_refuses_the_whole_request_and_names_the_flagged(judged: Any, images: Images) -> None:
     server, _ = judged
     assert len(client.infer(server.url, "reject", images[:4])) == 4
+    runs = metric(server, 'nv_inference_exec_count{model="reject",version="1"}')
     score = client.infer(server.url, "annotate", images).anomaly_score[4, 0]
     with pytest.raises(FlaggedError, match=r"1 of 5 are flagged: image 4 \(score ") as refusal:
         client.infer(server.url, "reject", images)
     assert f"{score:.6g}" in str(refusal.value)
     assert metric(server, 'penstock_flag_rejected_total{model="reject",version="1"}') == 1
     assert metric(server, 'nv_inference_request_failure{model="reject",reason="OTHER",version="1"}') == 1
+    assert metric(server, 'nv_inference_count{model="reject",version="1"}') == 4
+    assert metric(server, 'nv_inference_exec_count{model="reject",version="1"}') == runs + 1
+    assert metric(server, 'penstock_active_macs_count{model="reject",version="1"}') == 9
     assert "of honest batches of 8, about 34% will be refused" in server.log.read_text()
 
 
@@ -116,6 +123,40 @@ def test_watch_refuses_what_would_stay_silent_and_too_many(judged: Any) -> None:
         with pytest.raises(UnavailableError, match="2 readers watch already"):
             paths.watch_flags()
         del held
+
+
+def test_readers_that_give_up_at_once_leave_their_places(judged: Any) -> None:
+    """Some are cancelled before they have heard that nothing is missed from now on."""
+    server, _ = judged
+    with grpc.insecure_channel(server.url) as channel:
+        stub = paths_pb2_grpc.PathServiceStub(channel)  # type: ignore[no-untyped-call]
+        for number in range(200):
+            call = stub.WatchFlags(paths_pb2.WatchFlagsRequest())
+            time.sleep(number * 2e-5)
+            call.cancel()
+    wait_until(lambda: metric(server, "penstock_flag_watchers") == 0)
+
+
+def test_refusal_is_raised_at_once_though_its_status_comes_late() -> None:
+    def refuse(_: Any, context: grpc.ServicerContext) -> Any:
+        context.send_initial_metadata(())
+        time.sleep(0.2)
+        context.abort(grpc.StatusCode.UNAVAILABLE, "2 readers watch already")
+
+    with ThreadPoolExecutor(1) as pool:
+        server = grpc.server(pool)
+        calls: dict[str, Any] = {"WatchFlags": grpc.unary_stream_rpc_method_handler(refuse)}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(PATHS.full_name, calls),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        try:
+            with (
+                PathClient(f"127.0.0.1:{port}") as paths,
+                pytest.raises(UnavailableError, match="2 readers watch already"),
+            ):
+                paths.watch_flags()
+        finally:
+            server.stop(None).wait()
 
 
 def test_slow_reader_is_dropped_and_counted(judged: Any) -> None:

@@ -27,6 +27,7 @@ from penstock.errors import (
     UnavailableError,
     UnsupportedError,
 )
+from penstock.model_config import BATCHING
 from penstock.service import client
 from penstock.service.client import PathClient
 from tests.service import plain
@@ -46,7 +47,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory, start: Any, add_model: Any) 
     add_model(models, "bundle")
     add_model(models, "shadow", policy="shadow")
     together = add_model(models, "together").parent / "config.pbtxt"
-    together.write_text(together.read_text() + TOGETHER)
+    together.write_text(together.read_text().replace(BATCHING, TOGETHER))
     plain.add_model(models, "plain", plain.identity(plain.FLOAT, ["N", 3, 8, 8]))
     settings = {"flag_policy": "reject", "sink_folder": folder / "sink", "sink_image_share": 1}
     with start(models, system_shared_memory="yes", max_batch=6, **settings) as running:

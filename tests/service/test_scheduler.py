@@ -226,6 +226,25 @@ def test_requests_that_waited_together_run_together() -> None:
     assert asyncio.run(scenario(Gate())) == [1, 2, 1, 1]
 
 
+def test_failure_of_one_piece_is_that_of_its_request_alone() -> None:
+    async def scenario(gate: Gate) -> list[Any]:
+        async with scheduler(slots=1, max_queue=99, batching=Batching(max_rows=4)) as made:
+            first = asyncio.create_task(made.run([lambda: gate.job(0)]))
+            await settle()
+            outcomes = (1, ValueError("no such filter"), 3)
+            others = [asyncio.create_task(made.run([lambda each=each: each])) for each in outcomes]  # type: ignore[misc]
+            await settle()
+            gate.opened.set()
+            await first
+            answers = await asyncio.gather(*others, return_exceptions=True)
+            assert made.batches == [1, 3]
+            return answers
+
+    one, failed, three = asyncio.run(scenario(Gate()))
+    assert (one, three) == ([1], [3])
+    assert isinstance(failed, ValueError)
+
+
 def test_small_batch_waits_for_company_but_not_for_long() -> None:
     async def scenario() -> list[int]:
         rules = Batching(max_rows=8, preferred=(2,), max_delay=0.2)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from itertools import count
 from queue import Queue
 from typing import Any
 
@@ -15,7 +17,9 @@ import tritonclient.grpc as triton
 from grpc import StatusCode
 from tritonclient.grpc import service_pb2
 
+from penstock.service.streaming import in_order
 from tests.service.test_lifecycle import sample, slow, stub_of, wait_until
+from tests.service.test_scheduler import settle
 
 Images = npt.NDArray[np.float32]
 Request = Callable[..., service_pb2.ModelInferRequest]
@@ -88,3 +92,53 @@ def test_cancelled_stream_gives_up_what_waits(
         began = time.monotonic()
         assert running.stop() == 0
         assert time.monotonic() - began < 20
+
+
+def test_only_so_many_are_under_way_and_none_of_them_when_the_client_has_gone() -> None:
+    begun: list[int] = []
+    ended: list[int] = []
+
+    async def requests() -> AsyncIterator[int]:
+        for number in count():
+            yield number
+
+    async def answer(number: int) -> int:
+        begun.append(number)
+        try:
+            await asyncio.sleep(60 if number else 0)
+            return number
+        finally:
+            ended.append(number)
+
+    async def scenario() -> None:
+        answers = in_order(requests(), answer, ahead=3)
+        assert await anext(answers) == 0
+        await settle()
+        assert begun == [0, 1, 2]
+        following = asyncio.ensure_future(anext(answers))
+        await settle()
+        assert begun == [0, 1, 2, 3]
+        following.cancel()
+        await settle()
+        assert sorted(ended) == begun == [0, 1, 2, 3]
+
+    asyncio.run(scenario())
+
+
+def test_error_in_the_requests_comes_after_the_answers_under_way() -> None:
+    async def requests() -> AsyncIterator[int]:
+        yield 1
+        yield 2
+        raise ValueError("no more of that")
+
+    async def answer(number: int) -> int:
+        await asyncio.sleep(0.02 / number)
+        return number
+
+    async def scenario() -> None:
+        answers = in_order(requests(), answer, ahead=3)
+        assert [await anext(answers), await anext(answers)] == [1, 2]
+        with pytest.raises(ValueError, match="no more of that"):
+            await anext(answers)
+
+    asyncio.run(scenario())

@@ -14,6 +14,7 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2_grpc
 
+from penstock.model_config import BATCHING
 from penstock.service.server import Server
 from penstock.service.settings import Settings
 from penstock.service.tracing import Tracer
@@ -137,8 +138,10 @@ def test_waiting_for_company_is_a_phase_of_its_own(
     tmp_path: Path, add_model: Any, request_for: Any, images: Any
 ) -> None:
     folder = add_model(tmp_path / "models", "batched").parent
-    with (folder / "config.pbtxt").open("a") as config:
-        config.write("dynamic_batching { max_queue_delay_microseconds: 300000 }\n")
+    config = folder / "config.pbtxt"
+    config.write_text(
+        config.read_text().replace(BATCHING, "dynamic_batching { max_queue_delay_microseconds: 300000 }")
+    )
     found = spans_of(tmp_path / "models", [request_for("batched", images[:2])] * 2)
     calls = found.pop(int(PARENT, 16))
     assert len(calls) == 2

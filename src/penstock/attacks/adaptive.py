@@ -8,19 +8,20 @@ these attacks the evasion at that threshold counts, and areas under curves say l
 - ``orthogonal``: a step against the classifier while the image is read right, else against the detector, each freed of
   its part along the other's gradient (Bryniarski et al., *Evading Adversarial Example Detection Defenses with
   Orthogonal Projected Gradient Descent*, 2021, https://arxiv.org/abs/2106.15023)
-- ``matching``: gate logits and answer of an honest image of another class are imitated
+- ``matching``: what the detector sees of an honest image of another class, and its answer, are imitated; each start
+  imitates another one
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from penstock.attacks.classifier import Images, Labels, warn_of_masked_gradients
 from penstock.errors import InvalidArgumentError
@@ -29,6 +30,16 @@ from penstock.nn.path_network import GatedOutput, PathNetwork
 BATCH = 128
 METHODS = ("joint", "orthogonal", "matching")
 MARGIN = 0.05  # how far under the threshold to go: numpy and graphs differ in the last digits
+
+
+class Detector(Protocol):
+    """What an attacker knows of a detector, differentiable."""
+
+    def __call__(self, output: GatedOutput) -> Tensor:
+        """Scores ``[N]``."""
+
+    def seen(self, output: GatedOutput) -> Tensor:
+        """``[N, F]``: what it looks at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +51,7 @@ class Adaptive:
         eps: largest change of a value, where images run from 0 to 1.
         steps: per start.
         restarts: number of starts, the first at the image itself.
-        weight: of the detector in ``joint``, of the gate logits in ``matching``.
+        weight: of the detector in ``joint``, of what it sees in ``matching``.
         seed: of the starts.
     """
 
@@ -58,7 +69,7 @@ class Adaptive:
     def __call__(
         self,
         network: PathNetwork,
-        score: nn.Module,
+        score: Detector,
         threshold: float,
         images: Images,
         labels: Labels,
@@ -68,34 +79,43 @@ class Adaptive:
 
         Args:
             network: in evaluation mode.
-            score: gives ``[N]`` scores of a `GatedOutput`.
+            score: of a `GatedOutput`.
             threshold: scores above it are flagged.
             images: what is attacked.
             labels: their classes.
-            guides: for ``matching``: for each image an honest one of another class.
+            guides: for ``matching``: honest images ``[M, C, H, W]``, answered with more than one class.
+
+        Raises:
+            InvalidArgumentError: there are no guides to imitate.
 
         Warns:
-            MaskedGradientsWarning: gates let no gradient through.
+            MaskedGradientsWarning: a layer that decides lets no gradient through.
         """
         if self.method == "matching" and guides is None:
-            raise InvalidArgumentError("matching needs guides: for each image an honest one of another class")
+            raise InvalidArgumentError("matching needs guides: honest images of other classes")
+        known = (
+            _Guides.of(network, score, guides) if self.method == "matching" and guides is not None else None
+        )
         warn_of_masked_gradients(network, images)
         pieces = []
         for start in range(0, len(images), BATCH):
             part = slice(start, start + BATCH)
             draws = torch.Generator().manual_seed(self.seed + start)
-            guide = None if guides is None else _guide(network, torch.from_numpy(guides[part]))
-            victim = _Victim(network, score, threshold - MARGIN, torch.from_numpy(labels[part]), guide)
-            pieces.append(self._attack(victim, torch.from_numpy(images[part]), draws))
+            victim = _Victim(network, score, threshold - MARGIN, torch.from_numpy(labels[part]))
+            pieces.append(self._attack(victim, torch.from_numpy(images[part]), draws, known))
         attacked: npt.NDArray[np.float32] = torch.cat(pieces).numpy()
         return attacked
 
-    def _attack(self, victim: _Victim, images: Tensor, generator: torch.Generator) -> Tensor:
+    def _attack(
+        self, victim: _Victim, images: Tensor, generator: torch.Generator, guides: _Guides | None
+    ) -> Tensor:
         best, rank = images.clone(), torch.full((len(images),), torch.inf)
         direction = {"joint": self._joint, "orthogonal": _orthogonal, "matching": self._matching}[self.method]
         for restart in range(self.restarts):
             noise = torch.rand(images.shape, generator=generator) * 2 - 1
             x = (images + self.eps * noise * (restart > 0)).clamp(0, 1)
+            if guides is not None:
+                victim = replace(victim, guide=guides.draw(victim.labels, generator))
             for step in range(self.steps + 1):
                 left = rank > 0  # what is won is left alone
                 if not left.any():
@@ -126,18 +146,42 @@ class Adaptive:
     def _matching(self, victim: _Victim, x: Tensor, output: GatedOutput, scores: Tensor) -> Tensor:
         assert victim.guide is not None
         wanted, label = victim.guide
-        apart = ((torch.cat(output.gate_logits, dim=1) - wanted) ** 2).mean(1)
+        apart = ((victim.score.seen(output) - wanted) ** 2).mean(1)
         read = F.cross_entropy(output.logits, label, reduction="none")
         return _gradient((read + self.weight * apart).sum(), x)
 
 
 @dataclass(frozen=True, eq=False)
+class _Guides:
+    """Honest images, as network and detector see them."""
+
+    seen: Tensor  # [M, F]
+    classes: Tensor  # [M], as answered
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, network: PathNetwork, score: Detector, images: Images) -> _Guides:
+        outputs = [network(batch) for batch in torch.split(torch.from_numpy(images), BATCH)]
+        seen = torch.cat([score.seen(output) for output in outputs])
+        classes = torch.cat([output.logits.argmax(1) for output in outputs])
+        if (classes == classes[0]).all():
+            raise InvalidArgumentError("all guides are answered with one class: take images of several")
+        return cls(seen, classes)
+
+    def draw(self, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """For each of the classes ``labels`` ``[N]`` one that is answered with another."""
+        others = (self.classes != labels[:, None]).float()
+        drawn = torch.multinomial(others, 1, generator=generator)[:, 0]
+        return self.seen[drawn], self.classes[drawn]
+
+
+@dataclass(frozen=True, eq=False)
 class _Victim:
     network: PathNetwork
-    score: nn.Module
+    score: Detector
     threshold: float
     labels: Tensor
-    guide: tuple[Tensor, Tensor] | None  # gate logits [N, P] and classes [N] to imitate
+    guide: tuple[Tensor, Tensor] | None = None  # what the detector is to see [N, F], and classes [N]
 
     def take(self, which: Tensor) -> _Victim:
         """Those of a mask ``[N]``."""
@@ -174,9 +218,3 @@ def _without(vector: Tensor, other: Tensor) -> Tensor:
 def _gradient(loss: Tensor, x: Tensor, *, keep: bool = False) -> Tensor:
     (gradient,) = torch.autograd.grad(loss, x, retain_graph=keep)
     return gradient
-
-
-def _guide(network: Callable[[Tensor], GatedOutput], images: Tensor) -> tuple[Tensor, Tensor]:
-    with torch.no_grad():
-        output = network(images)
-    return torch.cat(output.gate_logits, dim=1), output.logits.argmax(1)

@@ -89,7 +89,11 @@ class _Search:
         return self.best
 
     def _descend(self, weight: Tensor) -> Tensor:
-        """Adam with weights ``[N]``; gives which images were turned, ``[N]``."""
+        """Adam with weights ``[N]``; gives for which images these suffice, ``[N]``.
+
+        A search that starts from a success says nothing of its weight by that: one that is too small lets the image go
+        back until it is read right. So what counts is whether it was still misread since progress was last looked at.
+        """
         turned = torch.zeros(len(self.images), dtype=torch.bool)
         rows = torch.arange(len(self.images))
         w = torch.atanh((self.best * 2 - 1) * INSIDE).requires_grad_()
@@ -100,7 +104,8 @@ class _Search:
             x = (torch.tanh(w) + 1) / 2
             size = ((x - self.images[rows]) ** 2).sum(dim=(1, 2, 3))
             lead = self._lead(x, rows)
-            turned[rows] |= self._keep(x.detach(), size.detach(), lead.detach(), rows)
+            misread = self._keep(x.detach(), size.detach(), lead.detach(), rows)
+            turned[rows] |= misread & (step > 0)
             if step == self.attack.steps:
                 break
             loss = size + weight[rows] * F.relu(lead + self.attack.confidence)
@@ -109,6 +114,7 @@ class _Search:
                 if not going.any():
                     break
                 looked = loss.detach()[going]
+                turned[rows[going]] = False
                 if not going.all():
                     rows = rows[going]
                     w, optimizer = self._fewer(w, optimizer, going)

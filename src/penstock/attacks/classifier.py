@@ -1,8 +1,8 @@
 """A network as the Adversarial Robustness Toolbox wants it, and a check that its gates let gradients through.
 
 A gate's step function has no gradient. Where plain steps decide, an attack by gradients never moves a path, and a
-result from it is worthless (Athalye et al., *Obfuscated Gradients*, 2018, https://arxiv.org/abs/1802.00420). The gates
-and routers of `penstock.nn` pass gradients straight through; `toolbox_classifier` looks whether they do so here.
+result from it is worthless (Athalye et al., *Obfuscated Gradients*, 2018, https://arxiv.org/abs/1802.00420). The gates,
+routers and cascades of `penstock.nn` pass gradients straight through; `live_bits` looks how far they do so here.
 """
 
 from __future__ import annotations
@@ -19,15 +19,18 @@ import torch
 from torch import Tensor, nn
 
 from penstock.errors import UnsupportedError
+from penstock.nn.cascade import RAN, Cascade
+from penstock.nn.path_network import PathNetwork
 
 Images = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 
 PROBES = 16  # images that the check looks at
+NAMED = 3  # layers that a warning names
 
 
 class MaskedGradientsWarning(UserWarning):
-    """No gradient goes through the gates: whatever an attack by gradients gives here says nothing."""
+    """No gradient goes through some of the gates: whatever an attack by gradients gives here says nothing."""
 
 
 class LogitsOnly(nn.Module):
@@ -48,42 +51,67 @@ class LogitsOnly(nn.Module):
         return logits
 
 
-def layers_that_pass(network: nn.Module, images: Images) -> tuple[int, int]:
-    """How many gated layers' codes have a gradient with respect to the images that is not zero, and of how many.
+def live_bits(network: nn.Module, images: Images) -> dict[str, float]:
+    """Of each layer that decides, the share of bits with a gradient to the image, among those that depend on it.
+
+    All bits of all images are asked in one go: with J the Jacobian of the codes and v a random direction, an entry of
+    J v is zero just where the gradient is. J v is the derivative of u -> J^T u, applied to v.
 
     Args:
-        network: in evaluation mode; one without gates has no such layers.
-        images: ``[N, C, H, W]`` in 0..1.
+        network: in evaluation mode; one without paths has no such layers.
+        images: ``[N, C, H, W]`` in 0..1, of which the first `PROBES` are asked.
+
+    Returns:
+        by name of the layer, in path order. A cascade's second member is asked about all images, not only about those
+        that it would answer.
     """
+    if not isinstance(network, PathNetwork):
+        return {}
     x = torch.from_numpy(images[:PROBES]).clone().requires_grad_()
     with torch.enable_grad():
         output = network(x)
-        if isinstance(output, Tensor):
-            return 0, 0
-        passing = 0
-        for code in output.codes:
-            if not code.requires_grad:
-                continue
-            (gradient,) = torch.autograd.grad(code.sum(), x, retain_graph=True, allow_unused=True)
-            passing += int(gradient is not None and bool((gradient != 0).any()))
-    return passing, len(output.codes)
+        live, asked = (_moves(torch.cat(parts, dim=1), x) for parts in (output.codes, output.gate_logits))
+    shares = {}
+    for layer, part, code, decides in zip(
+        network.layout.layers, network.layout.slices, output.codes, network.decides, strict=True
+    ):
+        # A gate may say the same of all images; a code without any gradient is masked, whatever it depends on.
+        depends = asked[:, part] | (not code.requires_grad)
+        if decides and depends.any():
+            shares[layer.name] = live[:, part][depends].float().mean().item()
+    if isinstance(network, Cascade):
+        shares |= {f"{RAN}.{name}": share for name, share in live_bits(network.second, images).items()}
+    return shares
 
 
 def warn_of_masked_gradients(network: nn.Module, images: Images) -> None:
-    """Warn if gates let no gradient through at all.
+    """Warn if a layer that decides lets no gradient through.
 
     Warns:
-        MaskedGradientsWarning: they do not.
+        MaskedGradientsWarning: one does not.
     """
-    passing, layers = layers_that_pass(network, images)
-    if layers and not passing:
+    shares = live_bits(network, images)
+    masked = [name for name, share in shares.items() if not share]
+    if masked:
         warnings.warn(
-            f"none of {layers} gated layers passes a gradient to the image: an attack by gradients cannot move a path "
-            "here, and a result from it is worthless. Use gates that pass gradients straight through "
-            "(penstock.nn.gates.binarize), with gradients enabled",
+            f"{len(masked)} of {len(shares)} layers that decide ({', '.join(masked[:NAMED])}"
+            f"{', ...' * (len(masked) > NAMED)}) pass no gradient to the image: an attack by gradients cannot move "
+            "their bits, and a result from it is worthless. Use gates that pass gradients straight through "
+            "(penstock.nn.gates.straight_through), with gradients enabled",
             MaskedGradientsWarning,
             stacklevel=3,
         )
+
+
+def _moves(values: Tensor, x: Tensor) -> Tensor:
+    """``[N, P]``: which values move with the images, in a random direction."""
+    if not values.requires_grad:
+        return torch.zeros_like(values, dtype=torch.bool)
+    weights = torch.zeros_like(values, requires_grad=True)
+    (pulled,) = torch.autograd.grad(values, x, weights, create_graph=True)
+    direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    (moved,) = torch.autograd.grad(pulled, weights, direction)
+    return moved != 0
 
 
 def toolbox_classifier(network: nn.Module, images: Images) -> Any:
@@ -115,6 +143,19 @@ def toolbox_classifier(network: nn.Module, images: Images) -> Any:
         clip_values=(0.0, 1.0),
         device_type="cpu",
     )
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Parameters that ask for no gradients, which attacks have no use for and the toolbox would have computed."""
+    asking = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in asking:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_(True)
 
 
 @contextmanager

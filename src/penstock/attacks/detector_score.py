@@ -32,6 +32,12 @@ class DetectorScore(nn.Module):
         score: Tensor = self.head(output.logits, bits, gate_logits)[:, 0]
         return score
 
+    def seen(self, output: GatedOutput) -> Tensor:
+        """``[N, F]``: the gate logits that the detector looks at, each in units of its spread."""
+        watched = torch.cat(output.gate_logits, dim=1)[:, self.watched]
+        scale: Tensor = self.head.both.scale
+        return watched / scale
+
 
 class NeverFlags(nn.Module):
     """No detector at all: an adaptive attack that cannot beat this one does not work."""
@@ -39,3 +45,7 @@ class NeverFlags(nn.Module):
     def forward(self, output: GatedOutput) -> Tensor:
         """``[N]`` zeros."""
         return output.logits[:, 0] * 0
+
+    def seen(self, output: GatedOutput) -> Tensor:
+        """``[N, 1]`` zeros: it looks at nothing."""
+        return output.logits[:, :1] * 0

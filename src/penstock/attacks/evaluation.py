@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from penstock.attacks.baselines import fit_baselines
-from penstock.attacks.classifier import Images
+from penstock.attacks.classifier import Images, live_bits
 from penstock.attacks.evaluation_bench import Bench, kept
 from penstock.attacks.evaluation_config import OWN, EvaluationConfig, named
 from penstock.attacks.evaluation_figures import Arrays, attack_figures, clean_figures
@@ -106,9 +106,12 @@ def evaluate_detection(
         for kind, eps in track(list(config.plan))
     }
     say("counting")
-    result = {"source": about, "config": asdict(config), "detector": str(recipe)} | _figures(
-        bench, config, clean, subject.before, founds
-    )
+    result = {
+        "source": about,
+        "config": asdict(config),
+        "detector": str(recipe),
+        "live_bits": live_bits(checkpoint.network, subject.victims.floats()),
+    } | _figures(bench, config, clean, subject.before, founds)
     write_atomic(out / RESULTS, json.dumps(result, indent=2) + "\n")
     return result
 

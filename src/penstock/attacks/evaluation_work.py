@@ -102,7 +102,7 @@ def change(subject: Subject, kind: str, eps: float, config: EvaluationConfig) ->
             seed=config.seed,
         )
         threshold = conformal_threshold(subject.calibration, config.fpr)
-        guides = _guides(subject, config.seed)
+        guides = subject.guides.floats()
         score = DetectorScore(subject.detector, subject.checkpoint.network.layout)
         return attack(network, score, threshold, images, labels, guides)
     return _attack(subject, kind, eps, config)(network, images, labels)
@@ -129,11 +129,3 @@ def _attack(subject: Subject, kind: str, eps: float, config: EvaluationConfig) -
         "square": Square(eps=eps, queries=config.queries, seed=seed),
     }
     return made[kind]
-
-
-def _guides(subject: Subject, seed: int) -> Images:
-    """For each victim an honest image of another class, drawn by chance."""
-    draw = np.random.default_rng(seed)
-    pool = subject.guides.labels
-    chosen = [draw.choice(np.flatnonzero(pool != label)) for label in subject.victims.labels]
-    return subject.guides.take(np.array(chosen)).floats()

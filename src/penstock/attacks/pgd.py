@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from penstock.attacks.classifier import Images, Labels, seeded, toolbox_classifier
+from penstock.attacks.classifier import Images, Labels, frozen, seeded, toolbox_classifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class PGD:
         classifier = toolbox_classifier(network, images)
         from art.attacks.evasion import ProjectedGradientDescentPyTorch
 
-        with seeded(self.seed):
+        with frozen(network), seeded(self.seed):
             attack = ProjectedGradientDescentPyTorch(
                 classifier,
                 norm=np.inf,

@@ -18,10 +18,13 @@ from typing import Any, Protocol
 import numpy as np
 from torch import nn
 
-from penstock.attacks.classifier import Images, Labels, seeded, toolbox_classifier
+from penstock.attacks.classifier import Images, Labels, frozen, seeded, toolbox_classifier
 from penstock.errors import UnsupportedError
 
 BATCH = 128
+FEW = (
+    16  # images at once for DeepFool, which asks for all gradients of a batch until its last image is turned
+)
 
 
 class Attack(Protocol):
@@ -98,9 +101,7 @@ class AutoAttack:
             )
             for loss in ("cross_entropy", "difference_logits_ratio")
         ]
-        fool = evasion.DeepFool(
-            classifier, max_iter=self.steps, epsilon=1e-3, batch_size=BATCH, verbose=False
-        )
+        fool = evasion.DeepFool(classifier, max_iter=self.steps, epsilon=1e-3, batch_size=FEW, verbose=False)
         square = evasion.SquareAttack(
             classifier, norm=np.inf, max_iter=self.queries, eps=self.eps, batch_size=BATCH, verbose=False
         )
@@ -135,7 +136,7 @@ class DeepFool:
             from art.attacks.evasion import DeepFool as Toolbox
 
             return Toolbox(
-                classifier, max_iter=self.steps, epsilon=self.overshoot, batch_size=BATCH, verbose=False
+                classifier, max_iter=self.steps, epsilon=self.overshoot, batch_size=FEW, verbose=False
             )
 
         return _run(make, network, images, labels, self.seed)
@@ -192,6 +193,6 @@ class Transfer:
 
 def _run(make: Callable[[Any], Any], network: nn.Module, images: Images, labels: Labels, seed: int) -> Images:
     classifier = toolbox_classifier(network, images)
-    with seeded(seed):
+    with frozen(network), seeded(seed):
         attacked: Images = make(classifier).generate(images, labels).astype(np.float32)
     return np.clip(attacked, 0.0, 1.0)

@@ -121,7 +121,7 @@ def _export(command: argparse.ArgumentParser, parsed: argparse.Namespace) -> int
     manifest = bundle.manifest
     tuning = manifest.tuning
     faster = "" if tuning is None else f"{tuning.ratio:.2f} times as fast as dense here, "
-    print(f"{bundle.folder}: {manifest.lowering}, {faster}{_closeness(manifest)}")
+    print(f"{bundle.folder}: {manifest.form}, {faster}{_closeness(manifest)}")
     return 0
 
 

@@ -14,9 +14,7 @@ def add(commands: Commands) -> None:
     zoo_commands = zoo.add_subparsers(dest="zoo_command", required=True, metavar="COMMAND")
     zoo_commands.add_parser("list", help="list them with their figures").set_defaults(run=_zoo_list)
 
-    evaluate = commands.add_parser(
-        "evaluate", help="accuracy, cost and input dependence on the images that were held out of training"
-    )
+    evaluate = commands.add_parser("evaluate", help="accuracy, cost and input dependence on test images")
     evaluate.add_argument("source", metavar="SOURCE", help=SOURCE)
     add_data(evaluate)
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
@@ -35,13 +33,18 @@ def _zoo_list(_: argparse.Namespace) -> int:
 
     from penstock import zoo
 
+    def share(value: float | None) -> str:
+        return (
+            "-" if value is None else f"{value:.2%}"
+        )  # a cascade has no share of filters that depend on the input
+
     table = Table(title="Committed checkpoints")
     for heading in ("source", "dense", "decoupled", "MACs", "input-\ndependent"):
         table.add_column(heading, no_wrap=True)
     table.add_column("started from", overflow="fold")
     for entry in zoo.entries():
         shares = ("dense_accuracy", "decoupled_accuracy", "mac_fraction", "input_dependent")
-        table.add_row(f"zoo:{entry.name}", *(f"{entry.figures[key]:.2%}" for key in shares), entry.origin)
+        table.add_row(f"zoo:{entry.name}", *(share(entry.figures[key]) for key in shares), entry.origin)
     Console().print(table)
     return 0
 

@@ -58,6 +58,15 @@ def draw(whole: ImageSet, count: int, seed: int) -> tuple[ImageSet, ImageSet]:
     return whole.take(drawn), whole.take(rest)
 
 
+def at_most(labels: npt.NDArray[np.int64], count: int, seed: int) -> Indices:
+    """Places of all of ``[N]`` labels, or of ``count`` that are drawn with the seed, each class in proportion.
+
+    The first ``count`` would not do: a source may come one class after the other.
+    """
+    (drawn,) = stratified(labels, (min(count, len(labels)),), seed)
+    return drawn
+
+
 def hold_out(learning: ImageSet, held_out: ImageSet, seed: int) -> Splits:
     """The four parts of a source that comes as images to learn from and images to test on.
 

@@ -74,9 +74,7 @@ def cascade(
         "fpr": fpr,
         "data": data_name,
     }
-    runs.refuse_other_run(out, about)
-    if (out / CHECKPOINT_FILE).is_file():
-        say(f"{out} is finished already")
+    if runs.finished(out, about, CHECKPOINT_FILE, say):
         return load_checkpoint(out / CHECKPOINT_FILE)
     _refuse_strangers(small, large, first, second or first)
     splits = load(data_name, folder=data)
@@ -91,7 +89,6 @@ def cascade(
     )
     network = Cascade(small.network, large.network, threshold, blend)
     runs.claim(out, about)
-    say("fitting the detector")
     return runs.finish(
         out,
         splits,
@@ -101,6 +98,7 @@ def cascade(
         members=(*small.members, *large.members),
         config=about,
         fpr=fpr,
+        say=say,
     )
 
 

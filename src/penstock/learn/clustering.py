@@ -151,10 +151,9 @@ def _places(values: Floats) -> npt.NDArray[np.int64]:
 def _graded(ranks: npt.NDArray[np.int64], layout: PathLayout, budget: float, spread: float) -> Bits:
     """Prototypes ``[K, P]`` of which the ``k``-th of all stages together cost what group ``k`` may cost."""
     factors = np.linspace(1 - spread, 1 + spread, len(ranks)) if len(ranks) > 1 else np.ones(1)
-    whole, alone = (
-        [np.arange(layout.bits)],
-        np.zeros((1, 1), np.int64),
-    )  # each group has one path through it all
+    # Each group has one path through all stages.
+    whole = [np.arange(layout.bits)]
+    alone = np.zeros((1, 1), np.int64)
     try:
         rows = [
             _within(ranks[[k]], layout, whole, alone, budget * factor) for k, factor in enumerate(factors)

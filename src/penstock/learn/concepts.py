@@ -7,6 +7,7 @@ after the "unique detectors" of Network Dissection (Bau et al., CVPR 2017, https
 - The *response* of a channel to an image is the mean over space of its rectified output in the whole network.
 - The *concept* of a channel is the class whose images its response tells best from all others: the one with the
   highest area under the ROC curve. (With labels for classes only, classes are the concepts that can be seen.)
+  A channel that responds to all images alike has none.
 - The *diversity* of a class's path in a layer is the effective number of concepts of its open channels,
   ``exp(-sum_k p_k ln p_k)``, the Hill number of order 1: from 1, all channels tell the same class, to the number of
   classes, each of them is told by as many.
@@ -29,6 +30,8 @@ from penstock.learn.subarchitectures import Floats
 from penstock.nn.class_masks import MaskedNetwork
 from penstock.paths import PathSet
 
+NONE = -1  # the concept of a channel that tells nothing
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptFigures:
@@ -41,7 +44,8 @@ class ConceptFigures:
         whole_by_layer: of all channels of the layer.
         own_share: share of a path's channels whose concept is the path's own class, mean over layers and classes.
         own_share_by_layer: mean over classes.
-        whole_share: share of all channels that tell a class, mean over layers and classes: 1 / classes.
+        whole_share: share of all channels that tell a class, mean over layers and classes: 1 / classes
+            if every channel has a concept.
     """
 
     images: int
@@ -71,7 +75,7 @@ def responses(network: MaskedNetwork, images: ImageSet, batch: int = 250) -> npt
 
 
 def concepts(values: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """``[P]`` the class that each channel tells best.
+    """``[P]`` the class that each channel tells best, `NONE` for one that is the same for all images.
 
     Args:
         values: responses ``[N, P]``.
@@ -85,26 +89,27 @@ def concepts(values: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> 
         above = ranks[:, members].sum(axis=1) - count * (count + 1) / 2  # Mann and Whitney's U
         areas.append(above / (count * (len(labels) - count)))
     best: npt.NDArray[np.int64] = np.stack(areas).argmax(axis=0)
-    return best
+    return np.where(values.min(axis=0) == values.max(axis=0), NONE, best)
 
 
 def concept_figures(concept: npt.NDArray[np.int64], paths: PathSet, images: int) -> ConceptFigures:
     """Count concepts of paths.
 
     Args:
-        concept: ``[P]`` class that each channel tells.
+        concept: ``[P]`` class that each channel tells, or `NONE`.
         paths: ``[classes, P]``.
         images: number of images behind ``concept``.
     """
     classes = len(paths)
-    diversity, whole, own = [], [], []
+    diversity, whole, own, tells = [], [], [], []
     for part in paths.layout.slices:
-        told = np.eye(classes)[concept[part]]  # [filters, classes]
+        told = (concept[part, None] == np.arange(classes)).astype(np.float64)  # [filters, classes]
         counts = paths.bits[:, part] @ told  # [path, concept]
         open_ = np.maximum(paths.bits[:, part].sum(axis=1), 1)
         diversity.append(np.mean([effective_number(row) for row in counts]))
         own.append(np.mean(np.diag(counts) / open_))
         whole.append(effective_number(told.sum(axis=0)))
+        tells.append(told.mean())
     return ConceptFigures(
         images=images,
         diversity=float(np.mean(diversity)),
@@ -112,7 +117,7 @@ def concept_figures(concept: npt.NDArray[np.int64], paths: PathSet, images: int)
         whole_by_layer=tuple(map(float, whole)),
         own_share=float(np.mean(own)),
         own_share_by_layer=tuple(map(float, own)),
-        whole_share=1 / classes,
+        whole_share=float(np.mean(tells)),
     )
 
 

@@ -84,7 +84,7 @@ class TeacherConfig:
     """A trained network whose softened answers the trainings follow.
 
     Attributes:
-        backbone: its architecture, a key of `penstock.nn.backbones.BACKBONES`.
+        backbone: its architecture, a name that `penstock.nn.backbones` knows.
         start: file with its weights, in the working folder or that of the data.
         normalize: constants that these were trained with; ``None``: the file's or the backbone's own.
     """
@@ -100,7 +100,7 @@ class DecoupleConfig:
 
     Attributes:
         data: data set, as `penstock.data.load` knows it.
-        backbone: network, a key of `penstock.nn.backbones.BACKBONES`.
+        backbone: network, a name that `penstock.nn.backbones` knows.
         start: file with the dense network's weights, in the working folder or that of the data; ``None``: train it
             first, as ``dense`` says.
         fresh_classifier: the starting weights are for other classes: begin with a fresh last layer, and train the
@@ -169,6 +169,11 @@ class DecoupleConfig:
     def trains_dense(self) -> bool:
         """Whether the dense network is trained here before it gets gates."""
         return self.start is None or self.fresh_classifier
+
+    @property
+    def promised(self) -> float | None:
+        """The budget, if a term of the loss keeps to it: the paper's own term promises no share of the MACs."""
+        return self.budget if self.budget_weight else None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file or a checkpoint."""

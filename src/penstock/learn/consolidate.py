@@ -7,13 +7,14 @@ clustering found in ``groups.npz``, so that a resumed run goes on with the same 
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from penstock.data import Splits, load
+from penstock.data.splitting import at_most
 from penstock.detect.calibration import conformal_rank
 from penstock.errors import ConfigurationError
 from penstock.files import write_atomic
@@ -72,9 +73,7 @@ def consolidate(
     """
     start, origin = load_source(source)
     about = config.to_json() | {"source": origin}
-    runs.refuse_other_run(out, about)
-    if (out / CHECKPOINT_FILE).is_file():
-        say(f"{out} is finished already")
+    if runs.finished(out, about, CHECKPOINT_FILE, say):
         return load_checkpoint(out / CHECKPOINT_FILE)
     gated, budget = _gated(start, source), _budget(config, start, source)
     data_name = runs.trained_on(start, source)
@@ -83,7 +82,7 @@ def consolidate(
     batches = runs.training_batches(
         splits, data_name, size=config.tune.batch_size, seed=config.seed, views=config.views
     )
-    taught = _distillation(config, start.dense, batches, data)
+    taught = runs.distillation(config, start.dense, batches, data)
     say(f"{config.count} prototypes a stage for {budget:.0%} of the MACs")
     network = _attach(gated, config)
     found = _prototypes(network, gated, splits, config, budget, out / GROUPS_FILE)
@@ -95,7 +94,6 @@ def consolidate(
     fit(training, validation, out / "tune", precision=config.precision, progress=progress, devices=devices)
     if training.consolidated is not network:
         write_back(training.consolidated, network)
-    say("fitting the detector")
     return runs.finish(
         out,
         splits,
@@ -105,6 +103,8 @@ def consolidate(
         members=(Member(gate=start.members[0].gate, prototypes=network.config),),
         config=about | {"data": data_name, "budget": budget},
         fpr=config.fpr,
+        budget=budget,
+        say=say,
     )
 
 
@@ -119,7 +119,7 @@ def _gated(start: Checkpoint, source: str) -> GatedNetwork:
 
 
 def _budget(config: ConsolidateConfig, start: Checkpoint, source: str) -> float:
-    budget = config.budget if config.budget is not None else start.config.get("budget")
+    budget = config.budget if config.budget is not None else runs.budget_of(start.config)
     if budget is None:
         raise ConfigurationError(f"{source} was trained without a budget: give one")
     return float(budget)
@@ -129,14 +129,6 @@ def _check(config: ConsolidateConfig, splits: Splits, devices: int) -> None:
     """Refuse now what would fail after hours."""
     conformal_rank(len(splits.calibration), config.fpr)
     check_devices(devices, min(config.tune.batch_size, len(splits.train)))
-
-
-def _distillation(
-    config: ConsolidateConfig, dense: nn.Module, batches: Batches, data: Path | None
-) -> Distillation | None:
-    return runs.distillation(
-        config.teacher, dense, batches, data=data, weight=config.distillation, temperature=config.temperature
-    )
 
 
 def _attach(gated: GatedNetwork, config: ConsolidateConfig) -> ConsolidatedNetwork:
@@ -163,8 +155,9 @@ def _prototypes(
         with np.load(file) as arrays:
             groups, *bits = (arrays[name] for name in arrays.files)
         return Prototypes(tuple(bits), groups)
-    return find_prototypes(
-        answer(start, splits.train.images[:CLUSTER_IMAGES]),
+    rows = at_most(splits.train.labels, CLUSTER_IMAGES, config.seed)
+    found = find_prototypes(
+        answer(start, splits.train.images[rows]),
         network.layout,
         network.config.stages,
         config.count,
@@ -174,6 +167,9 @@ def _prototypes(
         evenness=config.evenness,
         seed=config.seed,
     )
+    groups = np.full((len(splits.train), len(found.bits)), UNGROUPED)
+    groups[rows] = found.groups
+    return replace(found, groups=groups)
 
 
 def _keep(found: Prototypes, file: Path) -> None:
@@ -195,6 +191,5 @@ def _training(
     set_prototypes(network, [torch.from_numpy(bits).float() for bits in found.bits])
     # One prototype is trained at its own cost; several share each batch, so each layer computes all of its filters.
     trained = compact(network) if config.count == 1 else network
-    groups = torch.full((len(batches.labels), len(found.bits)), UNGROUPED)
-    groups[: len(found.groups)] = torch.from_numpy(found.groups)
+    groups = torch.from_numpy(found.groups)
     return ConsolidateTraining(trained, groups, config, budget, batches, batches.classes, taught)

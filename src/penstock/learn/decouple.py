@@ -15,15 +15,14 @@ from torch import nn
 
 from penstock.data import Splits, load
 from penstock.detect.calibration import conformal_rank
-from penstock.errors import ConfigurationError
 from penstock.learn import runs
 from penstock.learn.batches import Batches
 from penstock.learn.config import DecoupleConfig
 from penstock.learn.decoupling import DecoupleTraining, DenseTraining
 from penstock.learn.process import check_devices
 from penstock.learn.runs import Say
-from penstock.learn.start import load_network
-from penstock.learn.training import Distillation, fit
+from penstock.learn.start import load_network, refuse_misfit
+from penstock.learn.training import fit
 from penstock.nn.assembly import Member
 from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint
 from penstock.nn.surgery import attach_gates
@@ -53,16 +52,14 @@ def decouple(
         InvalidArgumentError: there are not so many devices, or a batch is too small for them.
         NotFoundError: the data set or the weights to start from are not there.
     """
-    runs.refuse_other_run(out, config.to_json())
-    if (out / CHECKPOINT_FILE).is_file():
-        say(f"{out} is finished already")
+    if runs.finished(out, config.to_json(), CHECKPOINT_FILE, say):
         return load_checkpoint(out / CHECKPOINT_FILE)
     splits = load(config.data, folder=data)
     dense = _start(config, splits, data)
     _check(config, splits, dense, devices)
     # Teachers are found now and not after hours; from the next line on the folder is this configuration's.
     first, second = (_batches(config, splits, part.batch_size) for part in (config.dense, config.decouple))
-    taught = _distillation(config, None, first, data)
+    taught = runs.distillation(config, None, first, data)
     runs.claim(out, config.to_json())
     validation = Batches(splits.validation, 500)
     style: dict[str, Any] = {"precision": config.precision, "progress": progress, "devices": devices}
@@ -72,14 +69,13 @@ def decouple(
         learning = DenseTraining(dense, config.dense, first, classes, config.seed, taught)
         fit(learning, validation, out / "dense", **style)
     dense.eval()
-    goal = f" to {config.budget:.0%} of its MACs" if config.budget_weight else ""
+    goal = f" to {config.budget:.0%} of its MACs" if config.promised else ""
     say(f"decoupling {config.backbone}{goal}")
     torch.manual_seed(config.seed)
     network = attach_gates(dense, torch.zeros(1, *splits.train.images.shape[1:]), config.gate)
-    taught = _distillation(config, copy.deepcopy(dense), second, data)
+    taught = runs.distillation(config, copy.deepcopy(dense), second, data)
     training = DecoupleTraining(network, config, second, classes, taught)
     fit(training, validation, out / "decouple", **style)
-    say("fitting the detector")
     return runs.finish(
         out,
         splits,
@@ -89,26 +85,17 @@ def decouple(
         members=(Member(gate=config.gate),),
         config=config.to_json(),
         fpr=config.fpr,
+        budget=config.promised,
+        say=say,
     )
 
 
 def _check(config: DecoupleConfig, splits: Splits, dense: nn.Module, devices: int) -> None:
     """Refuse now what would fail after hours."""
     conformal_rank(len(splits.calibration), config.fpr)
-    _refuse_misfit(config, dense, splits.train.images.shape[1:])
+    refuse_misfit(dense, config.backbone, config.data, splits.train.images.shape[1:])
     for schedule in (config.decouple, *([config.dense] if config.trains_dense else [])):
         check_devices(devices, min(schedule.batch_size, len(splits.train)))
-
-
-def _refuse_misfit(config: DecoupleConfig, dense: nn.Module, shape: tuple[int, ...]) -> None:
-    """See now, and not after other work, that the network takes the data set's images."""
-    try:
-        with torch.no_grad():
-            dense.eval()(torch.zeros(1, *shape))
-    except RuntimeError as error:
-        raise ConfigurationError(
-            f"backbone {config.backbone!r} does not take the images of {config.data!r}, {shape}: {error}"
-        ) from error
 
 
 def _start(config: DecoupleConfig, splits: Splits, data: Path | None) -> nn.Module:
@@ -126,11 +113,3 @@ def _start(config: DecoupleConfig, splits: Splits, data: Path | None) -> nn.Modu
 
 def _batches(config: DecoupleConfig, splits: Splits, size: int) -> Batches:
     return runs.training_batches(splits, config.data, size=size, seed=config.seed, views=config.views)
-
-
-def _distillation(
-    config: DecoupleConfig, own: nn.Module | None, batches: Batches, data: Path | None
-) -> Distillation | None:
-    return runs.distillation(
-        config.teacher, own, batches, data=data, weight=config.distillation, temperature=config.temperature
-    )

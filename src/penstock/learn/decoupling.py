@@ -16,6 +16,8 @@ from penstock.learn.training import Distillation, Training
 from penstock.nn import losses
 from penstock.nn.surgery import GatedNetwork, GatedOutput
 
+TOLERANCE = 0.005  # share of the MACs by which a budget may be exceeded
+
 
 class DenseTraining(Training):
     """Plain classification, with a teacher if there is one.
@@ -111,12 +113,12 @@ class BudgetTraining(Training):
         self.active.update(self.active_share(output))
 
     def penalty(self) -> Tensor:
-        """An epoch over budget loses five points of accuracy for each point of MACs above it."""
+        """An epoch over budget and `TOLERANCE` loses five points of accuracy for each point of MACs above both."""
         active = self.active.compute()
         self.log("val/active_macs", active, prog_bar=True, sync_dist=True)
         if self.budget is None:
             return torch.zeros_like(active)
-        return 5.0 * (active - self.budget - 0.005).clamp(min=0.0)
+        return 5.0 * (active - self.budget - TOLERANCE).clamp(min=0.0)
 
 
 class DecoupleTraining(BudgetTraining):
@@ -138,9 +140,7 @@ class DecoupleTraining(BudgetTraining):
         classes: int,
         distillation: Distillation | None = None,
     ) -> None:
-        # The paper's term promises no share of MACs.
-        budget = config.budget if config.budget_weight else None
-        super().__init__(network, config.decouple, train, classes, config.seed, budget, distillation)
+        super().__init__(network, config.decouple, train, classes, config.seed, config.promised, distillation)
         self.config = config
         # What no loss reaches must not be there: devices that train together wait for every parameter's gradient.
         read = network.layout.layers if config.mutual_information else ()

@@ -37,7 +37,7 @@ class DenseConfig:
 
     Attributes:
         data: data set, as `penstock.data.load` knows it.
-        backbone: network, a key of `penstock.nn.backbones.BACKBONES`.
+        backbone: network, a name that `penstock.nn.backbones` knows.
         start: file with weights to begin with; ``None`` begins with random ones.
         fresh_classifier: the starting weights are for other classes: begin with a fresh last layer.
         normalize: constants that the starting weights were trained with; ``None``: the file's or the backbone's own.
@@ -110,9 +110,7 @@ def train_dense(
         InvalidArgumentError: there are not so many devices, or a batch is too small for them.
         NotFoundError: the data set or the weights to start from are not there.
     """
-    runs.refuse_other_run(out, config.to_json())
-    if (out / WEIGHTS_FILE).is_file():
-        say(f"{out} is finished already")
+    if runs.finished(out, config.to_json(), WEIGHTS_FILE, say):
         found: dict[str, Any] = json.loads((out / runs.FIGURES_FILE).read_text(encoding="utf-8"))
         return found
     splits = load(config.data, folder=data)
@@ -135,9 +133,7 @@ def train_dense(
         views=config.views,
         cutout=config.cutout,
     )
-    taught = runs.distillation(
-        config.teacher, None, batches, data=data, weight=config.distillation, temperature=config.temperature
-    )
+    taught = runs.distillation(config, None, batches, data)
     runs.claim(out, config.to_json())
     say(f"training {config.backbone}")
     training = DenseTraining(
@@ -145,9 +141,8 @@ def train_dense(
     )
     validation = Batches(splits.validation, 500)
     fit(training, validation, out / "train", precision=config.precision, progress=progress, devices=devices)
-    held_out = splits.held_out
-    right = predict(network.eval(), held_out.images) == held_out.labels
-    figures = {"images": len(held_out), "dense_accuracy": float(right.mean())}
+    right = predict(network.eval(), splits.test.images) == splits.test.labels
+    figures = {"images": len(right), "dense_accuracy": float(right.mean())}
     write_atomic(out / runs.FIGURES_FILE, json.dumps(figures, indent=2) + "\n")
     write_atomic(out / WEIGHTS_FILE, save(_contiguous(network)))
     return figures

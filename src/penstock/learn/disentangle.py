@@ -21,17 +21,16 @@ from rich.progress import Progress
 from torch import nn
 
 from penstock.data import Splits, load
-from penstock.errors import ConfigurationError
 from penstock.files import write_atomic
 from penstock.learn import runs
 from penstock.learn.beta import Candidate, candidate, choose
 from penstock.learn.class_streams import ClassStreams
 from penstock.learn.class_tasks import few_of_each, measure_tasks
 from penstock.learn.disentangle_config import DisentangleConfig
-from penstock.learn.disentangle_figures import measure
+from penstock.learn.disentangle_figures import measure, refuse_unmeasurable
 from penstock.learn.mask_search import Pace, search
 from penstock.learn.runs import Say
-from penstock.learn.start import load_network
+from penstock.learn.start import load_network, refuse_misfit
 from penstock.nn.class_masks import MaskedNetwork, attach_class_masks
 from penstock.nn.mask_losses import BottleneckLoss, MaskLoss, ReleaseLoss, channel_scales
 from penstock.nn.sub_architectures import SUB_ARCHITECTURES_FILE, SubArchitectures, load_sub_architectures
@@ -57,15 +56,14 @@ def disentangle(
         say: told what is going on, in short lines.
 
     Raises:
-        ConfigurationError: the folder holds a run with another configuration, or the network does not take the
-            images.
+        ConfigurationError: the folder holds a run with another configuration, the network does not take the
+            images, or they are of too few classes.
         NotFoundError: the data set or the weights to start from are not there.
     """
-    runs.refuse_other_run(out, config.to_json())
-    if (out / SUB_ARCHITECTURES_FILE).is_file():
-        say(f"{out} is finished already")
+    if runs.finished(out, config.to_json(), SUB_ARCHITECTURES_FILE, say):
         return load_sub_architectures(out / SUB_ARCHITECTURES_FILE)
     splits = load(config.data, folder=data)
+    refuse_unmeasurable(splits, config.measure)
     dense = _frozen(config, splits, data)
     network = attach_class_masks(
         dense, torch.zeros(1, *splits.train.images.shape[1:]), len(splits.class_names)
@@ -167,11 +165,5 @@ def _frozen(config: DisentangleConfig, splits: Splits, data: Path | None) -> nn.
     """The network as it stands in the file, in evaluation mode, and sure to take the images."""
     classes, shape = len(splits.class_names), splits.train.images.shape[1:]
     network = load_network(config.backbone, config.start, classes, data=data, normalize=config.normalize)
-    try:
-        with torch.no_grad():
-            network.eval()(torch.zeros(1, *shape))
-    except RuntimeError as error:
-        raise ConfigurationError(
-            f"backbone {config.backbone!r} does not take the images of {config.data!r}, {shape}: {error}"
-        ) from error
+    refuse_misfit(network, config.backbone, config.data, shape)
     return network

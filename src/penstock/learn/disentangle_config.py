@@ -46,7 +46,7 @@ class DisentangleConfig:
 
     Attributes:
         data: data set, by name.
-        backbone: network, a key of `penstock.nn.backbones.BACKBONES`.
+        backbone: network, a name that `penstock.nn.backbones` knows.
         start: file with the network's weights, in the working folder or that of the data.
         normalize: constants that the weights were trained with, where they are not the backbone's own.
         form: ``release`` or ``bottleneck``, see `penstock.nn.mask_losses`.

@@ -9,18 +9,19 @@ from typing import Any
 import torch
 
 from penstock.data import Splits
+from penstock.errors import ConfigurationError
 from penstock.learn.class_tasks import TaskFigures, few_of_each, logits_of, measure_tasks
 from penstock.learn.concepts import ConceptFigures, measure_concepts
 from penstock.learn.disentangle_config import MeasureConfig
 from penstock.learn.error_explanation import ErrorFigures, explain_errors
-from penstock.learn.mosaics import HitFigures, measure_hits
+from penstock.learn.mosaics import TILES, HitFigures, measure_hits
+from penstock.learn.similarity import between_classes, layer_similarities
 from penstock.learn.subarchitectures import (
+    RANKED,
     AgreementFigures,
     agreement,
-    between_classes,
     confusion,
     expected_similarity,
-    similarity,
 )
 from penstock.nn.class_masks import MaskedNetwork
 
@@ -60,6 +61,28 @@ class DisentangleFigures:
         return asdict(self)
 
 
+def refuse_unmeasurable(splits: Splits, config: MeasureConfig) -> None:
+    """See before hours of searching what will be missing when its result is measured.
+
+    Raises:
+        ConfigurationError: too few classes, or a class without images to judge its sub-architecture by.
+    """
+    classes = len(splits.class_names)
+    if classes < RANKED:
+        raise ConfigurationError(
+            f"{classes} classes are too few to disentangle; at least {RANKED} are needed to rank pairs of them"
+        )
+    if config.mosaics and classes < TILES:
+        raise ConfigurationError(f"{classes} classes; a mosaic needs {TILES}: set mosaics of measure to 0")
+    for name, images in (("validation", splits.validation), ("test", splits.held_out)):
+        missing = [splits.class_names[label] for label in range(classes) if label not in images.labels]
+        if missing:
+            raise ConfigurationError(
+                f"no {name} image of class {', '.join(missing[:5])}: its sub-architecture could not be judged; add "
+                "some, or leave the class out"
+            )
+
+
 def measure(
     network: MaskedNetwork,
     splits: Splits,
@@ -82,7 +105,7 @@ def measure(
     logits = logits_of(network, held_out)
     predicted = logits.argmax(1)
     probabilities = torch.from_numpy(logits).double().softmax(1).numpy()
-    similar = similarity(network.paths)
+    similar = layer_similarities(network.layout, network.paths.bits)
     say(f"sending {len(few)} images through {network.classes} sub-architectures")
     tasks = measure_tasks(network, few)
     say(f"measuring path hit rates on {config.mosaics} mosaics")

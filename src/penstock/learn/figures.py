@@ -14,7 +14,8 @@ from torch import nn
 
 from penstock.data import ImageSet
 from penstock.detect import conformal_threshold, false_positive_interval, resplit_rates
-from penstock.learn.dependence import dependence, measure_steadiness
+from penstock.learn.dependence import Dependence, dependence, measure_steadiness
+from penstock.nn.cascade import Cascade
 from penstock.nn.inference import Answers, predict
 from penstock.nn.path_network import PathNetwork
 from penstock.paths import PathSet
@@ -23,7 +24,7 @@ from penstock.paths import PathSet
 def accuracy_figures(
     images: ImageSet, answers: Answers, network: PathNetwork, dense: nn.Module
 ) -> dict[str, Any]:
-    """Accuracy, cost and input dependence on images that were held out of training and selection.
+    """Accuracy, cost and input dependence on images that nothing was trained, chosen or calibrated by.
 
     Args:
         images: the images.
@@ -41,9 +42,21 @@ def accuracy_figures(
         "decoupled_accuracy": answers.accuracy(images.labels),
         "mac_fraction": float(paths.active_macs.mean()),
         "density": layout.over_filters(paths.bits, without=1.0),
-        "varying": layout.over_filters(found.varies, without=0.0),
-        "input_dependent": layout.over_filters(found.input_dependent, without=0.0),
+        **dependent_shares(network, paths, found),
         "dense_macs": layout.dense_macs,
+    }
+
+
+def dependent_shares(network: PathNetwork, paths: PathSet, found: Dependence) -> dict[str, float | None]:
+    """Shares of filters that vary and that depend on the input, by name; ``None`` where they would mislead.
+
+    A cascade takes one decision. All filters of its second member follow it, and would count as so many.
+    """
+    if isinstance(network, Cascade):
+        return {"varying": None, "input_dependent": None}
+    return {
+        "varying": paths.layout.over_filters(found.varies, without=0.0),
+        "input_dependent": paths.layout.over_filters(found.input_dependent, without=0.0),
     }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from penstock.data import load
+from penstock.data.splitting import at_most
 from penstock.detect.calibration import conformal_rank
 from penstock.detect.recipe import OF_OBSERVERS, Recipe
 from penstock.errors import ConfigurationError
@@ -53,9 +54,7 @@ def observe(
     start, origin = load_source(source)
     data_name = runs.trained_on(start, source)
     about = config.to_json() | {"source": origin, "dense": dense, "data": data_name}
-    runs.refuse_other_run(out, about)
-    if (out / CHECKPOINT_FILE).is_file():
-        say(f"{out} is finished already")
+    if runs.finished(out, about, CHECKPOINT_FILE, say):
         return load_checkpoint(out / CHECKPOINT_FILE)
     if any(layer.observes for layer in start.network.layout.layers):
         raise ConfigurationError(f"{source} has observers already: name the run that they were put on")
@@ -63,19 +62,18 @@ def observe(
     ranks = Recipe.parse(OF_OBSERVERS).ranking(len(splits.calibration))
     conformal_rank(int((~ranks).sum()), config.fpr)
     watched, network, members = _observed(start, config, dense)
-    images = min(config.images, len(splits.train))
-    say(f"observing {images} images")
+    seen = splits.train.take(at_most(splits.train.labels, config.images, config.seed))
+    say(f"observing {len(seen)} images")
     told = teach(
         watched,
         observers_of(watched),
-        splits.train.images[:images],
-        splits.train.labels[:images],
+        seen.images,
+        seen.labels,
         len(splits.class_names),
         config,
     )
     say("the observers tell the class of " + ", ".join(f"{share:.0%}" for share in told))
     runs.claim(out, about)
-    say("fitting the detector")
     return runs.finish(
         out,
         splits,
@@ -85,6 +83,7 @@ def observe(
         members=members,
         config=about,
         fpr=config.fpr,
+        say=say,
     )
 
 

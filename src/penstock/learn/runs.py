@@ -10,10 +10,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 from torch import nn
 
 from penstock.data import Splits
@@ -23,12 +22,13 @@ from penstock.errors import ConfigurationError
 from penstock.files import write_atomic
 from penstock.learn.batches import Batches
 from penstock.learn.config import TeacherConfig
+from penstock.learn.decoupling import TOLERANCE
 from penstock.learn.figures import accuracy_figures, flag_figures
 from penstock.learn.teacher import Teacher, load_teacher
 from penstock.learn.training import Distillation
 from penstock.nn.assembly import Member
 from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint
-from penstock.nn.detecting import features, newly_fitted
+from penstock.nn.detecting import features, features_of, newly_fitted
 from penstock.nn.inference import answer
 from penstock.nn.path_network import PathNetwork
 
@@ -49,6 +49,19 @@ def claim(out: Path, config: Mapping[str, Any]) -> None:
     """
     refuse_other_run(out, config)
     write_atomic(out / CONFIG_FILE, _text(config))
+
+
+def finished(out: Path, config: Mapping[str, Any], result: str, say: Say) -> bool:
+    """Whether a folder has this configuration's result, a file, already.
+
+    Raises:
+        ConfigurationError: it holds a run with another configuration.
+    """
+    refuse_other_run(out, config)
+    found = (out / result).is_file()
+    if found:
+        say(f"{out} is finished already")
+    return found
 
 
 def refuse_other_run(out: Path, config: Mapping[str, Any]) -> None:
@@ -76,6 +89,17 @@ def trained_on(checkpoint: Checkpoint, source: str) -> str:
     return str(data)
 
 
+def budget_of(config: Mapping[str, Any]) -> float | None:
+    """The share of the MACs that a run was asked for; ``None`` where its configuration promises none.
+
+    Args:
+        config: of any run, as its checkpoint holds it.
+    """
+    # A decoupling has a budget in its configuration even where no term of the loss keeps to it.
+    decoupled_without = "decouple" in config and not config["budget_weight"]
+    return None if decoupled_without else config.get("budget")
+
+
 def training_batches(
     splits: Splits, data: str, *, size: int, seed: int, views: int, cutout: int = 0
 ) -> Batches:
@@ -94,35 +118,39 @@ def training_batches(
     )
 
 
+class Taught(Protocol):
+    """What configurations of trainings say of their teacher."""
+
+    @property
+    def teacher(self) -> TeacherConfig | None:
+        """Who teaches."""
+
+    @property
+    def distillation(self) -> float:
+        """Weight of its softened answers; 0 leaves them out."""
+
+    @property
+    def temperature(self) -> float:
+        """Of the softened answers."""
+
+
 def distillation(
-    teacher: TeacherConfig | None,
-    own: nn.Module | None,
-    batches: Batches,
-    *,
-    data: Path | None,
-    weight: float,
-    temperature: float,
+    config: Taught, own: nn.Module | None, batches: Batches, data: Path | None
 ) -> Distillation | None:
     """Who teaches: the network of a configuration, else the run's own, else nobody.
 
     What a network from elsewhere says serves many runs and is kept for them; what a run's own says, this run alone.
     """
-    if not weight:
+    if not config.distillation:
         return None
-    if teacher is not None:
-        network = load_teacher(teacher, batches.classes, data)
+    if config.teacher is not None:
+        network = load_teacher(config.teacher, batches.classes, data)
         said = Teacher(network, batches, cache_folder() / "teachers")
     elif own is not None:
         said = Teacher(own, batches)
     else:
         return None
-    return Distillation(said, weight, temperature)
-
-
-def calibration_and_test(splits: Splits) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Which of the ``N`` images of ``splits.held_out`` are there to calibrate on, and which to test on."""
-    calibrating = np.isin(splits.held_out.index, splits.calibration.index)
-    return calibrating, ~calibrating
+    return Distillation(said, config.distillation, config.temperature)
 
 
 def finish(
@@ -135,22 +163,37 @@ def finish(
     members: tuple[Member, ...],
     config: Mapping[str, Any],
     fpr: float,
+    budget: float | None = None,
+    say: Say = lambda _: None,
 ) -> Checkpoint:
-    """Fit the detector, measure everything, and write the result."""
+    """Fit the detector, measure everything on the test images, and write the result.
+
+    Args:
+        out: run folder.
+        splits: the data.
+        network: the result; put into evaluation mode.
+        dense: what it was made from.
+        backbone: architecture of that.
+        members: how the network is put together.
+        config: what was asked for.
+        fpr: false-positive rate that the detector is calibrated for.
+        budget: share of the MACs that training was to arrive at; ``None``: none that it could miss.
+        say: told what is going on, and of a budget that was missed.
+    """
+    say("fitting the detector")
     network.eval()
-    held_out = splits.held_out
-    answers = answer(network, held_out.images)
-    calibrating, testing = (features(network, answers).take(part) for part in calibration_and_test(splits))
+    answers = answer(network, splits.test.images)
+    calibrating = features_of(network, splits.calibration.images)
     recipe = Recipe.parse(usual_detector(network.layout))
     ranks = recipe.ranking(len(calibrating))
     score = newly_fitted(
         network,
         str(recipe),
-        splits.train.images,
+        splits.train,
         calibrating.take(ranks) if ranks.any() else None,
         classes=len(splits.class_names),
     )
-    calibration, test = score.score(calibrating.take(~ranks)), score.score(testing)
+    calibration, test = (score.score(seen) for seen in (calibrating.take(~ranks), features(network, answers)))
     checkpoint = Checkpoint(
         backbone=backbone,
         class_names=splits.class_names,
@@ -162,10 +205,16 @@ def finish(
         detector_name=str(recipe),
         calibration=calibration.astype(np.float64),
         config=config,
-        figures=accuracy_figures(held_out, answers, network, dense) | flag_figures(fpr, calibration, test),
+        figures=accuracy_figures(splits.test, answers, network, dense) | flag_figures(fpr, calibration, test),
     )
     write_atomic(out / FIGURES_FILE, json.dumps(dict(checkpoint.figures), indent=2) + "\n")
     checkpoint.save(out / CHECKPOINT_FILE)  # last: where it is, the run is finished
+    share = checkpoint.figures["mac_fraction"]
+    if budget is not None and share > budget + TOLERANCE:
+        say(
+            f"over budget: {share:.1%} of the MACs on the test images, {budget:.1%} were asked for; "
+            "give it more epochs, a larger budget_weight or a larger budget"
+        )
     return checkpoint
 
 

@@ -47,3 +47,18 @@ def layer_similarities(layout: PathLayout, rates: npt.NDArray[Any]) -> Floats:
         ``[layers, N, N]``.
     """
     return np.stack([jaccard(part) for part in layout.split(rates)])
+
+
+def between_classes(similarities: Floats) -> Floats:
+    """The similarities of different classes, each pair once.
+
+    Args:
+        similarities: ``[layers, classes, classes]``.
+
+    Returns:
+        ``[layers, pairs]``, without classes that have no images.
+    """
+    rows, columns = np.triu_indices(similarities.shape[-1], k=1)
+    pairs = similarities[:, rows, columns]
+    kept: Floats = pairs[:, ~np.isnan(pairs).any(axis=0)]
+    return kept

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from penstock.errors import InvalidArgumentError
+from penstock.errors import ConfigurationError, InvalidArgumentError
 from penstock.learn.config import NormalizeConfig
 from penstock.learn.weights import find_weights, load_weights
 from penstock.nn.backbones import build_backbone
@@ -43,6 +43,27 @@ def load_network(
     if normalize is not None:
         _set_constants(network, normalize, backbone)
     return network
+
+
+def refuse_misfit(network: nn.Module, backbone: str, data: str, shape: tuple[int, ...]) -> None:
+    """See now, and not after other work, that a network takes a data set's images; leaves it in evaluation mode.
+
+    Args:
+        network: a backbone.
+        backbone: its name.
+        data: name of the data set.
+        shape: of one image.
+
+    Raises:
+        ConfigurationError: it does not.
+    """
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, *shape))
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"backbone {backbone!r} does not take the images of {data!r}, {shape}: {error}"
+        ) from error
 
 
 def _set_constants(network: nn.Module, wanted: NormalizeConfig, backbone: str) -> None:

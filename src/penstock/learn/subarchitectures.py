@@ -23,10 +23,11 @@ import numpy.typing as npt
 from scipy.stats import rankdata
 
 from penstock.errors import InvalidArgumentError
-from penstock.learn.similarity import layer_similarities
 from penstock.paths import PathSet
 
 Floats = npt.NDArray[np.float64]
+
+RANKED = 3  # classes at least: one pair has no ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,8 @@ class AgreementFigures:
 
     Attributes:
         images: number of images behind the confusions.
+        similarity: ``[c][d]`` mean similarity of two classes' sub-architectures.
+        confusion: ``[c][d]`` mean softmax output for class d over images of class c.
         spearman: rank correlation over the pairs of classes of mean similarity and confusion, made symmetric.
         p_value: share of permutations of the classes' names with a correlation at least as high (Mantel's test).
         spearman_by_layer: the same correlation, of each layer's similarity.
@@ -44,17 +47,14 @@ class AgreementFigures:
     """
 
     images: int
+    similarity: tuple[tuple[float, ...], ...]
+    confusion: tuple[tuple[float, ...], ...]
     spearman: float
     p_value: float
     spearman_by_layer: tuple[float, ...]
     top_k: int
     top_k_agreement: float
     top_k_chance: float
-
-
-def similarity(paths: PathSet) -> Floats:
-    """Jaccard indices of all pairs of paths, ``[layers, N, N]``."""
-    return layer_similarities(paths.layout, paths.bits)
 
 
 def expected_similarity(paths: PathSet) -> Floats:
@@ -66,11 +66,6 @@ def expected_similarity(paths: PathSet) -> Floats:
         either = density[:, None] + density - both
         layers.append(np.where(either > 0, both / np.where(either > 0, either, 1), 1.0))
     return np.stack(layers)
-
-
-def between_classes(matrix: Floats) -> Floats:
-    """The values of pairs of different classes: ``[..., N, N]`` to ``[..., N (N - 1)]``."""
-    return matrix[..., ~np.eye(matrix.shape[-1], dtype=np.bool_)]
 
 
 def confusion(probabilities: Floats, labels: npt.NDArray[np.int64]) -> Floats:
@@ -101,8 +96,8 @@ def agreement(
         InvalidArgumentError: fewer than three classes: one pair has no ranks.
     """
     classes = len(confused)
-    if classes < 3:
-        raise InvalidArgumentError(f"{classes} classes; at least 3 are needed to rank pairs of them")
+    if classes < RANKED:
+        raise InvalidArgumentError(f"{classes} classes; at least {RANKED} are needed to rank pairs of them")
     top = min(top, classes - 1)
     mean = similar.mean(axis=0)
     both_ways = (confused + confused.T) / 2
@@ -115,6 +110,8 @@ def agreement(
         higher += rank_correlation(mean[np.ix_(order, order)][pairs], both_ways[pairs]) >= spearman
     return AgreementFigures(
         images=images,
+        similarity=_rows(mean),
+        confusion=_rows(confused),
         spearman=spearman,
         p_value=(higher + 1) / (permutations + 1),
         spearman_by_layer=tuple(rank_correlation(layer[pairs], both_ways[pairs]) for layer in similar),
@@ -142,3 +139,7 @@ def top_agreement(similar: Floats, confused: Floats, top: int) -> float:
         ]
         shares.append(len(nearest[0] & nearest[1]) / top)
     return float(np.mean(shares))
+
+
+def _rows(matrix: Floats) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(map(float, row)) for row in matrix)

@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 class Teacher:
     """Answers of a frozen network to the views of a training set.
 
+    It answers in bfloat16 whatever precision the student is trained in: softened answers are targets that need no more,
+    and so the kept ones serve every run.
+
     Args:
         network: the teacher; put into evaluation mode.
         batches: the training set whose views it answers.
@@ -45,7 +48,9 @@ class Teacher:
         """Have the answers to a view at hand; computed on ``device`` if they are not kept yet."""
         if view in self._answers:
             return
-        file = self._folder / f"view-{view:03}.npy" if self._folder else None
+        # Every kind of device rounds in its own way, and a resumed run shall see what it saw before.
+        kind = "" if device.type == "cpu" else f"-{device.type}"
+        file = self._folder / f"view-{view:03}{kind}.npy" if self._folder else None
         known = _read(file, len(self._batches.labels)) if file else None
         if known is None:
             known = self._compute(view, device)
@@ -107,7 +112,7 @@ def _keep(file: Path, answers: Tensor) -> None:
 
 
 def _fingerprint(network: nn.Module, batches: Batches) -> str:
-    """A name that differs wherever the answers would."""
+    """A name that differs wherever the answers of one kind of device would."""
     augmentation = f"{batches.padding} {batches.flip} {VIEW_SEED} {MIRROR_SEED}"
     if batches.cutout:
         augmentation += f" {batches.cutout}"

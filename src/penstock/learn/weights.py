@@ -21,6 +21,7 @@ from penstock.nn.checkpoint import ZOO_PREFIX
 from penstock.nn.squeezenet import from_caffe, is_caffe
 from penstock.nn.tensor_file import read_content, with_prefix
 
+AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # heads of torchvision's networks that only help in training
 DENSE = "dense"  # what names of tensors of the dense network begin with in a checkpoint
 
 
@@ -41,8 +42,10 @@ def load_weights(network: nn.Module, file: Path, *, fresh_classifier: bool = Fal
         InvalidArgumentError: the file holds no weights, or they do not fit the network.
         UnsupportedError: an ONNX file, and onnx is not installed.
     """
-    state = _read(file)
     own = network.state_dict()
+    state = {
+        name: tensor for name, tensor in _read(file).items() if name in own or not name.startswith(AUXILIARY)
+    }
     kept = {name for name in own if name.startswith("normalize.") or name.endswith(".num_batches_tracked")}
     kept -= set(state)
     if fresh_classifier:

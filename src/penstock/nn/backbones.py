@@ -1,19 +1,28 @@
-"""The networks that torchvision does not have: those for 32x32 images and a small one for 8x8 digits.
+"""Networks by name: those that torchvision does not have, torchvision's, and those of other people's packages.
+
+    resnet20                one of `BACKBONES`: for 32x32 images, and a small one for 8x8 digits
+    torchvision:resnet50    a classifier of torchvision
+    wide-net                whatever an installed package, or the running program, has registered under this name
 
 Every backbone takes images in 0..1 and normalises them itself, so that what is exported needs no preprocessing.
+
+A name never says what to import. It is looked up among the entry points of installed packages, so a checkpoint or a
+configuration from a stranger can choose among what its reader has installed, and nothing else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import entry_points
 from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from penstock.errors import InvalidArgumentError
+from penstock.errors import AlreadyExistsError, InvalidArgumentError
 from penstock.nn.densenet import CifarDenseNet
+from penstock.nn.from_torchvision import build_torchvision
 from penstock.nn.mnasnet import CifarMNASNet
 from penstock.nn.normalize import Normalize
 from penstock.nn.squeezenet import SqueezeNet
@@ -91,7 +100,12 @@ class DigitsCNN(nn.Module):
         return logits
 
 
-BACKBONES: dict[str, Callable[[int], nn.Module]] = {
+Builder = Callable[[int], nn.Module]  # from the number of classes to a fresh network
+
+TORCHVISION_PREFIX = "torchvision:"
+ENTRY_POINTS = "penstock.backbones"  # the group in which packages register theirs
+
+BACKBONES: dict[str, Builder] = {
     "digits-cnn": DigitsCNN,
     "resnet20": partial(CifarResNet, 3),
     "resnet32": partial(CifarResNet, 5),
@@ -102,17 +116,67 @@ BACKBONES: dict[str, Callable[[int], nn.Module]] = {
     "mnasnet": CifarMNASNet,
     "squeezenet1_1": SqueezeNet,
 }
+_registered: dict[str, Builder] = {}
+
+
+def register_backbone(name: str, builder: Builder) -> None:
+    """Let the running program use a network by name; a later call with the same name replaces the earlier one.
+
+    A package does better to have an entry point in the group `ENTRY_POINTS`: commands know that one too.
+
+    Args:
+        name: to use in configurations, and to find in checkpoints.
+        builder: makes the network, with random weights, from the number of classes. It takes images in 0..1.
+
+    Raises:
+        AlreadyExistsError: the name is one of `BACKBONES` or torchvision's.
+    """
+    if name in BACKBONES or name.startswith(TORCHVISION_PREFIX):
+        raise AlreadyExistsError(f"backbone {name!r} is Penstock's own: choose another name")
+    _registered[name] = builder
 
 
 def build_backbone(name: str, classes: int) -> nn.Module:
     """A fresh network by name.
 
     Raises:
-        InvalidArgumentError: no such backbone; the message lists those that there are.
+        InvalidArgumentError: no such backbone, and how to register one; or what is registered builds no network.
     """
-    if name not in BACKBONES:
-        raise InvalidArgumentError(f"no backbone {name!r}; there are {', '.join(sorted(BACKBONES))}")
-    return BACKBONES[name](classes)
+    network = _builder(name)(classes)
+    if not isinstance(network, nn.Module):
+        raise InvalidArgumentError(
+            f"backbone {name!r} was built as a {type(network).__name__}; its builder must return a torch.nn.Module"
+        )
+    return network
+
+
+def _builder(name: str) -> Builder:
+    if name.startswith(TORCHVISION_PREFIX):
+        return partial(build_torchvision, name.removeprefix(TORCHVISION_PREFIX))
+    known = BACKBONES | _registered
+    return known[name] if name in known else _installed(name)
+
+
+def _installed(name: str) -> Builder:
+    """The builder that an installed package has registered; of all packages only this one's module is imported."""
+    found = tuple(entry_points(group=ENTRY_POINTS, name=name))
+    if not found:
+        others = {*BACKBONES, *_registered, *entry_points(group=ENTRY_POINTS).names}
+        raise InvalidArgumentError(
+            f"no backbone {name!r}; there are {', '.join(sorted(others))}, and {TORCHVISION_PREFIX}NAME. A package "
+            f"adds its own by an entry point in the group {ENTRY_POINTS!r}, a program by register_backbone"
+        )
+    if len(found) > 1:
+        raise InvalidArgumentError(
+            f"backbone {name!r} is registered by {' and by '.join(each.value for each in found)}: remove one of them"
+        )
+    try:
+        builder: Builder = found[0].load()
+    except (ImportError, AttributeError) as error:
+        raise InvalidArgumentError(
+            f"backbone {name!r} is registered as {found[0].value}, which cannot be imported: {error}"
+        ) from error
+    return builder
 
 
 def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequential:

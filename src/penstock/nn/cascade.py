@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from penstock.errors import InvalidArgumentError, UnsupportedError
+from penstock.nn.gates import straight_through
 from penstock.nn.path_network import GatedOutput, PathNetwork
 from penstock.paths import PathLayer, PathLayout
 
@@ -69,6 +70,9 @@ class Cascade(PathNetwork):
             )
         unsure = confidence(first.logits) < self.threshold
         ran = unsure.to(first.logits.dtype)[:, None]
+        if torch.is_grad_enabled():  # attackers may ask what makes the first network unsure
+            lacking = torch.logit(self.threshold.clamp(0, 1)) - log_odds(first.logits)
+            ran = straight_through(ran, lacking[:, None])
         # A member that did not run has no opinion of its filters: they were surely closed.
         closed = [ran.new_zeros(len(x), layer.filters) for layer in self.second.layout.layers]
         logits, codes, opinions, responses = first.logits, closed, [code - 0.5 for code in closed], closed
@@ -87,10 +91,22 @@ class Cascade(PathNetwork):
             active_macs=self.active_macs(torch.cat(path, dim=1)),
         )
 
+    @property
+    def decides(self) -> tuple[bool, ...]:
+        """As in `PathNetwork`; whether the second member runs is decided for each image."""
+        return (*self.first.decides, True, *self.second.decides)
+
 
 def confidence(logits: Tensor) -> Tensor:
     """How sure answers are, ``[N]``: the largest class probability of ``[N, classes]``."""
     return logits.softmax(1).amax(1)
+
+
+def log_odds(logits: Tensor) -> Tensor:
+    """The logit of `confidence`, ``[N]``, whose gradient does not fade where confidence is near 1."""
+    top, own = logits.max(1, keepdim=True)
+    others = logits.scatter(1, own, -torch.inf)
+    return top[:, 0] - others.logsumexp(1)
 
 
 def joined(first: PathLayout, second: PathLayout) -> PathLayout:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from penstock.nn.operators import shape_of
 from penstock.paths import PathLayout
-
-__all__ = ["ActiveMacs", "shape_of"]
 
 
 class ActiveMacs(nn.Module):

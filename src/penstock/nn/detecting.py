@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from penstock import data
+from penstock.data.images import ImageSet
+from penstock.data.splitting import at_most
 from penstock.detect import FamilyDetector, FamilyScore, PathFeatures
 from penstock.detect.recipe import DEFAULT
 from penstock.errors import NotFoundError
@@ -16,6 +18,7 @@ from penstock.nn.inference import Answers, Levels, answer
 from penstock.nn.path_network import PathNetwork
 
 FIT_IMAGES = 20_000  # training images that a detector is fitted on, at most
+FIT_SEED = 0  # of their choice, the same whenever a detector is fitted to a network
 
 
 def features_of(network: PathNetwork, images: Levels) -> PathFeatures:
@@ -51,20 +54,20 @@ def fitted_score(
     source = str(checkpoint.config.get("data", ""))
     if not source:
         raise NotFoundError(f"detector {name} is fitted on training images, and none belong to this source")
-    training = data.load(source, folder=folder).train.images
+    training = data.load(source, folder=folder).train
     ranked = features_of(checkpoint.network, ranking) if len(ranking) else None
     return newly_fitted(checkpoint.network, name, training, ranked, classes=len(checkpoint.class_names))
 
 
 def newly_fitted(
-    network: PathNetwork, name: str, training: Levels, ranking: PathFeatures | None, *, classes: int
+    network: PathNetwork, name: str, training: ImageSet, ranking: PathFeatures | None, *, classes: int
 ) -> FamilyScore:
     """A detector's score, fitted now.
 
     Args:
         network: in evaluation mode.
         name: of a recipe.
-        training: ``[N, C, H, W]`` images in 0..255, of which the first `FIT_IMAGES` are taken.
+        training: images to fit on, of which `FIT_IMAGES` are drawn where there are more.
         ranking: of images that the network has not learned from, for recipes that want them.
         classes: number of classes.
 
@@ -72,5 +75,5 @@ def newly_fitted(
         InvalidArgumentError: no such recipe, or too few images.
         UnsupportedError: scikit-learn is not installed.
     """
-    honest = features_of(network, training[:FIT_IMAGES])
+    honest = features_of(network, training.images[at_most(training.labels, FIT_IMAGES, FIT_SEED)])
     return FamilyDetector(name, classes=classes).fit(honest, ranking).fitted

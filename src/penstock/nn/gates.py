@@ -14,12 +14,14 @@ and the layer gives ``z * act(bn(conv(x)))``. The step function has no gradient,
     v2 = 1[g > 0]                                   what will run
     z  = v2 for a random half of the *samples*, v1 for the others; the gradient is always that of v1
 
-Without noise, outside of training, ``z`` is exactly ``1[y > 0]``; its gradient is still that of v1 and not zero, so
-that an attack on the network sees through the gates instead of being stopped by masked gradients.
+Outside of training ``z`` is exactly ``1[y > 0]``; its gradient is that of ``sigmoid(y)``, so that an attack on the
+network sees through the gates instead of being stopped by masked gradients. That of v1 would not do: it is zero where
+``|y| > 2.4``, which holds for most filters of a trained network.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -29,6 +31,7 @@ from torch import Tensor, nn
 from penstock.errors import InvalidArgumentError
 
 STARTS = ("uniform", "kaiming", "static")
+Slope = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,11 +124,28 @@ def saturating_sigmoid(logits: Tensor) -> Tensor:
     return (1.2 * torch.sigmoid(logits) - 0.1).clamp(0.0, 1.0)
 
 
-def binarize(logits: Tensor) -> Tensor:
-    """``1[logits > 0]`` exactly, with the gradient of `saturating_sigmoid`."""
+def sigmoid_slope(logits: Tensor) -> Tensor:
+    """Derivative of the sigmoid, not zero even where the sigmoid itself is rounded to 1."""
+    return torch.sigmoid(logits) * torch.sigmoid(-logits)
+
+
+def saturating_slope(logits: Tensor) -> Tensor:
+    """Derivative of `saturating_sigmoid`."""
+    sigmoid = torch.sigmoid(logits)
+    inside = (sigmoid > 1 / 12) & (sigmoid < 11 / 12)  # where 1.2 s - 0.1 is between 0 and 1
+    return 1.2 * sigmoid * (1 - sigmoid) * inside
+
+
+def straight_through(hard: Tensor, logits: Tensor, slope: Slope = sigmoid_slope) -> Tensor:
+    """``hard`` exactly, with the gradient of a smooth function of ``logits`` whose derivative is ``slope``."""
     if not (torch.is_grad_enabled() and logits.requires_grad):
-        return (logits > 0).to(logits.dtype)
-    return cast(Tensor, _StraightThrough.apply(logits))
+        return hard
+    return cast(Tensor, _StraightThrough.apply(hard, logits, slope))
+
+
+def binarize(logits: Tensor, slope: Slope = sigmoid_slope) -> Tensor:
+    """``1[logits > 0]`` exactly, with the gradient of a smooth step."""
+    return straight_through((logits > 0).to(logits.dtype), logits, slope)
 
 
 def improved_semhash(logits: Tensor, *, noise: float = 1.0, hard_share: float = 0.5) -> Tensor:
@@ -140,7 +160,7 @@ def improved_semhash(logits: Tensor, *, noise: float = 1.0, hard_share: float = 
         ``[N, filters]`` in 0..1.
     """
     noisy = logits + noise * torch.randn_like(logits) if noise else logits
-    hard = binarize(noisy)
+    hard = binarize(noisy, saturating_slope)
     if hard_share >= 1.0:
         return hard
     # One draw per sample: the released code draws over channels (the same for the whole batch) or, in its later
@@ -150,19 +170,20 @@ def improved_semhash(logits: Tensor, *, noise: float = 1.0, hard_share: float = 
 
 
 class _StraightThrough(torch.autograd.Function):
-    """Forward: step function. Backward: derivative of the saturating sigmoid."""
+    """Forward: what was decided. Backward: a derivative of what it was decided by."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, logits: Tensor) -> Tensor:
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, hard: Tensor, logits: Tensor, slope: Slope
+    ) -> Tensor:
         ctx.save_for_backward(logits)
-        return (logits > 0).to(logits.dtype)
+        ctx.slope = slope  # type: ignore[attr-defined]
+        return hard.clone()
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> Tensor:
+    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (logits,) = cast(tuple[Tensor], ctx.saved_tensors)  # type: ignore[attr-defined]
-        sigmoid = torch.sigmoid(logits)
-        inside = (sigmoid > 1 / 12) & (sigmoid < 11 / 12)  # where 1.2 s - 0.1 is between 0 and 1
-        return gradients[0] * 1.2 * sigmoid * (1 - sigmoid) * inside
+        return None, gradients[0] * ctx.slope(logits), None  # type: ignore[attr-defined]
 
 
 class GatedConv2d(nn.Module):

@@ -46,9 +46,8 @@ from torch import Tensor
 
 from penstock.nn.class_masks import MaskedNetwork, Use
 
-LARGEST = (
-    1 - 1e-4
-)  # of lambda within the logarithm: sigmoid reaches 1 in single precision, the information infinity
+# Of lambda within the logarithm: sigmoid reaches 1 in single precision, the information infinity.
+LARGEST = 1 - 1e-4
 
 
 class ClassBatch(NamedTuple):

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from penstock import data
+from penstock.data.splitting import at_most
 from penstock.detect.recipe import DEFAULT
 from penstock.errors import NotFoundError, UnsupportedError
 from penstock.nn.checkpoint import Checkpoint
-from penstock.nn.detecting import features_of, newly_fitted
+from penstock.nn.detecting import FIT_SEED, features_of, newly_fitted
 from penstock.nn.observed import ObservedConv2d, observe
 from penstock.nn.path_network import PathNetwork
 from penstock.nn.watched import WatchedRouter, watch
@@ -70,9 +71,9 @@ def _fitted(checkpoint: Checkpoint, network: PathNetwork, folder: Path | None) -
             "from a data set"
         )
     splits = data.load(name, folder=folder)
-    normalize_anew(network, splits.train.images[:NORM_IMAGES])
+    normalize_anew(network, splits.train.images[at_most(splits.train.labels, NORM_IMAGES, FIT_SEED)])
     classes = len(checkpoint.class_names)
-    score = newly_fitted(network, DEFAULT, splits.train.images, None, classes=classes)
+    score = newly_fitted(network, DEFAULT, splits.train, None, classes=classes)
     scores = score.score(features_of(network, splits.calibration.images))
     return replace(
         checkpoint,

@@ -41,3 +41,8 @@ class PathNetwork(nn.Module):
         super().__init__()
         self.layout = layout
         self.active_macs = ActiveMacs(layout)
+
+    @property
+    def decides(self) -> tuple[bool, ...]:
+        """For each layer of the path whether it decides something: observers do not, nor does what is fixed."""
+        return tuple(not layer.observes for layer in self.layout.layers)

@@ -92,6 +92,12 @@ class ConsolidatedNetwork(GatedNetwork):
         """One per stage, in network order."""
         return tuple(cast(nn.ModuleList, self.body.routers))  # type: ignore[arg-type]
 
+    @property
+    def decides(self) -> tuple[bool, ...]:
+        """As in `PathNetwork`; with one prototype there is nothing to choose."""
+        ruled = [router.count > 1 for router in self.routers for _ in router.filters]
+        return (*ruled, *(False,) * (len(self.layout.layers) - len(ruled)))
+
 
 def stages_by_size(network: GatedNetwork) -> tuple[int, ...]:
     """How many gated layers follow each other without a change of the size of what they write."""

@@ -1,18 +1,18 @@
-"""Pictures of sub-architectures: curves against depth, one network beside the other, and the classes' similarity."""
+"""Pictures of several networks' sub-architectures: curves against depth, and similarity against confusion."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from penstock.learn.subarchitectures import similarity
-from penstock.paths import PathSet
+from penstock.paths import Floats
+from penstock.report.png import canvas, write_png
 
 CHANCE = 0.25  # of a hit in one of four quadrants
+COLUMNS = 3  # networks side by side
 
 
 def draw_depth(figures: Mapping[str, Mapping[str, Any]], file: Path) -> None:
@@ -22,7 +22,7 @@ def draw_depth(figures: Mapping[str, Mapping[str, Any]], file: Path) -> None:
         figures: for each network, by name, what ``figures.json`` of its run holds.
         file: where to write.
     """
-    panels = _figure((15, 4.2))
+    panels = canvas(15, 4.2)
     axes = panels.subplots(1, 3)
     for colour, (name, found) in enumerate(figures.items()):
         place = np.linspace(0, 1, len(found["layers"]))
@@ -42,66 +42,32 @@ def draw_depth(figures: Mapping[str, Mapping[str, Any]], file: Path) -> None:
     for each in axes:
         each.set_xlabel("depth, first masked layer to last")
     axes[1].legend()
-    _write(panels, file)
+    write_png(panels, file)
 
 
-def draw_similarity(paths: PathSet, class_names: Sequence[str], file: Path) -> None:
-    """Write a PNG: the mean Jaccard index of every two classes' sub-architectures.
-
-    Args:
-        paths: ``[classes, P]``.
-        class_names: one per class.
-        file: where to write.
-    """
-    similar = similarity(paths).mean(axis=0)
-    np.fill_diagonal(similar, np.nan)
-    panels = _figure((0.5 * len(class_names) + 3, 0.5 * len(class_names) + 2))
-    axes = panels.subplots()
-    _matrix(panels, axes, similar, class_names, class_names, "Jaccard index, mean over layers")
-    axes.set_title("How alike two classes' sub-architectures are")
-    _write(panels, file)
-
-
-def draw_tasks(figures: Mapping[str, Any], class_names: Sequence[str], file: Path) -> None:
-    """Write a PNG: of which class's images each sub-architecture says that they are its own.
+def draw_confusions(figures: Mapping[str, Mapping[str, Any]], file: Path) -> None:
+    """Write a PNG: how likely two classes are taken for each other against how alike their sub-architectures are.
 
     Args:
-        figures: what ``figures.json`` of a run holds.
-        class_names: one per class.
+        figures: for each network, by name, what ``figures.json`` of its run holds; at least one.
         file: where to write.
     """
-    panels = _figure((0.5 * len(class_names) + 3, 0.5 * len(class_names) + 2))
-    axes = panels.subplots()
-    yes = np.array(figures["tasks"]["yes"])
-    _matrix(panels, axes, yes, class_names, class_names, "share that gets yes")
-    axes.set_xlabel("sub-architecture of")
-    axes.set_ylabel("images of")
-    _write(panels, file)
+    columns = min(len(figures), COLUMNS)
+    rows = -(-len(figures) // columns)
+    panels = canvas(4.2 * columns, 3.8 * rows)
+    for place, (name, found) in enumerate(figures.items(), start=1):
+        axes = panels.add_subplot(rows, columns, place)
+        similar, confused = pairs(found["agreement"])
+        axes.scatter(similar, confused, s=14, alpha=0.7)
+        axes.set_yscale("log")
+        axes.set_title(f"{name}: Spearman {found['agreement']['spearman']:.2f}", fontsize=10)
+        axes.set_xlabel("similarity of two classes' sub-architectures")
+        axes.set_ylabel("mean softmax output for the other class")
+    write_png(panels, file)
 
 
-def _matrix(
-    panels: Any,
-    axes: Any,
-    values: npt.NDArray[np.float64],
-    rows: Sequence[str],
-    columns: Sequence[str],
-    meaning: str,
-) -> None:
-    image = axes.imshow(values, cmap="Blues")
-    axes.set_yticks(range(len(rows)), rows)
-    axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right")
-    panels.colorbar(image, ax=axes, label=meaning)
-
-
-def _figure(size: tuple[float, float]) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _write(figure: Any, file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, format="png", dpi=110)
+def pairs(agreement: Mapping[str, Any]) -> tuple[Floats, Floats]:
+    """Similarity and confusion of every two classes, either way of confusion at its mean, ``[pairs]`` each."""
+    similar, confused = (np.array(agreement[key]) for key in ("similarity", "confusion"))
+    places = np.triu_indices(len(similar), k=1)
+    return similar[places], ((confused + confused.T) / 2)[places]

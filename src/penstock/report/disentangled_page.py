@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from penstock.learn.subarchitectures import similarity
+from penstock.learn.similarity import layer_similarities
 from penstock.nn.sub_architectures import SubArchitectures
 from penstock.report.heading import tiles
 from penstock.report.markup import Html, details, element, join, paragraph, table, text
 from penstock.report.page import page
+from penstock.report.section_answers import answers_section
+from penstock.report.section_concepts import concepts_section
 from penstock.report.section_disentanglement import ClassPaths, HitRates, disentanglement_section
 
 
@@ -23,18 +25,22 @@ def disentangled_page(name: str, found: SubArchitectures) -> str:
         name: of the run.
         found: its result, with the figures that it measured.
     """
-    paths = ClassPaths(
+    sections = [disentanglement_section(_class_paths(found)), answers_section(found), concepts_section(found)]
+    return page(f"{name} - Penstock", _heading(name, found), sections)
+
+
+def _class_paths(found: SubArchitectures) -> ClassPaths:
+    return ClassPaths(
         paths=found.paths,
         class_names=found.class_names,
-        similarities=similarity(found.paths),
+        similarities=layer_similarities(found.layout, found.paths.bits),
         expected=np.array(found.figures["expected_similarity_by_layer"]),
         hit_rates=_hit_rates(found.figures),
     )
-    return page(f"{name} - Penstock", _heading(name, found), [disentanglement_section(paths)])
 
 
 def _hit_rates(figures: Mapping[str, Any]) -> HitRates | None:
-    """Those at the first, the smallest, mask rate; the first is what the release measures."""
+    """Those at the first mask rate that was asked for."""
     if not figures["hits"]:
         return None
     hits = figures["hits"][0]

@@ -1,4 +1,4 @@
-"""The figures of a decoupled network on held-out images: what ``penstock evaluate`` prints."""
+"""The figures of a decoupled network on test images: what ``penstock evaluate`` prints."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from penstock.learn.dependence import Dependence
+from penstock.learn.figures import dependent_shares
 from penstock.paths import PathSet
 from penstock.report.observation import Observation
 
@@ -19,7 +20,7 @@ class ClassFigures:
 
     Attributes:
         name: of the class.
-        images: how many of its images were held out.
+        images: how many of its images were looked at.
         dense_accuracy: share of them that the dense network gets right; ``None`` without images.
         decoupled_accuracy: share that the decoupled one gets right; ``None`` without images.
         mac_fraction: mean share of the dense MACs that its images ask for; ``None`` without images.
@@ -67,14 +68,16 @@ class Evaluation:
         source: what was evaluated.
         sha256: of its checkpoint.
         data: name of the data set.
-        images: number of held-out images.
+        images: number of test images.
         dense_accuracy: of the network as it was before it got gates.
         decoupled_accuracy: of the decoupled one.
         loss_points: how many percentage points of accuracy decoupling cost; below 0 it gained.
         mac_fraction: mean share of the dense MACs, gates counted.
         density: share of filters that are open, over all images.
-        varying: share of filters open on 5 % to 95 % of the images, the naive measure.
-        input_dependent: share of filters that vary and whose bit noise of +-1/255 leaves alone, the strict one.
+        varying: share of filters open on 5 % to 95 % of the images, the naive measure; ``None`` of a
+            cascade, whose one decision all filters of its second member follow.
+        input_dependent: share of filters that vary and whose bit noise of +-1/255 leaves alone, the strict one;
+            ``None`` of a cascade.
         flags: promised and measured false-positive rate; ``None`` where no detector was fitted.
         classes: figures of each class.
         layers: figures of each gated layer, in network order, and of each observer.
@@ -89,8 +92,8 @@ class Evaluation:
     loss_points: float
     mac_fraction: float
     density: float
-    varying: float
-    input_dependent: float
+    varying: float | None
+    input_dependent: float | None
     flags: dict[str, Any] | None
     classes: tuple[ClassFigures, ...]
     layers: tuple[LayerFigures, ...]
@@ -115,8 +118,7 @@ def evaluate(seen: Observation) -> Evaluation:
         loss_points=100 * float(dense.mean() - decoupled.mean()),
         mac_fraction=float(seen.paths.active_macs.mean()),
         density=layout.over_filters(seen.paths.bits, without=1.0),
-        varying=layout.over_filters(seen.dependence.varies, without=0.0),
-        input_dependent=layout.over_filters(seen.dependence.input_dependent, without=0.0),
+        **dependent_shares(seen.checkpoint.network, seen.paths, seen.dependence),
         flags=seen.flags,
         classes=_class_figures(seen, dense, decoupled),
         layers=layer_figures(seen.paths, seen.dependence),

@@ -24,17 +24,17 @@ def _overview(f: Evaluation) -> Table:
     table.add_column("how")
     varying = f"open on {LOW:.0%} to {HIGH:.0%} of the images"
     rows = [
-        ("accuracy, dense", f"{f.dense_accuracy:.2%}", f"{f.images:,} images held out of training"),
+        ("accuracy, dense", f"{f.dense_accuracy:.2%}", f"{f.images:,} test images"),
         ("accuracy, decoupled", f"{f.decoupled_accuracy:.2%}", "the same images"),
         ("loss", f"{f.loss_points:+.2f} points", "of accuracy; below 0 decoupling gained"),
         ("share of MACs", f"{f.mac_fraction:.1%}", "of the dense network's, gates counted"),
         ("density", f"{f.density:.1%}", "share of gated filters that are open"),
         (
             "input-dependent",
-            f"{f.input_dependent:.1%}",
+            _share(f.input_dependent),
             f"{varying}, and on {STEADY:.0%} of them noise of 1/255 leaves the bit alone",
         ),
-        ("varying (naive)", f"{f.varying:.1%}", f"{varying}; noise not asked"),
+        ("varying (naive)", _share(f.varying), f"{varying}; noise not asked"),
     ]
     if f.flags is not None:
         low, high = f.flags["fpr_interval_99"]

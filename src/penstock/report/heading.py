@@ -6,7 +6,9 @@ import json
 from collections.abc import Iterable
 
 from penstock import zoo
+from penstock.nn.cascade import RAN, Cascade
 from penstock.nn.checkpoint import ZOO_PREFIX
+from penstock.report.commands import command_of
 from penstock.report.evaluation import Evaluation
 from penstock.report.markup import Html, details, element, join, paragraph, table, text
 from penstock.report.observation import Observation
@@ -19,8 +21,8 @@ def heading(seen: Observation, figures: Evaluation) -> Html:
         (
             element("h1", text(f"{seen.name}: which filters each image needs")),
             paragraph(
-                f"{backbone} on {seen.data}, decoupled: judged on {figures.images:,} images that were held out of "
-                "training and selection.",
+                f"{backbone} on {seen.data}, decoupled: judged on {figures.images:,} test images, by which "
+                "nothing was trained, chosen or calibrated.",
                 class_="lead",
             ),
             tiles(_figures(seen, figures)),
@@ -46,11 +48,7 @@ def _figures(seen: Observation, f: Evaluation) -> list[tuple[str, str, str]]:
         ),
         ("share of the dense MACs", f"{f.mac_fraction:.1%}", "mean over images, gates counted"),
         ("filters open", f"{f.density:.1%}", f"of {seen.paths.layout.bits:,} gated ones"),
-        (
-            "input-dependent filters",
-            f"{f.input_dependent:.1%}",
-            f"and steady under noise; {f.varying:.1%} vary at all",
-        ),
+        _dependence(seen, f),
     ]
     if f.flags is not None:
         shown.append(
@@ -58,6 +56,18 @@ def _figures(seen: Observation, f: Evaluation) -> list[tuple[str, str, str]]:
         )
     shown.append(("seed", str(seen.checkpoint.config.get("seed", "unknown")), f"sha256 {seen.sha256[:12]}"))
     return shown
+
+
+def _dependence(seen: Observation, f: Evaluation) -> tuple[str, str, str]:
+    """What a path owes to its image: of a cascade the one decision, else a share of the filters."""
+    if isinstance(seen.checkpoint.network, Cascade):
+        layout = seen.paths.layout
+        ran = seen.paths.bits[:, layout.of(RAN)].mean()
+        return "images for the second network", f"{ran:.1%}", "the one decision that depends on the image"
+    assert f.varying is not None
+    assert f.input_dependent is not None
+    note = f"and steady under noise; {f.varying:.1%} vary at all"
+    return "input-dependent filters", f"{f.input_dependent:.1%}", note
 
 
 def _tile(name: str, value: str, note: str) -> Html:
@@ -68,11 +78,7 @@ def _tile(name: str, value: str, note: str) -> Html:
 def _command(seen: Observation) -> str:
     if seen.name.startswith(ZOO_PREFIX):
         return zoo.find(seen.name.removeprefix(ZOO_PREFIX)).command
-    config = seen.checkpoint.config
-    if "source" in config and "count" in config:
-        start = f"{config['source']['name']} --prototypes {config['count']}"
-        return f"penstock consolidate {start} --out {seen.name}"
-    return f"penstock decouple --config FILE --out {seen.name}"
+    return command_of(seen.checkpoint.config, seen.name)
 
 
 def _configuration(seen: Observation) -> Html:

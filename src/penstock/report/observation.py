@@ -1,9 +1,9 @@
-"""Run a decoupled network on the held-out images of its data set and keep all that figures and pictures need."""
+"""Run a decoupled network on the test images of its data set and keep all that figures and pictures need."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from penstock.data import ImageSet, Splits, load
 from penstock.errors import InvalidArgumentError, NotFoundError
 from penstock.learn.dependence import Dependence, dependence, measure_steadiness
 from penstock.learn.figures import flag_figures
-from penstock.learn.runs import calibration_and_test
 from penstock.nn.checkpoint import Checkpoint, load_source
 from penstock.nn.detecting import features
 from penstock.nn.inference import Answers, answer, predict
@@ -25,7 +24,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Observation:
-    """What a network did on ``N`` images that neither it nor the choice of its epoch has seen.
+    """What a network did on ``N`` images that nothing of it was trained, chosen or calibrated by.
 
     Attributes:
         name: what the user called the source, without the folders of this machine.
@@ -51,6 +50,16 @@ class Observation:
     dependence: Dependence
     flags: dict[str, Any] | None
 
+    def take(self, which: npt.NDArray[np.bool_]) -> Observation:
+        """What was seen of some images, a mask ``[N]``; dependence and flags stay those of all."""
+        return replace(
+            self,
+            images=self.images.take(which),
+            paths=PathSet(self.paths.layout, self.paths.bits[which]),
+            predicted=self.predicted[which],
+            dense_predicted=self.dense_predicted[which],
+        )
+
 
 def observe(source: str, folder: Path | None = None, say: Say = lambda _: None) -> Observation:
     """Load a source and the data set that it was trained on, and run it.
@@ -71,7 +80,7 @@ def observe(source: str, folder: Path | None = None, say: Say = lambda _: None) 
             f"{about['name']} does not say which data set it was trained on: take one that `penstock` trained"
         )
     splits = _load(about["name"], data, folder)
-    images = splits.held_out
+    images = splits.test
     say(f"running {about['name']} on {len(images):,} images of {data}")
     answers = answer(checkpoint.network, images.images)
     paths = PathSet(checkpoint.network.layout, answers.bits)
@@ -87,7 +96,7 @@ def observe(source: str, folder: Path | None = None, say: Say = lambda _: None) 
         predicted=answers.predicted,
         dense_predicted=dense,
         dependence=dependence(paths, images.labels, len(images.class_names), steadiness),
-        flags=_flags(checkpoint, answers, splits),
+        flags=_flags(checkpoint, answers),
     )
 
 
@@ -100,11 +109,10 @@ def _load(name: str, data: str, folder: Path | None) -> Splits:
         ) from error
 
 
-def _flags(checkpoint: Checkpoint, answers: Answers, splits: Splits) -> dict[str, Any] | None:
+def _flags(checkpoint: Checkpoint, answers: Answers) -> dict[str, Any] | None:
     """False positives among the test images, at the rate that the run was made for."""
     if not checkpoint.detector or not len(checkpoint.calibration):
         return None
-    _, testing = calibration_and_test(splits)
-    test = checkpoint.score.score(features(checkpoint.network, answers).take(testing))
+    test = checkpoint.score.score(features(checkpoint.network, answers))
     # The checkpoint keeps in double precision what was single.
     return flag_figures(checkpoint.config["fpr"], checkpoint.calibration.astype(np.float32), test)

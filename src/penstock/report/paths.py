@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from penstock.paths import PathSet
+from penstock.report.png import canvas, write_png
 
 
 def draw_paths(paths: PathSet, labels: npt.NDArray[np.int64], class_names: Sequence[str], file: Path) -> None:
@@ -23,16 +24,12 @@ def draw_paths(paths: PathSet, labels: npt.NDArray[np.int64], class_names: Seque
         class_names: one per class.
         file: where to write.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rates = paths.by_class(labels, len(class_names))  # [classes, P]
     columns = []
     for layer_rates in paths.layout.split(rates):
         spread = np.nan_to_num(layer_rates).std(axis=0)
         columns.append(layer_rates[:, np.argsort(-spread, kind="stable")])
-    figure = Figure(figsize=(16, 1.6 + 0.36 * len(class_names)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = canvas(16, 1.6 + 0.36 * len(class_names))
     axes = figure.subplots()
     image = axes.imshow(
         np.concatenate(columns, axis=1), aspect="auto", cmap="Blues", vmin=0, vmax=1, interpolation="nearest"
@@ -54,5 +51,4 @@ def draw_paths(paths: PathSet, labels: npt.NDArray[np.int64], class_names: Seque
         fontsize=11,
     )
     figure.colorbar(image, ax=axes, label="share of the class's images", pad=0.01)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, format="png", dpi=110)
+    write_png(figure, file)

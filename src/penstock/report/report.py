@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from penstock.attacks.evaluation import RESULTS
 from penstock.files import write_atomic
+from penstock.learn.runs import budget_of
+from penstock.nn.cascade import RAN, Cascade
 from penstock.nn.checkpoint import ZOO_PREFIX
 from penstock.nn.prototypes import ConsolidatedNetwork
 from penstock.nn.sub_architectures import SUB_ARCHITECTURES_FILE, load_sub_architectures
@@ -69,11 +72,24 @@ def _sections(seen: Observation, curves: list[Curves]) -> list[Section]:
         classes_section(seen.paths.layout, seen.dependence.class_rates, seen.images.class_names),
         combinations_section(seen),
     ]
-    if isinstance(seen.checkpoint.network, ConsolidatedNetwork):
-        sections.append(
-            prototypes_section(seen, read_prototypes(seen.checkpoint.network, seen.images.images))
-        )
-    return [*sections, training_section(curves, seen.checkpoint.config.get("budget"))]
+    return [
+        *sections,
+        *_prototypes_sections(seen),
+        training_section(curves, budget_of(seen.checkpoint.config)),
+    ]
+
+
+def _prototypes_sections(seen: Observation) -> Iterator[Section]:
+    """Of a network with prototypes, or of each member of a cascade that has some."""
+    network = seen.checkpoint.network
+    if isinstance(network, ConsolidatedNetwork):
+        yield prototypes_section(seen, network.layout, read_prototypes(network, seen.images.images))
+    if isinstance(network, Cascade):
+        ran = seen.paths.bits[:, seen.paths.layout.of(RAN)][:, 0] == 1
+        for name, member, own in (("first", network.first, seen), ("second", network.second, seen.take(ran))):
+            if isinstance(member, ConsolidatedNetwork) and len(own.images):
+                found = read_prototypes(member, own.images.images)
+                yield prototypes_section(own, member.layout, found, member=name)
 
 
 def _curves(source: str) -> list[Curves]:

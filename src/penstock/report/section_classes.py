@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from penstock.learn.similarity import layer_similarities
+from penstock.learn.similarity import between_classes, layer_similarities
 from penstock.paths import Floats, PathLayout
 from penstock.report.drawing import (
     MUTED,
@@ -20,7 +20,6 @@ from penstock.report.drawing import (
 )
 from penstock.report.markup import Html, figure, join
 from penstock.report.page import Section
-from penstock.report.similarity import between_classes, extreme_pairs
 
 DEEP = 3  # layers whose filters are shown one by one
 
@@ -127,3 +126,17 @@ def similarity_picture(names: Sequence[str], similarities: Floats, class_names: 
             drawing,
             f"Similarity of every two classes in {', '.join(names[layer] for layer in chosen)}.",
         )
+
+
+def extreme_pairs(similarity: Floats, names: Sequence[str]) -> tuple[str, str]:
+    """The two most alike classes and the two least alike ones of one layer, as words.
+
+    Args:
+        similarity: ``[classes, classes]``, at least two of them with images.
+        names: one per class.
+    """
+    rows, columns = np.triu_indices(len(names), k=1)
+    values = similarity[rows, columns]
+    found = (int(np.nanargmax(values)), int(np.nanargmin(values)))
+    most, least = (f"{names[rows[at]]} and {names[columns[at]]} ({values[at]:.2f})" for at in found)
+    return most, least

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from penstock.nn.cascade import RAN, Cascade
 from penstock.paths import Bits
 from penstock.report.combinations import Combination, Places, frequent_codes, telling_filters
 from penstock.report.markup import NOTHING, Html, element, join, paragraph, text
@@ -53,14 +54,20 @@ def combinations_section(seen: Observation) -> Section:
 
 
 def most_telling_layer(seen: Observation) -> int:
-    """Which layer's filters say most about the class, summed over filters."""
-    totals = [part.sum() for part in seen.paths.layout.split(seen.dependence.information)]
+    """Which layer's filters say most about the class, summed over filters.
+
+    In a cascade what the second network's filters say they repeat of one decision, so they do not count; that does.
+    """
+    layout = seen.paths.layout
+    totals = [part.sum() for part in layout.split(seen.dependence.information)]
+    if isinstance(seen.checkpoint.network, Cascade):
+        totals = totals[: layout.names.index(RAN) + 1]
     return int(np.argmax(totals))
 
 
 def _uses(seen: Observation, filters: Places, combinations: list[Combination]) -> Iterator[Html]:
     if not combinations:
-        yield paragraph("No image of this class was held out.")
+        yield paragraph("No image of this class is among them.")
     for combination in combinations:
         yield element(
             "div",

@@ -13,8 +13,7 @@ from penstock.paths import Floats, PathSet
 from penstock.report.drawing import MUTED, SERIES, Drawing, name_layers, percent, to_svg
 from penstock.report.markup import Html, details, figure, join, table, text
 from penstock.report.page import Section
-from penstock.report.section_classes import depth_picture, similarity_picture
-from penstock.report.similarity import extreme_pairs
+from penstock.report.section_classes import depth_picture, extreme_pairs, similarity_picture
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

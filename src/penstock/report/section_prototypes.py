@@ -46,16 +46,24 @@ class Prototypes:
                 )
 
 
-def prototypes_section(seen: Observation, prototypes: Prototypes) -> Section:
-    """Use, classes, work and images of every stage's prototypes."""
-    work = stage_work(seen.paths.layout, prototypes.bits)
+def prototypes_section(
+    seen: Observation, layout: PathLayout, prototypes: Prototypes, member: str = ""
+) -> Section:
+    """Use, classes, work and images of every stage's prototypes.
+
+    Args:
+        seen: the images that the prototypes ran for.
+        layout: of the network that has them.
+        prototypes: what its routers picked.
+        member: which network of a cascade it is, its place in words; empty if it stands alone.
+    """
+    work = stage_work(layout, prototypes.bits)
     names = seen.images.class_names
     parts = []
     for stage, bits in enumerate(prototypes.bits):
         chosen = prototypes.chosen[:, stage]
         by_class = use_by_class(chosen, seen.images.labels, len(bits), len(names))
-        used = len(np.unique(chosen))
-        parts.append(element("h3", text(f"Stage {stage + 1}: {used} of {len(bits)} prototypes are used")))
+        parts.append(element("h3", text(f"Stage {stage + 1}: {_used(chosen, len(bits))}")))
         parts.append(
             figure(
                 prototypes_picture(stage, chosen, by_class, work[stage], names),
@@ -65,7 +73,10 @@ def prototypes_section(seen: Observation, prototypes: Prototypes) -> Section:
         )
         parts.append(_cards(seen, chosen, work[stage]))
     lead = "A router at the entrance of each stage picks one of a few fixed paths through it, its prototypes."
-    return Section("prototypes", "Prototypes", lead, join(parts))
+    if not member:
+        return Section("prototypes", "Prototypes", lead, join(parts))
+    lead = f"{lead} The {member} network of the cascade ran for {len(seen.images):,} images."
+    return Section(f"prototypes-{member}", f"Prototypes of the {member} network", lead, join(parts))
 
 
 def use_by_class(
@@ -145,6 +156,13 @@ def prototypes_picture(
         )
 
 
+def _used(chosen: npt.NDArray[np.int64], count: int) -> str:
+    """How much of a choice there was."""
+    if count == 1:
+        return "static, one prototype for all images"
+    return f"{len(np.unique(chosen))} of {count} prototypes are used"
+
+
 def _cards(seen: Observation, chosen: npt.NDArray[np.int64], work: Floats) -> Html:
     counts = np.bincount(chosen, minlength=len(work))
     order = [int(place) for place in np.argsort(-counts, kind="stable") if counts[place]]
@@ -163,9 +181,7 @@ def _card(seen: Observation, place: int, users: npt.NDArray[np.intp], work: floa
     return element(
         "article",
         element("h3", text(f"Prototype {place}")),
-        paragraph(
-            f"{len(users) / len(seen.images):.1%} of the images, {work:.0%} of the stage's work; {mostly}"
-        ),
+        paragraph(f"{len(users):,} of {len(seen.images):,} images, {work:.0%} of the stage's work; {mostly}"),
         thumbnails(seen, spread(users, IMAGES)),
         class_="card",
     )

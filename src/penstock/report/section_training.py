@@ -36,7 +36,9 @@ def training_section(curves: Sequence[Curves], budget: float | None) -> Section:
         )
         parts.append(element("h3", text(f"Training: {training.training}")))
         parts.append(figure(training_picture(training, wanted), caption))
-    lead = "Validation images choose the epoch that is kept; the held-out images that this page looks at are others."
+    lead = (
+        "Validation images choose the epoch that is kept; the test images that this page looks at are others."
+    )
     return Section("training", "Training", lead, join(parts))
 
 

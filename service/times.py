@@ -1,0 +1,62 @@
+"""How long a request took in the queue and in its runs: worked out once for statistics, metrics and traces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from penstock.service.runs import Run
+from penstock.service.scheduler import Ran
+
+
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """Of one request, whose pieces may have run side by side: the times of its runs add up all the same.
+
+    Attributes:
+        arrived_ns: when it began to wait, of `time.perf_counter_ns`.
+        rows: size of its batch.
+        runs: what each of its pieces was given, in their order.
+        queue_ns: nanoseconds until the last of its pieces began to run.
+        first_ns: until the first of them did.
+        held_ns: those of the latter in which it could have run, and waited for company.
+        input_ns: spent on laying inputs together.
+        infer_ns: on the graph.
+        output_ns: on taking outputs apart.
+    """
+
+    arrived_ns: int
+    rows: int
+    runs: tuple[Run, ...]
+    queue_ns: int
+    first_ns: int
+    held_ns: int
+    input_ns: int
+    infer_ns: int
+    output_ns: int
+
+    @classmethod
+    def of(cls, arrived_ns: int, rows: int, parts: Sequence[Ran[Run]]) -> Times:
+        """The times of a request with these pieces."""
+        runs = tuple(part.result for part in parts)
+        first = min(parts, key=lambda part: part.waited)
+        return cls(
+            arrived_ns=arrived_ns,
+            rows=rows,
+            runs=runs,
+            queue_ns=_nanoseconds(max(part.waited for part in parts)),
+            first_ns=_nanoseconds(first.waited),
+            held_ns=_nanoseconds(first.held),
+            input_ns=sum(run.input_ns for run in runs),
+            infer_ns=sum(run.infer_ns for run in runs),
+            output_ns=sum(run.output_ns for run in runs),
+        )
+
+    @property
+    def own_runs(self) -> list[Run]:
+        """Those that began with one of its pieces, so that over all requests each run is there once."""
+        return [run for run in self.runs if run.first]
+
+
+def _nanoseconds(seconds: float) -> int:
+    return round(seconds * 1e9)
