@@ -60,7 +60,7 @@ def calibrated_again(
     """The calibration that a graph's own answers for honest images give, in the place of an older one.
 
     Args:
-        old: says which detector it is.
+        old: says which detector it is, and what images that ranks scores by.
         got: the graph's answers.
         names: of the classes.
         fpr: promised false-positive rate.
@@ -75,6 +75,7 @@ def calibrated_again(
     own = class_thresholds(scores, predicted, names, fpr) if per_class else np.zeros(0)
     return replace(
         common,
+        ranked_by=old.ranked_by,
         class_thresholds=tuple(own.astype(np.float32).tolist()),
         class_images=tuple(np.bincount(predicted, minlength=len(names)).tolist()) if per_class else (),
     )

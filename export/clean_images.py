@@ -37,7 +37,7 @@ def clean_images(manifest: Manifest, where: str | None) -> tuple[Images, str]:
     if where is None or (folder is not None and folder.is_dir()):
         files = [] if folder is None else image_files(folder)
         if folder is not None and files:
-            return read_unlabelled(files, manifest.input_shape), folder.resolve().name
+            return read_unlabelled(files, manifest.input_shape), _shown(folder)
         return _of_set(manifest, _own_set(manifest, folder), folder)
     if where in data.NAMES or where.startswith(PREFIX):
         return _of_set(manifest, where, None)
@@ -45,6 +45,12 @@ def clean_images(manifest: Manifest, where: str | None) -> tuple[Images, str]:
         f"no images at {where!r}: name a folder, one of the data sets {', '.join(data.NAMES)}, or {PREFIX}PATH for a "
         "folder of images per class"
     )
+
+
+def _shown(folder: Path) -> str:
+    """A folder's name, told from that of a data set, which is something else."""
+    name = folder.resolve().name
+    return f"{name}/" if name in data.NAMES or name.startswith(PREFIX) else name
 
 
 def _own_set(manifest: Manifest, folder: Path | None) -> str:

@@ -219,10 +219,9 @@ def _calibrate(
     # Of images of one's own, the folder: where that lies is nobody's business.
     kind, _, path = str(checkpoint.config.get("data", "")).partition(":")
     data = f"{kind}:{Path(path).name}" if path else kind
-    if sample.real:
-        scores = got[SCORE][~Recipe.parse(detector).ranking(len(sample.images)), 0]
-        return calibration_of(scores, fpr, "graph", data, detector)
-    return calibration_of(checkpoint.calibration, fpr, "stored", data, detector)
+    ranks = Recipe.parse(detector).ranking(len(sample.images))
+    scores, source = (got[SCORE][~ranks, 0], "graph") if sample.real else (checkpoint.calibration, "stored")
+    return replace(calibration_of(scores, fpr, source, data, detector), ranked_by=data if ranks.any() else "")
 
 
 def _finished(

@@ -69,8 +69,10 @@ def recalibrate(options: RecalibrateOptions, say: Say = lambda _: None) -> Bundl
         raise UnsupportedError(
             f"{old.folder} has no detector, so it has no threshold: export it with flags first"
         )
+    if not before.ranked_by:  # of an earlier schema, as far as is known
+        before = replace(before, ranked_by=before.data)
     images, name = clean_images(old.manifest, options.data)
-    if name == before.data:  # the very images that the detector may have ranked its scores by
+    if name == before.ranked_by:
         images = images[~Recipe.parse(before.detector).ranking(len(images))]
     say(f"scoring {len(images)} images of {name}")
     got = open_graph(old.model_file, single=old.manifest.single).run(images)

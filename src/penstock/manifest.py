@@ -14,9 +14,10 @@ from penstock.records import read_record
 
 # 2: layers read several others, depthwise convolutions follow them; 3: what tuning measured; 4: pixels may be bytes,
 # and precision less; 5: further files are hashed, the detector's tables among them; 6: classes may have thresholds of
-# their own; 7: what passes did; 8: what a routed graph chose. Manifests of schemas 5 to 7 lack that and nothing else.
-SCHEMA = 8
-READABLE = (5, 6, 7, SCHEMA)
+# their own; 7: what passes did; 8: what a routed graph chose; 9: which images rank scores. Manifests of schemas 5 to 8
+# lack that and nothing else.
+SCHEMA = 9
+READABLE = (5, 6, 7, 8, SCHEMA)
 MANIFEST_FILE = "bundle.json"
 
 FP32, INT8, FP16 = PRECISIONS = ("fp32", "int8", "fp16")
@@ -45,6 +46,9 @@ class Calibration:
         source: ``graph`` if the scores came from the exported graph itself, ``stored`` if they were stored
             with the checkpoint and the graph was verified to reproduce such scores.
         data: what images they were, as far as it was said: the name of a data set or of a folder.
+        ranked_by: the data set of which the detector ranks scores by some calibration images
+            (`penstock.detect.recipe.Recipe.ranking`), which no threshold may be set on, whatever ``data`` says;
+            empty: none, or a bundle of an earlier schema.
         class_thresholds: one per class, for images that are taken for it; empty: one threshold for all.
         class_images: number of calibration images that were taken for each class, where those are given.
     """
@@ -55,6 +59,7 @@ class Calibration:
     images: int
     source: str
     data: str = ""
+    ranked_by: str = ""
     class_thresholds: tuple[float, ...] = ()
     class_images: tuple[int, ...] = ()
 

@@ -73,6 +73,7 @@ def test_a_bundle_carries_the_detector_that_was_chosen(
     unseen = splits.calibration.images
     ranks = Recipe.parse(name).ranking(len(unseen))
     assert calibration.images == len(unseen) - ranks.sum()
+    assert calibration.ranked_by == ("digits" if ranks.any() else "")
     honest = features_of(tiny.network, splits.train.images[:FIT_IMAGES])
     detector = FamilyDetector(name, classes=10).fit(
         honest, features_of(tiny.network, unseen[ranks]) if ranks.any() else None

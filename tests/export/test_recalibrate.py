@@ -18,6 +18,7 @@ from penstock.bundle import DETECTOR_FILE, OUTPUTS, Bundle, Calibration, read_bu
 from penstock.cli.main import main
 from penstock.data import load
 from penstock.detect import class_thresholds, conformal_threshold
+from penstock.detect.recipe import OF_OBSERVERS
 from penstock.errors import (
     BundleError,
     InvalidArgumentError,
@@ -180,6 +181,27 @@ def test_a_folder_of_images_counts_whole(bundles: dict[str, Bundle], tmp_path: P
     assert found is not None
     assert (found.images, found.data) == (150, "camera")
     assert found.threshold == np.float32(conformal_threshold(scores, 0.05))
+
+
+def test_images_that_rank_scores_set_no_threshold_whatever_set_the_last_one(
+    bundles: dict[str, Bundle], tmp_path: Path
+) -> None:
+    old = copied(bundles["masked"], tmp_path)
+    file = old.folder / "bundle.json"
+    stands = json.loads(file.read_text())
+    ranks = {"detector": OF_OBSERVERS, "ranked_by": "digits"}
+    file.write_text(json.dumps(stands | {"calibration": stands["calibration"] | ranks}))
+    photographs = tmp_path / "digits"  # new ones, in a folder that is called as the data set is
+    photographs.mkdir()
+    for row, image in enumerate(load("digits").test.images[:150]):
+        Image.fromarray(image[0]).save(photographs / f"{row:03}.png")
+    on_photographs = again(old, data=str(photographs))
+    whole = on_photographs.manifest.calibration
+    half = again(on_photographs, data="digits").manifest.calibration
+    assert whole is not None
+    assert (whole.images, whole.data, whole.ranked_by) == (150, "digits/", "digits")
+    assert half is not None
+    assert (half.images, half.data, half.ranked_by) == (250, "digits", "digits")
 
 
 @pytest.mark.parametrize(

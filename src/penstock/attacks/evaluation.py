@@ -27,13 +27,15 @@ from penstock.attacks.evaluation_work import Subject, do
 from penstock.attacks.served import Served, attack_served, check_served, clean_served
 from penstock.attacks.supervised_figures import codes_of, supervised_figures
 from penstock.data import ImageSet, Splits, load
+from penstock.data.splitting import at_most
 from penstock.detect import Recipe
 from penstock.errors import AlreadyExistsError, InvalidArgumentError
 from penstock.files import write_atomic
 from penstock.nn.checkpoint import load_source
-from penstock.nn.detecting import FIT_IMAGES, fitted_score
+from penstock.nn.detecting import FIT_SEED, fitted_score
 from penstock.nn.observing import observed_checkpoint
 
+GUIDES = 2000  # honest images that feature matching may choose from
 RESULTS, CLAIM = "detection.json", "detection-config.json"
 Say = Callable[[str], None]
 Track = Callable[[list[tuple[str, float]]], Iterable[tuple[str, float]]]
@@ -163,9 +165,8 @@ def claim(out: Path, what: dict[str, Any]) -> None:
 
 
 def _honest(splits: Splits, fit: int) -> Images:
-    """Training images for baselines, evenly spread over those that the path detector is fitted on."""
-    there = min(len(splits.train), FIT_IMAGES)
-    return splits.train.take(np.linspace(0, there - 1, min(fit, there)).astype(int)).floats()
+    """Training images for baselines, chosen as those are that the path detector is fitted on."""
+    return splits.train.take(at_most(splits.train.labels, fit, FIT_SEED)).floats()
 
 
 def _judged(bench: Bench, part: ImageSet) -> Arrays:
@@ -192,5 +193,5 @@ def _subject(bench: Bench, splits: Splits, clean: dict[str, Arrays], config: Eva
         calibration=clean["calibration"][OWN],
         victims=images.take(right),
         before={name: array[right] for name, array in clean["test"].items()},
-        guides=splits.train.take(np.arange(min(2000, len(splits.train)))),
+        guides=splits.train.take(at_most(splits.train.labels, GUIDES, config.seed)),
     )
