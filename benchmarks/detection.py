@@ -40,7 +40,12 @@ from penstock.nn.prototypes import ConsolidatedNetwork
 from penstock.nn.surgery import GatedNetwork
 
 RESULT = "detection.json"
-NETWORKS = ("vgg16-cifar10", "resnet20-cifar10", "resnet56-cifar10")
+# Each with the network of another architecture from which attacks are transferred to it.
+NETWORKS = {
+    "vgg16-cifar10": "zoo:resnet56-cifar10",
+    "resnet20-cifar10": "zoo:vgg16-cifar10",
+    "resnet56-cifar10": "zoo:vgg16-cifar10",
+}
 SEED = 0
 GATES: dict[str, dict[str, Any]] = {
     "masked-fp32": {"lowering": "masked"},
@@ -63,7 +68,7 @@ def main(arguments: list[str] | None = None, results: Path = RESULTS) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--networks", nargs="+", default=NETWORKS, metavar="NAME", help="zoo entries")
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), metavar="NAME", help="zoo entries")
     parser.add_argument("--forms", nargs="+", metavar="FORM", help="only these, masked-fp32 for instance")
     parser.add_argument("--attacks", type=Path, metavar="FILE", help="configuration of the evaluation")
     parser.add_argument("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE")
@@ -84,14 +89,15 @@ def main(arguments: list[str] | None = None, results: Path = RESULTS) -> int:
 
 def _measured(name: str, parsed: argparse.Namespace) -> dict[str, Any]:
     source = f"zoo:{name}"
-    checkpoint, _ = load_source(source)
+    checkpoint, origin = load_source(source)
     splits = load(str(checkpoint.config["data"]))
-    bundles = _bundles(source, checkpoint, parsed)
+    bundles = _bundles(source, origin["sha256"], checkpoint, parsed)
     rows = [_false_positives(form, bundle, splits, parsed.test) for form, bundle in bundles.items()]
     found: dict[str, Any] = {"data": checkpoint.config["data"], "false_positives": rows}
     if parsed.attacks is None:
         return found
     config = read(EvaluationConfig, parsed.attacks, parsed.changes)
+    config = replace(config, other=NETWORKS.get(name, config.other))
     for observe in (False, True):
         own = {
             form: bundle
@@ -110,8 +116,10 @@ def _measured(name: str, parsed: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def _bundles(source: str, checkpoint: Checkpoint, parsed: argparse.Namespace) -> dict[str, Bundle]:
-    """Every form of a network, made where it is not there yet."""
+def _bundles(
+    source: str, sha256: str, checkpoint: Checkpoint, parsed: argparse.Namespace
+) -> dict[str, Bundle]:
+    """Every form of a network, made where it is not there yet, or there of another checkpoint."""
     network = checkpoint.network
     gates = isinstance(network, GatedNetwork) and not isinstance(network, ConsolidatedNetwork)
     forms = GATES if gates else PROTOTYPES
@@ -120,10 +128,11 @@ def _bundles(source: str, checkpoint: Checkpoint, parsed: argparse.Namespace) ->
     for form, options in forms.items():
         if parsed.forms and form not in parsed.forms:
             continue
-        if not versions_of(repository / form):
+        there = newest_bundle(repository / form) if versions_of(repository / form) else None
+        if there is None or there.manifest.source["sha256"] != sha256:
             _say(f"{source}: exporting {form}")
-            export(ExportOptions(source=source, repository=repository, name=form, **options), _say)
-        made[form] = newest_bundle(repository / form)
+            there = export(ExportOptions(source=source, repository=repository, name=form, **options), _say)
+        made[form] = there
     return made
 
 

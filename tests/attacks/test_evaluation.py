@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from penstock.attacks.baselines import Score
 from penstock.attacks.evaluation import RESULTS, evaluate_detection
 from penstock.attacks.evaluation_bench import Bench
+from penstock.attacks.evaluation_claim import claim, digest
 from penstock.attacks.evaluation_config import OWN, EvaluationConfig
+from penstock.attacks.evaluation_work import other_network
 from penstock.attacks.metrics import flags_at
 from penstock.attacks.served import Served
 from penstock.bundle import newest_bundle
@@ -155,6 +160,39 @@ def test_baselines_are_fitted_only_where_they_are_asked(tiny_run: Path) -> None:
 
 def test_baselines_are_fitted_on_the_images_of_the_path_detector() -> None:
     assert EvaluationConfig().fit == FIT_IMAGES
+
+
+def test_attacks_come_from_another_network_or_none_do(tiny_run: Path, tmp_path: Path) -> None:
+    assert "transfer" not in {kind for kind, _ in EvaluationConfig().plan}
+    assert ("transfer", 8.0) in EvaluationConfig(other="zoo:vgg16-cifar10").plan
+    checkpoint, _ = load_source(str(tiny_run))
+    with pytest.raises(InvalidArgumentError, match="made of the dense network that is attacked"):
+        other_network(str(tiny_run), checkpoint)
+    dense = deepcopy(checkpoint.dense)
+    with torch.no_grad():
+        next(dense.parameters()).mul_(1.1)
+    replace(checkpoint, dense=dense).save(tmp_path / "elsewhere.safetensors")
+    network, about = other_network(str(tmp_path / "elsewhere.safetensors"), checkpoint)
+    assert about["name"] == "elsewhere.safetensors"
+    assert network(torch.zeros(1, *checkpoint.input_shape)).logits.shape == (1, 10)
+    config = EvaluationConfig(
+        images=8, clean=8, kinds=("transfer",), eps=(40.0,), baselines=(), pgd_steps=2, supervised=()
+    )
+    config = replace(config, other=str(tmp_path / "elsewhere.safetensors"))
+    found = evaluate_detection(str(tiny_run), config, tmp_path / "run")
+    assert [attack["attack"] for attack in found["attacks"]] == ["transfer"]
+    replace(checkpoint, class_names=tuple("abcdefghij"), dense=dense).save(tmp_path / "letters.safetensors")
+    with pytest.raises(InvalidArgumentError, match="knows other classes"):
+        other_network(str(tmp_path / "letters.safetensors"), checkpoint)
+
+
+def test_a_folder_is_of_one_set_of_images(tmp_path: Path) -> None:
+    images = load("digits").test
+    claim(tmp_path, {"images": digest(images)})
+    claim(tmp_path, {"images": digest(images)})
+    for other in (images.take(np.arange(9)), replace(images, labels=9 - images.labels)):
+        with pytest.raises(AlreadyExistsError, match="another source"):
+            claim(tmp_path, {"images": digest(other)})
 
 
 def test_unknown_attacks_are_refused() -> None:

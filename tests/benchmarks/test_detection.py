@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import detection
 import table_detection
 from tables import PAGES
+
+from penstock.nn.checkpoint import load_source
 
 MACHINE = {
     "date": "2026-01-02",
@@ -113,6 +119,22 @@ def test_scores_are_ordered_by_their_mean_over_attacks() -> None:
         ["energy", "0.800", "0.800", "1 of 2"],
         ["lid", "0.700", "0.700", "0 of 2"],
     ]
+
+
+def test_a_graph_of_another_checkpoint_is_made_anew(tiny_run: Path, tmp_path: Path) -> None:
+    parsed = Namespace(forms=["masked-fp32"], runs=tmp_path)
+
+    def version(source: Path) -> str:
+        checkpoint, origin = load_source(str(source))
+        made = detection._bundles(str(source), origin["sha256"], checkpoint, parsed)
+        assert made["masked-fp32"].manifest.source["sha256"] == origin["sha256"]
+        return made["masked-fp32"].folder.name
+
+    assert version(tiny_run) == "1"
+    assert version(tiny_run) == "1"
+    checkpoint, _ = load_source(str(tiny_run))
+    replace(checkpoint, figures={"epochs": 1}).save(tmp_path / "later.safetensors")
+    assert version(tmp_path / "later.safetensors") == "2"
 
 
 def test_without_results_all_tables_say_so() -> None:

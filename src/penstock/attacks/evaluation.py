@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,22 +21,23 @@ import numpy.typing as npt
 from penstock.attacks.baselines import fit_baselines
 from penstock.attacks.classifier import Images, live_bits
 from penstock.attacks.evaluation_bench import Bench, kept
+from penstock.attacks.evaluation_claim import claim, digest
 from penstock.attacks.evaluation_config import OWN, EvaluationConfig, named
 from penstock.attacks.evaluation_figures import Arrays, attack_figures, clean_figures
-from penstock.attacks.evaluation_work import Subject, do
+from penstock.attacks.evaluation_work import Subject, do, other_network
 from penstock.attacks.served import Served, attack_served, check_served, clean_served
 from penstock.attacks.supervised_figures import codes_of, supervised_figures
 from penstock.data import ImageSet, Splits, load
 from penstock.data.splitting import at_most
 from penstock.detect import Recipe
-from penstock.errors import AlreadyExistsError, InvalidArgumentError
+from penstock.errors import InvalidArgumentError
 from penstock.files import write_atomic
 from penstock.nn.checkpoint import load_source
 from penstock.nn.detecting import FIT_SEED, fitted_score
 from penstock.nn.observing import observed_checkpoint
 
 GUIDES = 2000  # honest images that feature matching may choose from
-RESULTS, CLAIM = "detection.json", "detection-config.json"
+RESULTS = "detection.json"
 Say = Callable[[str], None]
 Track = Callable[[list[tuple[str, float]]], Iterable[tuple[str, float]]]
 
@@ -63,7 +64,8 @@ def evaluate_detection(
 
     Raises:
         AlreadyExistsError: the folder holds another evaluation.
-        InvalidArgumentError: the source has no detector, does not say its data set, or a bundle is not of it.
+        InvalidArgumentError: the source has no detector, does not say its data set, a bundle is not of it, or the other
+            network is no other one.
     """
     checkpoint, about = load_source(source)
     if not checkpoint.detector or "data" not in checkpoint.config:
@@ -71,11 +73,21 @@ def evaluate_detection(
             f"{about['name']} has no detector or no data set: take one that `penstock` trained"
         )
     check_served(bundles, about["sha256"], observe=config.observe)
-    claim(out, {"source": about, "config": asdict(config), "bundles": [bundle.about for bundle in bundles]})
+    other, its = other_network(config.other, checkpoint) if config.other else (None, None)
+    splits = load(checkpoint.config["data"], folder=folder)
+    claim(
+        out,
+        {
+            "source": about,
+            "other": its,
+            "config": asdict(config),
+            "bundles": [bundle.about for bundle in bundles],
+            "images": {part: digest(getattr(splits, part)) for part in ("train", "calibration", "test")},
+        },
+    )
     if config.observe:
         say("fitting a detector to what the gates see of the dense network")
         checkpoint = observed_checkpoint(checkpoint, folder)
-    splits = load(checkpoint.config["data"], folder=folder)
     recipe = Recipe.parse(config.detector or checkpoint.detector_name)
     ranks = recipe.ranking(len(splits.calibration))
     say(f"fitting {recipe}")
@@ -99,7 +111,7 @@ def evaluate_detection(
         name: kept(out / f"clean-{name}.npz", partial(_judged, bench, part))
         for name, part in _clean_parts(splits, config, ~ranked_by_any).items()
     }
-    subject = _subject(bench, splits, clean, config)
+    subject = replace(_subject(bench, splits, clean, config), other=other)
     founds = {
         (kind, eps): kept(
             out / f"attack-{named(kind, eps)}.npz",
@@ -147,21 +159,6 @@ def _figures(
             for place, bundle in enumerate(bench.served)
         ],
     }
-
-
-def claim(out: Path, what: dict[str, Any]) -> None:
-    """Make the folder this evaluation's.
-
-    Raises:
-        AlreadyExistsError: it is another one's.
-    """
-    text = json.dumps(what, indent=2, sort_keys=True) + "\n"
-    file = out / CLAIM
-    if file.is_file() and file.read_text(encoding="utf-8") != text:
-        raise AlreadyExistsError(
-            f"{out} holds an evaluation of another source or configuration: name another folder"
-        )
-    write_atomic(file, text)
 
 
 def _honest(splits: Splits, fit: int) -> Images:

@@ -31,8 +31,7 @@ class EvaluationConfig:
         kinds: attacks and controls, of `KINDS`.
         eps: bounds in grey levels of 255, for those that have one.
         baselines: of `penstock.attacks.baselines.NAMES`.
-        other: source of the network whose adversarial images are transferred; empty for the dense network that the
-            source came from.
+        other: source of another network, whose adversarial images are transferred; without it ``transfer`` is left out.
         pgd_steps: of PGD.
         auto_steps: of each adaptive PGD in AutoAttack.
         auto_restarts: of each adaptive PGD in AutoAttack.
@@ -94,7 +93,8 @@ class EvaluationConfig:
     @property
     def plan(self) -> tuple[tuple[str, float], ...]:
         """Kind and bound in grey levels, 0 where there is none, of each piece of work, in order."""
-        return tuple((kind, eps) for kind in self.kinds for eps in (self.eps if kind in WITH_EPS else (0.0,)))
+        kinds = [kind for kind in self.kinds if kind != "transfer" or self.other]
+        return tuple((kind, eps) for kind in kinds for eps in (self.eps if kind in WITH_EPS else (0.0,)))
 
 
 def named(kind: str, eps: float) -> str:

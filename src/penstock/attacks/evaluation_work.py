@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import nn
 
 from penstock.attacks.adaptive import METHODS, Adaptive
 from penstock.attacks.carlini import CarliniL2
@@ -21,6 +23,7 @@ from penstock.attacks.pgd import PGD
 from penstock.attacks.toolbox import FGSM, Attack, AutoAttack, DeepFool, Square, Transfer
 from penstock.data import ImageSet, load
 from penstock.detect import FamilyScore, conformal_threshold
+from penstock.errors import InvalidArgumentError
 from penstock.nn.checkpoint import Checkpoint, load_source
 
 QUALITY = 75  # of JPEG, Pillow's own choice
@@ -37,6 +40,7 @@ class Subject:
         victims: test images that the network reads right.
         before: what a `Bench` said of them before they were changed.
         guides: honest training images.
+        other: another network, for attacks that are made elsewhere; ``None`` where none is made.
     """
 
     checkpoint: Checkpoint
@@ -45,6 +49,26 @@ class Subject:
     victims: ImageSet
     before: Arrays
     guides: ImageSet
+    other: nn.Module | None = None
+
+
+def other_network(source: str, attacked: Checkpoint) -> tuple[nn.Module, dict[str, str]]:
+    """A network whose adversarial images can be shown to the one that is attacked, and what it is.
+
+    Raises:
+        InvalidArgumentError: it takes or tells something else, or comes from the very same dense network.
+    """
+    other, about = load_source(source)
+    if (other.input_shape, other.class_names) != (attacked.input_shape, attacked.class_names):
+        raise InvalidArgumentError(
+            f"the other network, {about['name']}, takes other images or knows other classes"
+        )
+    own, its = attacked.dense.state_dict(), other.dense.state_dict()
+    if own.keys() == its.keys() and all(torch.equal(own[name], its[name]) for name in own):
+        raise InvalidArgumentError(
+            f"the other network, {about['name']}, is made of the dense network that is attacked: name another"
+        )
+    return other.network, about
 
 
 def do(
@@ -112,8 +136,8 @@ def _attack(subject: Subject, kind: str, eps: float, config: EvaluationConfig) -
     seed = config.seed
     pgd = PGD(eps=eps, step=eps / 10, steps=config.pgd_steps, seed=seed)
     if kind == "transfer":
-        other = load_source(config.other)[0].network if config.other else subject.checkpoint.dense
-        return Transfer(attack=pgd, other=other)
+        assert subject.other is not None  # or it would not be in the plan
+        return Transfer(attack=pgd, other=subject.other)
     made: dict[str, Attack] = {
         "fgsm": FGSM(eps=eps, seed=seed),
         "pgd": pgd,
