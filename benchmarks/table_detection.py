@@ -7,7 +7,7 @@ from typing import Any
 
 from table_text import markdown, measured
 
-from penstock.attacks.evaluation_config import ADAPTIVE, CONTROLS
+from penstock.attacks.evaluation_config import ADAPTIVE, CONTROLS, OWN, named
 
 NAMES = {
     "vgg16-cifar10": "VGG-16-BN, CIFAR-10",
@@ -15,8 +15,9 @@ NAMES = {
     "resnet56-cifar10": "ResNet-56, CIFAR-10",
 }
 RATES = ("0.01", "0.05")
+RESPLIT_MARGIN = 0.001
+MISSED = ", **missed**"
 COSTLY = ("inflation",)
-OWN = "path"
 
 
 def false_positives(results: dict[str, Any]) -> list[str]:
@@ -39,8 +40,8 @@ def false_positives(results: dict[str, Any]) -> list[str]:
                 found = row["rates"][rate]
                 cells += [
                     f"{found['measured']:.2%} ({_range(found['interval_95'])})",
-                    _range(found["interval_99"]) + ("" if _inside(found) else ", **missed**"),
-                    f"{found['resplit_mean']:.2%}",
+                    _range(found["interval_99"]) + ("" if inside(found) else MISSED),
+                    f"{found['resplit_mean']:.2%}" + ("" if unbiased(found, rate) else MISSED),
                 ]
             lines.append(cells)
     return _table(head, lines, results, words=4)
@@ -49,8 +50,17 @@ def false_positives(results: dict[str, Any]) -> list[str]:
 def detection(results: dict[str, Any]) -> list[str]:
     """A row for each attack or control and bound: PyTorch's network, its detector, and the best other score."""
     head = [
-        *("network", "attack", "eps", "misread", "AUROC (95 %)", "flagged at 1 %", "flagged at 5 % (95 %)"),
-        *("noise as large, at 5 %", "best other score", "its AUROC"),
+        *(
+            "network",
+            "attack",
+            "eps",
+            "misread",
+            "AUROC (95 %)",
+            "flagged at 1 % (95 %)",
+            "flagged at 5 % (95 %)",
+        ),
+        *("noise as large, at 5 % (95 %)", "where the attack failed, at 5 % (95 %)"),
+        *("best other score", "its AUROC (95 %)"),
     ]
     lines = []
     for name, attack in _attacks(results):
@@ -60,14 +70,14 @@ def detection(results: dict[str, Any]) -> list[str]:
             continue
         other, area = _best_other(attack, "shown" if control else "turned")
         noise = attack.get("noise")
+        failed = None if control else attack["detectors"][OWN]["failed"]
         lines.append(
             [
                 *(name, attack["attack"], _eps(attack)),
                 "-" if control else f"{attack['turned'] / attack['attacked']:.1%}",
-                f"{own['auroc']['value']:.3f} ({own['auroc']['low']:.3f} to {own['auroc']['high']:.3f})",
-                f"{own['tpr']['0.01']['value']:.1%}",
-                _estimate(own["tpr"]["0.05"]),
-                "-" if noise is None else _estimate(noise["0.05"]),
+                area_text(own["auroc"]),
+                *(rate_text(own["tpr"][rate]) for rate in RATES),
+                *(rate_text(found and found["0.05"]) for found in (noise, failed)),
                 *(other, area),
             ]
         )
@@ -75,21 +85,37 @@ def detection(results: dict[str, Any]) -> list[str]:
 
 
 def scores(results: dict[str, Any]) -> list[str]:
-    """A row for each score: its AUROC, mean over the attacks that do not know it, and the share of them it leads."""
+    """A row for each score: its AUROC, mean over the attacks that do not know it, and how far the path's is ahead."""
     lines = []
-    for name in dict.fromkeys(name for name, _ in _attacks(results)):
-        areas: dict[str, list[float]] = {}
-        for other, attack in _attacks(results):
-            plain = attack["attack"] not in CONTROLS + ADAPTIVE + COSTLY
-            if other == name and plain and attack["detectors"][OWN]["turned"] is not None:
-                for score, found in attack["detectors"].items():
-                    areas.setdefault(score, []).append(found["turned"]["auroc"]["value"])
-        for score, values in sorted(areas.items(), key=lambda each: -sum(each[1])):
-            best = sum(value == max(all_[at] for all_ in areas.values()) for at, value in enumerate(values))
-            mean = sum(values) / len(values)
-            lines.append([name, score, f"{mean:.3f}", f"{min(values):.3f}", f"{best} of {len(values)}"])
-    head = ["network", "score", "mean AUROC", "least AUROC", "best at"]
+    for name, evaluation in evaluations(results):
+        means = evaluation["means"]
+        if means is None:
+            continue
+        unaware = [attack for attack in evaluation["attacks"] if _piece(attack) in means["attacks"]]
+        areas = {
+            score: [attack["detectors"][score]["turned"]["auroc"]["value"] for attack in unaware]
+            for score in means["auroc"]
+        }
+        for score, mean in sorted(means["auroc"].items(), key=lambda each: -each[1]["value"]):
+            best = sum(
+                value == max(all_[at] for all_ in areas.values()) for at, value in enumerate(areas[score])
+            )
+            ahead = "-" if score == OWN else area_text(means["ahead"][score])
+            figures = [area_text(mean), ahead, f"{min(areas[score]):.3f}", f"{best} of {len(unaware)}"]
+            lines.append([name, score, *figures])
+    head = [
+        "network",
+        "score",
+        "mean AUROC (95 %)",
+        "the path's is ahead by (95 %)",
+        "least AUROC",
+        "best at",
+    ]
     return _table(head, lines, results, words=2)
+
+
+def _piece(attack: Mapping[str, Any]) -> str:
+    return named(attack["attack"], attack["eps"])
 
 
 def evasion(results: dict[str, Any]) -> list[str]:
@@ -99,7 +125,7 @@ def evasion(results: dict[str, Any]) -> list[str]:
     for name, attack in _attacks(results):
         if attack["eps"] and attack["attack"] not in CONTROLS:
             found = attack["detectors"][OWN]["evasion"]["0.05"]
-            rows.setdefault((name, attack["attack"]), {})[attack["eps"]] = _estimate(found)
+            rows.setdefault((name, attack["attack"]), {})[attack["eps"]] = rate_text(found)
     head = ["network", "attack", *(f"{eps:g}/255 (95 %)" for eps in bounds)]
     lines = [[*key, *(own.get(eps, "-") for eps in bounds)] for key, own in rows.items()]
     return _table(head, lines, results, words=2)
@@ -111,22 +137,22 @@ def served(results: dict[str, Any]) -> list[str]:
     for name, entry in results["networks"].items():
         for key in ("attacks", "observed_attacks"):
             for bundle in entry.get(key, {}).get("bundles", ()):
-                clean = f"{bundle['clean']['as_served']['value']:.1%}"
+                clean = rate_text(bundle["clean"]["as_served"])
                 for attack in bundle["attacks"]:
                     own = attack["as_served"]
                     flagged = own["shown"] if attack["attack"] in CONTROLS else own["turned"]
                     if flagged is not None:
                         cells = [_name(name), bundle["name"], attack["attack"], _eps(attack), clean]
-                        noise = "-" if own["noise"] is None else _estimate(own["noise"])
-                        lines.append([*cells, _estimate(flagged), noise, f"{own['evasion']['value']:.1%}"])
-    head = ["network", "graph", "attack", "eps", "clean", "flagged (95 %)", "noise as large", "evades"]
+                        lines.append([*cells, *map(rate_text, (flagged, own["noise"], own["evasion"]))])
+    head = ["network", "graph", "attack", "eps"]
+    head += [f"{what} (95 %)" for what in ("clean", "flagged", "noise as large", "evades")]
     return _table(head, lines, results, words=4)
 
 
 def supervised(results: dict[str, Any]) -> list[str]:
     """A row for each attack that classifiers learned from: their AUROC on it, and on all the others."""
     lines = []
-    for name, evaluation in _evaluations(results):
+    for name, evaluation in evaluations(results):
         for row in evaluation["supervised"]:
             own = row["auroc"].get(row["trained_on"])
             others = [
@@ -157,12 +183,13 @@ def inflation(results: dict[str, Any]) -> list[str]:
 
 
 def _attacks(results: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for name, evaluation in _evaluations(results):
+    for name, evaluation in evaluations(results):
         for attack in evaluation["attacks"]:
             yield name, attack
 
 
-def _evaluations(results: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def evaluations(results: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What networks and observed networks are called, and what attacks on them came to."""
     for name, entry in results["networks"].items():
         for key, form in (("attacks", ""), ("observed_attacks", ", observed")):
             if key in entry:
@@ -170,18 +197,22 @@ def _evaluations(results: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]
 
 
 def _best_other(attack: Mapping[str, Any], part: str) -> tuple[str, str]:
-    areas = {
-        name: found[part]["auroc"]["value"] for name, found in attack["detectors"].items() if name != OWN
-    }
+    areas = {name: found[part]["auroc"] for name, found in attack["detectors"].items() if name != OWN}
     if not areas:
         return "-", "-"
-    best = max(areas, key=lambda name: areas[name])
-    return best, f"{areas[best]:.3f}"
+    best = max(areas, key=lambda name: areas[name]["value"])
+    return best, area_text(areas[best])
 
 
-def _inside(found: Mapping[str, Any]) -> bool:
+def inside(found: Mapping[str, Any]) -> bool:
+    """Whether a measured false-positive rate is what chance allows in 99 of 100 cases."""
     low, high = found["interval_99"]
     return bool(low <= found["measured"] <= high)
+
+
+def unbiased(found: Mapping[str, Any], rate: str) -> bool:
+    """Whether the mean over re-splits is as near to the promised rate as it has to be."""
+    return bool(abs(found["resplit_mean"] - float(rate)) <= RESPLIT_MARGIN)
 
 
 def _name(name: str) -> str:
@@ -196,8 +227,14 @@ def _range(interval: tuple[float, float]) -> str:
     return f"{interval[0]:.1%} to {interval[1]:.1%}"
 
 
-def _estimate(found: Mapping[str, float]) -> str:
-    return f"{found['value']:.1%} ({found['low']:.1%} to {found['high']:.1%})"
+def rate_text(found: Mapping[str, float] | None) -> str:
+    """A share with its interval, where there is one."""
+    return "-" if found is None else f"{found['value']:.1%} ({found['low']:.1%} to {found['high']:.1%})"
+
+
+def area_text(found: Mapping[str, float]) -> str:
+    """An area, or a difference of two, with its interval."""
+    return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
 
 
 def _table(head: list[str], lines: list[list[str]], results: dict[str, Any], words: int = 1) -> list[str]:

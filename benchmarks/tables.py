@@ -22,6 +22,7 @@ import table_disentangle
 import table_learning
 import table_main_job
 import table_ray
+import table_requirements
 import table_serving
 import table_speed
 import table_speed_gpu
@@ -101,6 +102,7 @@ PAGES: Mapping[str, Mapping[str, Table]] = {
         "batching": Table("batching.json", "batching.py", table_batching.everything),
     },
     "docs/detection-results.md": {
+        "detection-requirements": _detection(table_requirements.requirements),
         "detection-false-positives": _detection(table_detection.false_positives),
         "detection-attacks": _detection(table_detection.detection),
         "detection-scores": _detection(table_detection.scores),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from penstock.attacks.evaluation_config import OWN
-from penstock.attacks.evaluation_figures import Arrays, attack_figures
+from penstock.attacks.evaluation_figures import Arrays, attack_figures, mean_figures
+from penstock.attacks.metrics import auroc, auroc_rounds
 from penstock.attacks.served import attack_served
 
 CLEAN: dict[str, Arrays] = {part: {OWN: np.arange(199.0)} for part in ("calibration", "test")}
@@ -44,3 +45,36 @@ def test_a_bundle_counts_noise_where_its_own_answer_was_turned() -> None:
     assert served["noise"]["0.05"]["value"] == 1
     assert served["as_served"]["noise"]["value"] == 1
     assert served["as_served"]["failed"]["value"] == 0
+
+
+def test_means_over_attacks_compare_scores_on_the_same_images() -> None:
+    draw = np.random.default_rng(0)
+    clean: dict[str, Arrays] = {"test": {OWN: draw.normal(0, 1, 300)}}
+    clean["test"]["twin"] = clean["test"][OWN]
+    clean["test"]["worse"] = draw.normal(0, 1, 300)
+    founds = {}
+    for kind, eps, shift in (
+        ("pgd", 8.0, 3.0),
+        ("pgd", 2.0, 1.0),
+        ("joint", 8.0, -3.0),
+        ("signs", 8.0, -3.0),
+    ):
+        found = piece(turned=80, failed=20)
+        found[OWN] = draw.normal(shift, 1, 100)
+        founds[kind, eps] = found | {"twin": found[OWN], "worse": draw.normal(shift / 2, 1, 100)}
+    means = mean_figures(founds, clean, [OWN, "twin", "worse"], seed=0)
+    assert means is not None
+    assert means["attacks"] == ["pgd-8", "pgd-2"]  # who knows the detector and what is no attack are left out
+    turned = [auroc(clean["test"][OWN], founds["pgd", eps][OWN][:80]) for eps in (8.0, 2.0)]
+    assert np.isclose(means["auroc"][OWN]["value"], np.mean(turned))
+    assert means["auroc"][OWN]["low"] < np.mean(turned) < means["auroc"][OWN]["high"]
+    assert means["ahead"]["twin"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert means["ahead"]["worse"]["low"] > 0
+    assert mean_figures({("pgd", 8.0): piece(turned=0, failed=9)}, clean, [OWN], seed=0) is None
+
+
+def test_an_attack_that_turned_a_single_image_has_rounds_without_it() -> None:
+    one, all_ = (np.arange(10) < count for count in (1, 10))
+    rounds = auroc_rounds(np.arange(5.0), [(np.full(10, 9.0), one), (np.full(10, 9.0), all_)])
+    assert 0.2 < np.isnan(rounds[:, 0]).mean() < 0.5  # 0.9 ** 10
+    assert (rounds[:, 1] == 1).all()

@@ -9,6 +9,7 @@ from typing import Any
 
 import detection
 import table_detection
+import table_requirements
 from tables import PAGES
 
 from penstock.nn.checkpoint import load_source
@@ -50,7 +51,12 @@ def attack(kind: str, eps: float, area: float, evades: float, **more: Any) -> di
         "attacked": 100,
         "turned": 90,
         "detectors": {
-            name: {"turned": of(value), "shown": of(value - 0.1), "evasion": {"0.05": estimate(evades)}}
+            name: {
+                "turned": of(value),
+                "shown": of(value - 0.1),
+                "failed": {"0.05": estimate(0.4)},
+                "evasion": {"0.05": estimate(evades)},
+            }
             for name, value in detectors.items()
         },
     } | more
@@ -66,7 +72,7 @@ RESULTS = {
                     "precision": "int8",
                     "detector": "doubt",
                     "accuracy": 0.91,
-                    "rates": {"0.01": rate(0.01, 0.0099), "0.05": rate(0.02, 0.0501)},
+                    "rates": {"0.01": rate(0.01, 0.0099), "0.05": rate(0.02, 0.053)},
                 }
             ],
             "attacks": {
@@ -75,7 +81,13 @@ RESULTS = {
                     attack("pgd", 2.0, 0.75, 0.5),
                     attack("jpeg", 0.0, 0.6, 0.0),
                     attack("joint", 8.0, 0.5, 0.99),
-                ]
+                    attack("signs", 8.0, 0.5, 0.0),
+                ],
+                "means": {
+                    "attacks": ["pgd-8", "pgd-2"],
+                    "auroc": {"path": estimate(0.85), "energy": estimate(0.8), "lid": estimate(0.7)},
+                    "ahead": {"energy": estimate(0.05), "lid": estimate(0.15)},
+                },
             },
         }
     }
@@ -94,6 +106,7 @@ def test_false_alarms_outside_of_what_was_expected_are_said_to_be() -> None:
     assert found["expected at 1% (99 %)"] == "0.5% to 1.7%"
     assert found["expected at 5% (99 %)"] == "0.5% to 1.7%, **missed**"
     assert cells(line)[7] == "0.99%"
+    assert cells(line)[10] == "5.30%, **missed**"
     assert (empty, note.split(";")[0]) == ("", "Measured 2026-01-02 at abc on Some CPU, 2 cores")
 
 
@@ -104,7 +117,10 @@ def test_attacks_controls_and_those_who_know_stand_apart() -> None:
         ["pgd", "2/255", "90.0%"],
         ["jpeg", "-", "-"],
     ]
-    assert cells(lines[0])[6:] == ["60.0% (50.0% to 70.0%)", "20.0% (10.0% to 30.0%)", "energy", "0.800"]
+    assert cells(lines[0])[5:] == [
+        *("20.0% (10.0% to 30.0%)", "60.0% (50.0% to 70.0%)"),
+        *("20.0% (10.0% to 30.0%)", "40.0% (30.0% to 50.0%)", "energy", "0.800 (0.700 to 0.900)"),
+    ]
     assert cells(lines[2])[4] == "0.500 (0.400 to 0.600)"  # a control has no images that were turned
     head, _, plain, knowing, *_ = table_detection.evasion(RESULTS)
     assert cells(head)[2:] == ["2/255 (95 %)", "8/255 (95 %)"]
@@ -115,9 +131,24 @@ def test_attacks_controls_and_those_who_know_stand_apart() -> None:
 def test_scores_are_ordered_by_their_mean_over_attacks() -> None:
     _, _, *lines = table_detection.scores(RESULTS)
     assert [cells(line)[1:] for line in lines[:3]] == [
-        ["path", "0.850", "0.750", "1 of 2"],
-        ["energy", "0.800", "0.800", "1 of 2"],
-        ["lid", "0.700", "0.700", "0 of 2"],
+        ["path", "0.850 (0.750 to 0.950)", "-", "0.750", "1 of 2"],
+        ["energy", "0.800 (0.700 to 0.900)", "0.050 (-0.050 to 0.150)", "0.800", "1 of 2"],
+        ["lid", "0.700 (0.600 to 0.800)", "0.150 (0.050 to 0.250)", "0.700", "0 of 2"],
+    ]
+
+
+def test_each_requirement_has_a_verdict() -> None:
+    _, _, *lines = table_requirements.requirements(RESULTS)
+    verdicts = {cells(line)[1]: cells(line)[3:] for line in lines[:-2]}
+    assert cells(lines[0])[1:] == ["false alarms at 1%", "in the 99 % interval", "1 of 1 graphs", "yes"]
+    assert verdicts["false alarms at 5%"] == ["0 of 1 graphs", "**no**"]
+    assert verdicts["AUROC, pgd 8/255"] == ["0.950 (0.850 to 1.050)", "yes"]
+    assert verdicts["AUROC, pgd 4/255"] == ["-", "not measured"]
+    assert verdicts["mean AUROC less energy's"] == ["0.050 (-0.050 to 0.150)", "**no**"]  # by chance, perhaps
+    assert verdicts["mean AUROC less max-softmax's"] == ["-", "not measured"]
+    assert verdicts["flagged of random signs, 8/255, at 5 %"] == [
+        "60.0% (50.0% to 70.0%), 60.0% (50.0% to 70.0%)",
+        "**no**",
     ]
 
 

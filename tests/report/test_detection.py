@@ -47,7 +47,10 @@ def test_a_finished_evaluation_gives_a_page(tiny_run: Path, tmp_path: Path) -> N
     assert "Detection and evasion against eps of fgsm, joint." in page
     strong = found["attacks"][1]
     assert (strong["attack"], strong["eps"]) == ("fgsm", 60)
-    assert f"<td>{strong['detectors']['path']['turned']['auroc']['value']:.3f}</td>" in page
+    area, failed = (strong["detectors"]["path"][part] for part in ("turned", "failed"))
+    area = area["auroc"]
+    assert f"<td>{area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f})</td>" in page
+    assert failed is None or f"<td>{failed['0.05']['value']:.1%} (" in page
     assert "energy" in page
     assert "http" not in page
     run = read_detection(folder)

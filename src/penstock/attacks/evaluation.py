@@ -23,7 +23,7 @@ from penstock.attacks.classifier import Images, live_bits
 from penstock.attacks.evaluation_bench import Bench, kept
 from penstock.attacks.evaluation_claim import claim, digest
 from penstock.attacks.evaluation_config import OWN, EvaluationConfig, named
-from penstock.attacks.evaluation_figures import Arrays, attack_figures, clean_figures
+from penstock.attacks.evaluation_figures import Arrays, attack_figures, clean_figures, mean_figures
 from penstock.attacks.evaluation_work import Subject, do, other_network
 from penstock.attacks.served import Served, attack_served, check_served, clean_served
 from penstock.attacks.supervised_figures import codes_of, supervised_figures
@@ -146,6 +146,7 @@ def _figures(
             {"attack": kind, "eps": eps, **attack_figures(found, clean, names, config.seed)}
             for (kind, eps), found in founds.items()
         ],
+        "means": mean_figures(founds, clean, names, config.seed),
         "supervised": supervised_figures(codes, config.supervised, config.seed),
         "bundles": [
             bundle.about

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from penstock.attacks.evaluation_config import OWN
-from penstock.attacks.metrics import Scores, auroc_estimate, flags_at, rate_estimate
+from penstock.attacks.evaluation_config import OWN, UNAWARE, named
+from penstock.attacks.metrics import (
+    Scores,
+    auroc,
+    auroc_estimate,
+    auroc_rounds,
+    estimate,
+    flags_at,
+    rate_estimate,
+)
 from penstock.detect import false_positive_interval, resplit_rates
 
 RATES = (0.01, 0.05)
@@ -82,6 +90,45 @@ def attack_figures(
             "mean_before": float(found["before"].mean()),
         }
     return figures
+
+
+def mean_figures(
+    founds: Mapping[tuple[str, float], Arrays], clean: dict[str, Arrays], names: Sequence[str], seed: int
+) -> dict[str, Any] | None:
+    """AUROC of each score, mean over the attacks that do not know the detector, and how far it is ahead of others.
+
+    Returns:
+        ``attacks``, those that turned an image; ``auroc`` by name; and ``ahead`` by the other's name, the detector's
+        mean less the other's, on the same images; or nothing, where no attack turned any.
+    """
+    attacks = {
+        named(*piece): (found, found["predicted"] != found["labels"])
+        for piece, found in founds.items()
+        if piece[0] in UNAWARE
+    }
+    attacks = {attack: (found, turned) for attack, (found, turned) in attacks.items() if turned.any()}
+    if not attacks:
+        return None
+    values: dict[str, float] = {}
+    drawn: dict[str, Scores] = {}
+    for name in names:
+        honest = clean["test"][name]
+        shown = [(found[name], turned) for found, turned in attacks.values()]
+        values[name] = float(np.mean([auroc(honest, scores[turned]) for scores, turned in shown]))
+        rounds = auroc_rounds(honest, shown, seed)
+        some = ~np.isnan(rounds).all(
+            axis=1
+        )  # the same for every score: those that drew an image that was turned
+        drawn[name] = np.nanmean(rounds[some], axis=1)
+    return {
+        "attacks": list(attacks),
+        "auroc": {name: asdict(estimate(values[name], drawn[name])) for name in names},
+        "ahead": {
+            name: asdict(estimate(values[OWN] - values[name], drawn[OWN] - drawn[name]))
+            for name in names
+            if name != OWN
+        },
+    }
 
 
 def _detection(scores: Scores, clean: dict[str, Arrays], name: str, seed: int) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ those of rates are exact.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,7 +48,32 @@ def auroc_estimate(honest: Scores, attacked: Scores, seed: int = 0, confidence: 
         weights = np.bincount(draw.integers(0, len(honest), len(honest)), minlength=len(honest))
         chosen = np.bincount(draw.integers(0, len(attacked), len(attacked)), minlength=len(attacked))
         values[round_] = order.above(weights) @ chosen / len(attacked)
-    return _estimate(auroc(honest, attacked), values, confidence)
+    return estimate(auroc(honest, attacked), values, confidence)
+
+
+def auroc_rounds(
+    honest: Scores, attacks: Sequence[tuple[Scores, npt.NDArray[np.bool_]]], seed: int = 0
+) -> Scores:
+    """``[rounds, attacks]``: bootstrapped AUROC of several attacks on the same images, drawn once for all of them.
+
+    With one seed the draws are the same for any other score of the same images, too: differences are of pairs.
+
+    Args:
+        honest: ``[N]`` scores.
+        attacks: of each attack scores ``[M]`` of all attacked images and which of them count; an attack of which a
+            round draws no image that counts has no number there.
+        seed: of the draws.
+    """
+    draw, count = np.random.default_rng(seed), len(attacks[0][0])
+    orders = [(_Order.of(honest, scores[counts]), counts) for scores, counts in attacks]
+    values = np.full((ROUNDS, len(attacks)), np.nan)
+    for round_ in range(ROUNDS):
+        weights = np.bincount(draw.integers(0, len(honest), len(honest)), minlength=len(honest))
+        chosen = np.bincount(draw.integers(0, count, count), minlength=count)
+        for place, (order, counts) in enumerate(orders):
+            if chosen[counts].any():
+                values[round_, place] = np.average(order.above(weights), weights=chosen[counts])
+    return values
 
 
 def rate_estimate(flags: npt.NDArray[np.bool_], confidence: float = 0.95) -> Estimate:
@@ -102,6 +128,7 @@ class _Order:
         return share
 
 
-def _estimate(value: float, drawn: Scores, confidence: float) -> Estimate:
+def estimate(value: float, drawn: Scores, confidence: float = 0.95) -> Estimate:
+    """A figure with the percentile interval of what a bootstrap drew in its place."""
     low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Estimate(value=value, low=float(low), high=float(high))

@@ -229,18 +229,24 @@ def _attack_table(run: DetectionRun) -> Html:
         for name, found in attack["detectors"].items():
             part = found["shown" if control else "turned"]
             if part is not None:
+                failed = None if control else found["failed"]
+                area = part["auroc"]
                 rows.append(
                     [
                         _title(attack),
                         name,
                         "-" if control else f"{attack['turned'] / attack['attacked']:.1%}",
-                        f"{part['auroc']['value']:.3f}",
-                        *(f"{part['tpr'][rate]['value']:.1%}" for rate in part["tpr"]),
-                        "-" if control else f"{found['evasion'][RATE]['value']:.1%}",
+                        f"{area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f})",
+                        *map(_rate, part["tpr"].values()),
+                        _rate(failed and failed[RATE]),
+                        "-" if control else _rate(found["evasion"][RATE]),
                     ]
                 )
-    headings = ("attack", "score", "misread", "AUROC", "flagged at 1%", "flagged at 5%", "evades at 5%")
-    return _table(headings, rows, "Every attack and control, every score")
+    headings = (
+        *("attack", "score", "misread", "AUROC", "flagged at 1%", "flagged at 5%"),
+        *("flagged at 5% where the attack failed", "evades at 5%"),
+    )
+    return _table(headings, rows, "Every attack and control, every score, with 95 % intervals")
 
 
 def _bundle_table(bundle: Mapping[str, Any]) -> Html:
@@ -249,20 +255,25 @@ def _bundle_table(bundle: Mapping[str, Any]) -> Html:
         own = attack["as_served"]
         flagged = own["shown"] if attack["attack"] in CONTROLS else own["turned"]
         if flagged is not None:
-            rate = f"{flagged['value']:.1%} ({flagged['low']:.1%} to {flagged['high']:.1%})"
-            rows.append([_title(attack), rate, f"{own['evasion']['value']:.1%}"])
+            rows.append([_title(attack), *map(_rate, (flagged, own["noise"], own["evasion"]))])
     clean = bundle["clean"]["as_served"]
     title = f"{bundle['name']}, {bundle['lowering']}, {bundle['precision']}"
     caption = (
-        f"As it serves: {clean['value']:.2%} of clean images are flagged where {clean['fpr']:.0%} is promised"
+        f"As it serves, with 95 % intervals: {_rate(clean)} of clean images are flagged where {clean['fpr']:.0%} is "
+        "promised"
     )
-    return details(title, _table(("attack", "flagged (95 %)", "evades"), rows, caption))
+    return details(title, _table(("attack", "flagged", "noise as large", "evades"), rows, caption))
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> Html:
     if not rows:
         return element("p", text("Nothing was measured."))
     return table(headings, (tuple(map(text, row)) for row in rows), caption)
+
+
+def _rate(found: Mapping[str, float] | None) -> str:
+    """A share with its interval, where there is one."""
+    return "-" if found is None else f"{found['value']:.1%} ({found['low']:.1%} to {found['high']:.1%})"
 
 
 def _title(attack: Mapping[str, Any]) -> str:
