@@ -2,12 +2,14 @@ import errno
 import fcntl
 import hashlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 from threading import Barrier, Event, Thread
 
 import pytest
 
-from penstock.files import folder_atomic, folder_locked, sha256, write_atomic
+from penstock.files import folder_atomic, folder_locked, sha256, work_locked, write_atomic
 
 
 def test_write_replaces_the_whole_file(tmp_path: Path) -> None:
@@ -108,3 +110,19 @@ def test_of_two_folders_at_once_one_wins(tmp_path: Path, monkeypatch: pytest.Mon
 def test_sha256_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"penstock")
     assert sha256(tmp_path / "file") == hashlib.sha256(b"penstock").hexdigest()
+
+
+def test_work_on_a_file_is_one_process_s_until_it_ends(tmp_path: Path) -> None:
+    file = tmp_path / "made"
+    script = (
+        "import sys, time; from pathlib import Path; from penstock.files import work_locked\n"
+        "with work_locked(Path(sys.argv[1])): print(1, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, str(file)], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with work_locked(file, wait=False) as mine:
+            assert not mine
+        other.kill()
+        with work_locked(file) as mine:
+            assert mine

@@ -77,6 +77,31 @@ def folder_locked(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextmanager
+def work_locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Yield whether the work on a file is this block's, which others who ask do not get until it or its process ends.
+
+    The lock is a hidden file beside it, which stays. Where a network share locks no files, everybody gets the work.
+
+    Args:
+        path: the file that is to be made; need not be there.
+        wait: until others are done; else they keep the work.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        free = True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            free = False
+        except OSError:
+            pass
+        yield free
+    finally:
+        os.close(descriptor)
+
+
 def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file, read in pieces."""
     with path.open("rb") as file:

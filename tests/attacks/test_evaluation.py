@@ -6,6 +6,7 @@ import json
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ import torch
 
 from penstock.attacks.baselines import Score
 from penstock.attacks.evaluation import RESULTS, evaluate_detection
-from penstock.attacks.evaluation_bench import Bench
+from penstock.attacks.evaluation_bench import Bench, kept, make_once
 from penstock.attacks.evaluation_claim import claim, digest
 from penstock.attacks.evaluation_config import OWN, EvaluationConfig
+from penstock.attacks.evaluation_figures import Arrays
 from penstock.attacks.evaluation_work import other_network
 from penstock.attacks.metrics import flags_at
 from penstock.attacks.served import Served
@@ -184,6 +186,29 @@ def test_attacks_come_from_another_network_or_none_do(tiny_run: Path, tmp_path: 
     replace(checkpoint, class_names=tuple("abcdefghij"), dense=dense).save(tmp_path / "letters.safetensors")
     with pytest.raises(InvalidArgumentError, match="knows other classes"):
         other_network(str(tmp_path / "letters.safetensors"), checkpoint)
+
+
+def test_what_another_process_is_at_is_left_to_it_and_waited_for(tmp_path: Path) -> None:
+    file = tmp_path / "attack-pgd-8.npz"
+
+    def other() -> Arrays:
+        make_once(file, never, wait=False)
+        waiting = Thread(target=lambda: found.append(kept(file, never)))
+        waiting.start()
+        waiting.join(0.05)
+        assert waiting.is_alive()
+        assert not found
+        started.append(waiting)
+        return {"x": np.arange(3)}
+
+    def never() -> Arrays:
+        raise AssertionError("another process is at it")
+
+    found: list[Arrays] = []
+    started: list[Thread] = []
+    make_once(file, other, wait=False)
+    started[0].join(20)
+    np.testing.assert_array_equal(found[0]["x"], [0, 1, 2])
 
 
 def test_a_folder_is_of_one_set_of_images(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 What is measured, on images that neither network nor detector has seen: thresholds from calibration images, false
 positives on clean test images, and per attack only the images that were read right and are now misread; those on which
 the attack failed are counted apart. Each piece of work is one file in the run folder, written in one step, so that a
-killed run goes on where it stopped.
+killed run goes on where it stopped, and several processes share the work of one folder.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import numpy.typing as npt
 
 from penstock.attacks.baselines import fit_baselines
 from penstock.attacks.classifier import Images, live_bits
-from penstock.attacks.evaluation_bench import Bench, kept
+from penstock.attacks.evaluation_bench import Bench, attack_file, kept, make_once
 from penstock.attacks.evaluation_claim import claim, digest
-from penstock.attacks.evaluation_config import OWN, EvaluationConfig, named
+from penstock.attacks.evaluation_config import OWN, EvaluationConfig
 from penstock.attacks.evaluation_figures import Arrays, attack_figures, clean_figures, mean_figures
 from penstock.attacks.evaluation_work import Subject, do, other_network
 from penstock.attacks.served import Served, attack_served, check_served, clean_served
@@ -112,13 +112,13 @@ def evaluate_detection(
         for name, part in _clean_parts(splits, config, ~ranked_by_any).items()
     }
     subject = replace(_subject(bench, splits, clean, config), other=other)
-    founds = {
-        (kind, eps): kept(
-            out / f"attack-{named(kind, eps)}.npz",
-            partial(do, subject, bench, kind, eps, config, folder),
-        )
-        for kind, eps in track(list(config.plan))
+    work = {
+        piece: (attack_file(out, *piece), partial(do, subject, bench, *piece, config, folder))
+        for piece in config.plan
     }
+    for piece in track(list(work)):
+        make_once(*work[piece], wait=False)
+    founds = {piece: kept(*work[piece]) for piece in work}
     say("counting")
     result = {
         "source": about,

@@ -12,11 +12,11 @@ import numpy as np
 
 from penstock.attacks import baselines
 from penstock.attacks.classifier import Images
-from penstock.attacks.evaluation_config import OWN
+from penstock.attacks.evaluation_config import OWN, named
 from penstock.attacks.evaluation_figures import Arrays
 from penstock.attacks.served import Served
 from penstock.detect import FamilyScore
-from penstock.files import write_atomic
+from penstock.files import work_locked, write_atomic
 from penstock.nn.checkpoint import Checkpoint
 from penstock.nn.detecting import features
 from penstock.nn.inference import answer
@@ -69,11 +69,27 @@ class Bench:
         return judged
 
 
+def attack_file(run: Path, kind: str, eps: float) -> Path:
+    """Where a run keeps what an attack or control came to."""
+    return run / f"attack-{named(kind, eps)}.npz"
+
+
 def kept(file: Path, make: Callable[[], Arrays]) -> Arrays:
-    """The arrays in a file, which are made and written first if it is not there."""
-    if not file.is_file():
-        buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **make())
-        write_atomic(file, buffer.getvalue())
+    """The arrays in a file ``.npz``, which are made and written first if it is not there.
+
+    If another process is making them, it is waited for.
+    """
+    make_once(file, make, wait=True)
     with np.load(file, allow_pickle=False) as content:
         return {name: content[name] for name in content.files}
+
+
+def make_once(file: Path, make: Callable[[], Arrays], *, wait: bool) -> None:
+    """Make the arrays of a file, unless it is there, or, with ``wait=False``, another process is at it."""
+    if file.is_file():
+        return
+    with work_locked(file, wait=wait) as free:
+        if free and not file.is_file():  # another process may have made it meanwhile
+            buffer = io.BytesIO()
+            np.savez(buffer, allow_pickle=False, **make())
+            write_atomic(file, buffer.getvalue())

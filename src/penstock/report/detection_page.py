@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from penstock.attacks.evaluation import RESULTS
+from penstock.attacks.evaluation_bench import attack_file
 from penstock.attacks.evaluation_config import CONTROLS, OWN
 from penstock.errors import InvalidArgumentError
 from penstock.report.heading import tiles
@@ -57,7 +58,7 @@ def read_detection(folder: Path) -> DetectionRun:
 
 def _scores(folder: Path, attack: dict[str, Any]) -> AttackScores:
     kind, eps = attack["attack"], attack["eps"]
-    found = _arrays(folder / (f"attack-{kind}-{eps:g}.npz" if eps else f"attack-{kind}.npz"))
+    found = _arrays(attack_file(folder, kind, eps))
     counts = np.ones(len(found[OWN]), bool) if kind in CONTROLS else found["predicted"] != found["labels"]
     noise = found["noise"][counts] if "noise" in found else np.zeros(0)
     return AttackScores(kind, eps, found[OWN][counts], noise)
