@@ -17,6 +17,7 @@ AREAS = (
     *(("pgd", 8.0, 0.95), ("autoattack", 8.0, 0.95), ("pgd", 4.0, 0.90), ("autoattack", 4.0, 0.90)),
     *(("cw", 0.0, 0.85), ("deepfool", 0.0, 0.85)),
 )
+TITLES = {"autoattack": "ART's AutoAttack", "cw": "CW-L2", "deepfool": "DeepFool", "pgd": "PGD"}
 BEATEN = ("max-softmax", "energy", "feature-mahalanobis")
 NOISY = 8.0  # grey levels at which attacks are told from random signs
 Row = tuple[str, str, str, bool | None]
@@ -60,7 +61,7 @@ def _false_alarms(entry: Mapping[str, Any]) -> Iterator[Row]:
 
 def _areas(evaluation: Mapping[str, Any]) -> Iterator[Row]:
     for kind, eps, least in AREAS:
-        title = f"AUROC, {kind} {eps:g}/255" if eps else f"AUROC, {kind}"
+        title = f"AUROC, {TITLES.get(kind, kind)}" + (f" {eps:g}/255" if eps else "")
         found = _attack(evaluation, kind, eps)
         turned = None if found is None else found["detectors"][OWN]["turned"]
         if turned is None:

@@ -142,8 +142,9 @@ def test_each_requirement_has_a_verdict() -> None:
     verdicts = {cells(line)[1]: cells(line)[3:] for line in lines[:-2]}
     assert cells(lines[0])[1:] == ["false alarms at 1%", "in the 99 % interval", "1 of 1 graphs", "yes"]
     assert verdicts["false alarms at 5%"] == ["0 of 1 graphs", "**no**"]
-    assert verdicts["AUROC, pgd 8/255"] == ["0.950 (0.850 to 1.050)", "yes"]
-    assert verdicts["AUROC, pgd 4/255"] == ["-", "not measured"]
+    assert verdicts["AUROC, PGD 8/255"] == ["0.950 (0.850 to 1.050)", "yes"]
+    assert verdicts["AUROC, ART's AutoAttack 8/255"] == ["-", "not measured"]
+    assert verdicts["AUROC, PGD 4/255"] == ["-", "not measured"]
     assert verdicts["mean AUROC less energy's"] == ["0.050 (-0.050 to 0.150)", "**no**"]  # by chance, perhaps
     assert verdicts["mean AUROC less max-softmax's"] == ["-", "not measured"]
     assert verdicts["flagged of random signs, 8/255, at 5 %"] == [

@@ -4,7 +4,8 @@ Each is called with a network, images ``[N, C, H, W]`` in 0..1 and their right c
 All are untargeted and see a network through `penstock.attacks.classifier`, so gates pass gradients.
 
 - `FGSM`: one step (Goodfellow et al., 2015, https://arxiv.org/abs/1412.6572)
-- `AutoAttack`: adaptive PGD on two losses, DeepFool, Square (Croce and Hein, 2020, https://arxiv.org/abs/2003.01690)
+- `AutoAttack`: the toolbox's form of it, adaptive PGD on two losses, DeepFool, Square (after Croce and Hein, 2020,
+  https://arxiv.org/abs/2003.01690); weaker than the original, docs/threat-model.md says in what
 - `DeepFool`: least change by linearisation (Moosavi-Dezfooli et al., 2016, https://arxiv.org/abs/1511.04599)
 - `Square`: random search that sees scores only (Andriushchenko et al., 2020, https://arxiv.org/abs/1912.00049)
 """
