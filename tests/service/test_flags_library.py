@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +11,16 @@ import pytest
 
 from penstock.bundle import DETECTOR_FILE, Bundle
 from penstock.data import load
+from penstock.detect.recipe import OF_OBSERVERS
 from penstock.detect.tables import tables_from_bytes
+from penstock.errors import NotFoundError
 from penstock.service import client
 from tests.service.scale import long, scaled
+
+if TYPE_CHECKING:
+    from penstock.nn.checkpoint import Checkpoint
+
+Images = npt.NDArray[np.float32]
 
 NEAR = 1e-4  # of the threshold: as far as graphs and library may differ
 BATCH = 25
@@ -36,23 +43,21 @@ def exported(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     }
 
 
-def shown() -> npt.NDArray[np.float32]:
-    """Images that no threshold knows: half of them clean, half of them noisy, so that many are flagged."""
-    count = scaled(500, 50)
-    clean = np.resize(load("digits").test.floats(), (count, 1, 8, 8))
-    signs = np.random.default_rng(0).choice([-0.2, 0.2], clean.shape).astype(np.float32)
-    noisy: npt.NDArray[np.float32] = np.concatenate([clean, np.clip(clean + signs, 0, 1)])
+def shown(name: str, count: int, size: float) -> Images:
+    """So many images that no threshold knows: half of them clean, half of them with noise, so that many are flagged."""
+    test = load(name).test
+    clean = np.resize(
+        test.take(np.arange(min(count // 2, len(test)))).floats(), (count // 2, *test.images.shape[1:])
+    )
+    signs = np.random.default_rng(0).choice([-size, size], clean.shape).astype(np.float32)
+    noisy: Images = np.concatenate([clean, np.clip(clean + signs, 0, 1)])
     return noisy
 
 
-def of_library(kind: str, bundle: Bundle, run: Path, images: npt.NDArray[np.float32]) -> Any:
+def of_library(bundle: Bundle, checkpoint: Checkpoint, images: Images) -> Any:
     """Scores and flags ``[N]``."""
-    from penstock.nn.checkpoint import CHECKPOINT_FILE, load_checkpoint
     from penstock.nn.detecting import features_of
-    from penstock.nn.observing import observed_checkpoint
 
-    checkpoint = load_checkpoint(run / CHECKPOINT_FILE)
-    checkpoint = observed_checkpoint(checkpoint) if kind == "observed" else checkpoint
     calibration = bundle.manifest.calibration
     assert calibration is not None
     score = tables_from_bytes(calibration.detector, (bundle.folder / DETECTOR_FILE).read_bytes())
@@ -60,23 +65,53 @@ def of_library(kind: str, bundle: Bundle, run: Path, images: npt.NDArray[np.floa
     return scores, scores > np.float32(calibration.threshold)
 
 
+def check_flags(url: str, bundle: Bundle, checkpoint: Checkpoint, images: Images) -> None:
+    """That the server's scores and flags are the library's, of which there are more where there is noise."""
+    answers = [
+        client.infer(url, bundle.folder.parent.name, images[begin : begin + BATCH])
+        for begin in range(0, len(images), BATCH)
+    ]
+    served = np.concatenate([answer.adversarial[:, 0] for answer in answers])
+    scores, flags = of_library(bundle, checkpoint, images)
+    served_scores = np.concatenate([answer.anomaly_score[:, 0] for answer in answers])
+    np.testing.assert_allclose(served_scores, scores, rtol=1e-3, atol=1e-3)
+    assert bundle.manifest.calibration is not None
+    near = np.abs(scores - bundle.manifest.calibration.threshold) <= NEAR * np.maximum(1, abs(scores))
+    assert near.mean() < 0.01
+    np.testing.assert_array_equal(served[~near], flags[~near])
+    half = len(images) // 2
+    assert flags[half:].mean() > flags[:half].mean()
+
+
 @long
 def test_served_flags_are_the_librarys(exported: dict[str, Bundle], tiny_run: Path, start: Any) -> None:
-    images = shown()
-    assert len(images) == scaled(1000, 100)
+    from penstock.nn.checkpoint import CHECKPOINT_FILE, load_checkpoint
+    from penstock.nn.observing import observed_checkpoint
+
+    checkpoint = load_checkpoint(tiny_run / CHECKPOINT_FILE)
+    checkpoints = {"masked": checkpoint, "observed": observed_checkpoint(checkpoint)}
+    images = shown("digits", scaled(1000, 100), size=0.2)
     with start(exported["masked"].folder.parent.parent) as server:
         for kind, bundle in exported.items():
-            answers = [
-                client.infer(server.url, kind, images[begin : begin + BATCH])
-                for begin in range(0, len(images), BATCH)
-            ]
-            served = np.concatenate([answer.adversarial[:, 0] for answer in answers])
-            scores, flags = of_library(kind, bundle, tiny_run, images)
-            served_scores = np.concatenate([answer.anomaly_score[:, 0] for answer in answers])
-            np.testing.assert_allclose(served_scores, scores, rtol=1e-3, atol=1e-3)
-            assert bundle.manifest.calibration is not None
-            near = np.abs(scores - bundle.manifest.calibration.threshold) <= NEAR * np.maximum(1, abs(scores))
-            assert near.mean() < 0.01
-            np.testing.assert_array_equal(served[~near], flags[~near])
-            half = len(images) // 2
-            assert flags[half:].mean() > flags[:half].mean()
+            check_flags(server.url, bundle, checkpoints[kind], images)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", ["resnet56-cifar10", "vgg16-cifar10"])
+def test_served_flags_of_the_zoo_are_the_librarys(name: str, tmp_path: Path, start: Any) -> None:
+    """As the zoo's cascades are served: routed, flagged by what observers see and by doubt."""
+    pytest.importorskip("torch")
+    from penstock.export.pipeline import ExportOptions, export
+    from penstock.nn.checkpoint import load_source
+
+    checkpoint, _ = load_source(f"zoo:{name}")
+    try:
+        images = shown("cifar10", 1000, size=8 / 255)
+    except NotFoundError as missing:
+        pytest.skip(str(missing))
+    bundle = export(ExportOptions(source=f"zoo:{name}", repository=tmp_path, name=name, lowering="routed"))
+    assert bundle.manifest.calibration is not None
+    assert bundle.manifest.calibration.detector == OF_OBSERVERS
+    with start(tmp_path) as server:
+        check_flags(server.url, bundle, checkpoint, images)
