@@ -177,9 +177,24 @@ def inflation(results: dict[str, Any]) -> list[str]:
         if attack["attack"] in COSTLY:
             macs = attack["active_macs"]
             keys = ("mean_before", "mean", "largest", "bound")
-            lines.append([name, *(f"{macs[key]:.1%}" for key in keys)])
+            lines.append([name, *(f"{macs[key]:.1%}" for key in keys), rate_text(macs["over_budget"])])
     head = ["network", "MACs before", "after, mean", "after, largest", "bound by construction"]
-    return _table(head, lines, results)
+    return _table([*head, "over budget (95 %)"], lines, results)
+
+
+def inflated_latency(results: dict[str, Any]) -> list[str]:
+    """A row for each graph: what an image takes, alone, before inflation and after."""
+    lines = []
+    for name, evaluation in evaluations(results):
+        for bundle in evaluation["bundles"]:
+            for attack in bundle["attacks"]:
+                if attack["attack"] in COSTLY:
+                    before, after = (attack["latency_ms"][when] for when in ("before", "after"))
+                    lines.append(
+                        [name, bundle["name"], f"{before:.2f}", f"{after:.2f}", f"{after / before:.2f}"]
+                    )
+    head = ["network", "graph", "ms before", "ms after", "times as long"]
+    return _table(head, lines, results, words=2)
 
 
 def _attacks(results: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

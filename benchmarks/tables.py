@@ -110,6 +110,7 @@ PAGES: Mapping[str, Mapping[str, Table]] = {
         "detection-served": _detection(table_detection.served),
         "detection-supervised": _detection(table_detection.supervised),
         "detection-inflation": _detection(table_detection.inflation),
+        "detection-inflated-latency": _detection(table_detection.inflated_latency),
     },
     "docs/learning-results.md": {
         "best-settings": BEST,

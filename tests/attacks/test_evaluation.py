@@ -94,7 +94,10 @@ def test_bundles_are_judged_on_the_same_images(
     tiny_run: Path, exported: dict[str, Path], tmp_path: Path
 ) -> None:
     config = tmp_path / "quick.toml"
-    config.write_text('images = 40\nkinds = ["fgsm", "signs"]\neps = [40.0]\nbaselines = []\n')
+    config.write_text(
+        'images = 40\nkinds = ["fgsm", "signs", "inflation"]\neps = [40.0]\nbaselines = []\n'
+        "adaptive_steps = 3\n"
+    )
     command = ["detect", "evaluate", str(tiny_run), "--config", str(config), "--out", str(tmp_path / "run")]
     bundles = [text for name in ("masked", "bytes-int8") for text in ("--bundle", str(exported[name]))]
     assert main([*command, *bundles]) == 0
@@ -115,6 +118,10 @@ def test_bundles_are_judged_on_the_same_images(
         fgsm = bundle["attacks"][0]
         assert fgsm["as_served"]["evasion"]["value"] <= fgsm["turned"] / fgsm["attacked"]
         assert fgsm["as_served"]["turned"]["low"] <= fgsm["as_served"]["turned"]["value"]
+        costly = bundle["attacks"][2]
+        assert min(costly["latency_ms"][when] for when in ("before", "after")) > 0
+        assert fgsm["latency_ms"] == {}
+        assert 0 <= costly["active_macs"]["largest"] <= found["attacks"][2]["active_macs"]["bound"] + 1e-6
     # The bundle's own flags are those at its own threshold, to which the calibration scores lead again.
     with (
         np.load(tmp_path / "run" / "attack-fgsm-40.npz") as arrays,

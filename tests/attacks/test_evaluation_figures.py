@@ -47,6 +47,14 @@ def test_a_bundle_counts_noise_where_its_own_answer_was_turned() -> None:
     assert served["as_served"]["failed"]["value"] == 0
 
 
+def test_what_costs_more_than_nearly_all_honest_images_is_over_budget() -> None:
+    clean = {part: arrays | {"active_macs": np.linspace(0, 1, 199)} for part, arrays in CLEAN.items()}
+    found = piece(turned=0, failed=10) | {"bound": np.array([1.2]), "before": np.full(10, 0.3)}
+    found["active_macs"] = np.array([0.5] * 7 + [1.1] * 3)
+    macs = attack_figures(found, clean, [OWN], seed=0)["active_macs"]
+    assert (macs["over_budget"]["value"], macs["bound"]) == (0.3, 1.2)
+
+
 def test_means_over_attacks_compare_scores_on_the_same_images() -> None:
     draw = np.random.default_rng(0)
     clean: dict[str, Arrays] = {"test": {OWN: draw.normal(0, 1, 300)}}

@@ -62,6 +62,14 @@ def attack(kind: str, eps: float, area: float, evades: float, **more: Any) -> di
     } | more
 
 
+MACS = {"mean_before": 0.2, "mean": 0.4, "largest": 0.5, "bound": 0.6, "over_budget": estimate(0.3)}
+CLEAN = {"as_served": estimate(0.05)}
+INFLATED = {
+    "attack": "inflation",
+    "eps": 0.0,
+    "as_served": {"turned": None, "noise": None, "evasion": estimate(0.0)},
+    "latency_ms": {"before": 2.0, "after": 3.0},
+}
 RESULTS = {
     "networks": {
         "vgg16-cifar10": {
@@ -82,7 +90,9 @@ RESULTS = {
                     attack("jpeg", 0.0, 0.6, 0.0),
                     attack("joint", 8.0, 0.5, 0.99),
                     attack("signs", 8.0, 0.5, 0.0),
+                    attack("inflation", 0.0, 0.5, 0.0, active_macs=MACS),
                 ],
+                "bundles": [{"name": "routed-fp32", "clean": CLEAN, "attacks": [INFLATED]}],
                 "means": {
                     "attacks": ["pgd-8", "pgd-2"],
                     "auroc": {"path": estimate(0.85), "energy": estimate(0.8), "lid": estimate(0.7)},
@@ -135,6 +145,13 @@ def test_scores_are_ordered_by_their_mean_over_attacks() -> None:
         ["energy", "0.800 (0.700 to 0.900)", "0.050 (-0.050 to 0.150)", "0.800", "1 of 2"],
         ["lid", "0.700 (0.600 to 0.800)", "0.150 (0.050 to 0.250)", "0.700", "0 of 2"],
     ]
+
+
+def test_inflation_says_what_images_cost_and_how_long_graphs_take() -> None:
+    _, _, line, *_ = table_detection.inflation(RESULTS)
+    assert cells(line)[1:] == ["20.0%", "40.0%", "50.0%", "60.0%", "30.0% (20.0% to 40.0%)"]
+    _, _, line, *_ = table_detection.inflated_latency(RESULTS)
+    assert cells(line)[1:] == ["routed-fp32", "2.00", "3.00", "1.50"]
 
 
 def test_each_requirement_has_a_verdict() -> None:

@@ -97,7 +97,6 @@ def test_served_flags_are_the_librarys(exported: dict[str, Bundle], tiny_run: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["resnet56-cifar10", "vgg16-cifar10"])
 def test_served_flags_of_the_zoo_are_the_librarys(name: str, tmp_path: Path, start: Any) -> None:
     """As the zoo's cascades are served: routed, flagged by what observers see and by doubt."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from penstock.files import work_locked, write_atomic
 from penstock.nn.checkpoint import Checkpoint
 from penstock.nn.detecting import features
 from penstock.nn.inference import answer
+
+TIMED = 100  # images
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +70,30 @@ class Bench:
         for place, bundle in enumerate(self.served):
             judged |= bundle.judge(images, place)
         return judged
+
+    def time(self, before: Images, after: Images) -> Arrays:
+        """Milliseconds that bundles take for images one by one, ``[TIMED]`` at most, as they were and as they are now.
+
+        Each image has its turn in both forms at once, so that a machine that gets busy slows both.
+        """
+        count = min(TIMED, len(before))
+        taken: Arrays = {}
+        for place, bundle in enumerate(self.served):
+            bundle.run(before[:1])  # the first run prepares
+            times = np.array(
+                [
+                    [_milliseconds(bundle, images[at : at + 1]) for images in (before, after)]
+                    for at in range(count)
+                ]
+            )
+            taken |= {f"served{place}.ms_before": times[:, 0], f"served{place}.ms_after": times[:, 1]}
+        return taken
+
+
+def _milliseconds(bundle: Served, images: Images) -> float:
+    start = perf_counter()
+    bundle.run(images)
+    return 1000 * (perf_counter() - start)
 
 
 def attack_file(run: Path, kind: str, eps: float) -> Path:

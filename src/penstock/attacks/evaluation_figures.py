@@ -23,6 +23,7 @@ from penstock.detect import false_positive_interval, resplit_rates
 
 RATES = (0.01, 0.05)
 RESPLITS = 100
+BUDGET = 0.99  # of honest images cost no more than a budget that a server might set
 Arrays = dict[str, npt.NDArray[Any]]
 
 
@@ -88,6 +89,9 @@ def attack_figures(
         figures["active_macs"] |= {
             "bound": float(found["bound"][0]),
             "mean_before": float(found["before"].mean()),
+            "over_budget": asdict(
+                rate_estimate(found["active_macs"] > np.quantile(clean["test"]["active_macs"], BUDGET))
+            ),
         }
     return figures
 

@@ -84,7 +84,7 @@ def do(
     Returns:
         what the bench says of them, ``labels`` ``[N]`` (-1 where none is right), ``l2`` ``[N]``, for attacks
         ``noise``, the path detector's scores under normal noise of equal length (those of bundles under their own
-        names), and for inflation ``bound`` ``[1]``.
+        names), and for inflation ``bound`` ``[1]``, ``before`` ``[N]``, and what `Bench.time` says.
     """
     if kind in ("mnist", "caltech25"):
         shown = foreign(load(kind, folder=folder).test, subject.checkpoint.input_shape, len(subject.victims))
@@ -103,6 +103,7 @@ def do(
     if kind == "inflation":
         found["bound"] = np.array([bound(subject.checkpoint.network)])
         found["before"] = subject.before["active_macs"]
+        found |= bench.time(images, changed)
     return found
 
 

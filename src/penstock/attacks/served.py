@@ -139,6 +139,8 @@ def attack_served(
         "evasion": _rate(turned & ~flags),
         "noise": _rate(view[f"{NOISE}flag"][turned]) if f"{NOISE}flag" in view else None,
     }
+    times = {when: found.get(f"served{place}.ms_{when}") for when in ("before", "after")}
+    figures["latency_ms"] = {when: float(np.median(ms)) for when, ms in times.items() if ms is not None}
     return figures
 
 
