@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from penstock.attacks.classifier import Images
-from penstock.attacks.controls import blur, foreign, gaussian_like, jpeg, random_signs
+from penstock.attacks.controls import (
+    blur,
+    contrast,
+    foreign,
+    gaussian,
+    gaussian_like,
+    jpeg,
+    pixelate,
+    random_signs,
+)
 from penstock.data import ImageSet
 from penstock.errors import InvalidArgumentError
 
@@ -43,6 +52,20 @@ def test_blur_keeps_what_is_even_and_spreads_a_point() -> None:
     point = np.zeros((1, 1, 5, 5), dtype=np.float32)
     point[0, 0, 2, 2] = 1
     np.testing.assert_allclose(blur(point)[0, 0, 2], [0, 0.125, 0.25, 0.125, 0])
+
+
+def test_noise_has_its_deviation_and_contrast_its_factor() -> None:
+    assert np.std(gaussian(IMAGES, 0.02, seed=0) - IMAGES) == pytest.approx(0.02, rel=0.05)
+    faded = contrast(IMAGES, 0.4)
+    np.testing.assert_allclose(faded.std(axis=(2, 3)), 0.4 * IMAGES.std(axis=(2, 3)), rtol=1e-4)
+    np.testing.assert_allclose(faded.mean(axis=(2, 3)), IMAGES.mean(axis=(2, 3)), rtol=1e-4)
+
+
+def test_pixels_are_means_over_boxes() -> None:
+    rough = pixelate(IMAGES, 0.5)
+    boxes = IMAGES.reshape(4, 3, 8, 2, 8, 2).mean(axis=(3, 5))
+    np.testing.assert_allclose(rough, boxes.repeat(2, axis=2).repeat(2, axis=3), rtol=1e-5)
+    assert norms(pixelate(IMAGES, 0.85) - IMAGES).mean() < norms(rough - IMAGES).mean()
 
 
 def test_other_data_fit_the_network() -> None:

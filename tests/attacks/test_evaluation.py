@@ -34,7 +34,7 @@ from penstock.nn.detecting import FIT_IMAGES
 CONFIG = EvaluationConfig(
     images=16,
     fit=60,
-    kinds=("fgsm", "signs", "blur", "joint", "inflation"),
+    kinds=("fgsm", "signs", "pixelate", "joint", "inflation"),
     eps=(40.0,),
     baselines=("energy", "feature-mahalanobis", "lid", "cdrp"),
     adaptive_steps=5,

@@ -1,4 +1,9 @@
-"""Changes that are no attacks: what a detector of attacks should not take for one, or only for something unknown."""
+"""Changes that are no attacks: what a detector of attacks should not take for one, or only for something unknown.
+
+Noise, contrast, pixels and JPEG are made here as CIFAR-10-C makes them (Hendrycks and Dietterich, 2019,
+https://arxiv.org/abs/1903.12261), whose images are not needed then; of its other corruptions most are of weather and
+cameras, and belong to larger images.
+"""
 
 from __future__ import annotations
 
@@ -68,6 +73,44 @@ def blur(images: Images, rounds: int = 1) -> Images:
     return images
 
 
+def gaussian(images: Images, deviation: float, seed: int) -> Images:
+    """Normal noise of this deviation on every value, as dim light leaves it."""
+    noise = np.random.default_rng(seed).standard_normal(images.shape, dtype=np.float32)
+    return np.clip(images + np.float32(deviation) * noise, 0.0, 1.0)
+
+
+def contrast(images: Images, factor: float) -> Images:
+    """Images whose values are nearer to the mean of their channel by this factor, as in fog."""
+    means = images.mean(axis=(2, 3), keepdims=True)
+    faded: Images = np.clip(means + np.float32(factor) * (images - means), 0.0, 1.0)
+    return faded
+
+
+def pixelate(images: Images, share: float) -> Images:
+    """Images made smaller to this share of their sides, and as large as they were again, by means over boxes."""
+    height, width = images.shape[2:]
+    small = resized(images, (max(1, round(height * share)), max(1, round(width * share))), "BOX")
+    return resized(small, (height, width), "BOX")
+
+
+def resized(images: Images, size: tuple[int, int], filter_: str) -> Images:
+    """Images ``[N, C, H, W]`` in 0..1 of another height and width, by one of Pillow's filters.
+
+    Raises:
+        UnsupportedError: Pillow is not installed.
+    """
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise UnsupportedError('other sizes need Pillow: pip install "penstock[train]"') from error
+    method, (height, width) = Image.Resampling[filter_], size
+    changed = [
+        [np.asarray(Image.fromarray(channel).resize((width, height), method)) for channel in image]
+        for image in images
+    ]
+    return np.clip(np.asarray(changed, dtype=np.float32), 0.0, 1.0)
+
+
 def foreign(other: ImageSet, shape: tuple[int, int, int], count: int) -> Images:
     """``count`` images of another data set in the shape ``(C, H, W)`` that a network takes.
 
@@ -76,16 +119,10 @@ def foreign(other: ImageSet, shape: tuple[int, int, int], count: int) -> Images:
     Raises:
         InvalidArgumentError: colour for a network that takes grey.
     """
-    from PIL import Image
-
     channels, height, width = shape
     images = other.images[np.linspace(0, len(other) - 1, min(count, len(other))).astype(np.intp)]
     if images.shape[1] not in (1, channels):
         raise InvalidArgumentError(f"images have {images.shape[1]} channels; the network takes {channels}")
-    filter_ = Image.Resampling.BOX if images.shape[2] > height else Image.Resampling.BILINEAR
-    resized = [
-        [np.asarray(Image.fromarray(channel).resize((width, height), filter_)) for channel in image]
-        for image in images
-    ]
-    values = np.asarray(resized, dtype=np.float32) / np.float32(255)
+    smaller = images.shape[2] > height
+    values = resized((images / 255).astype(np.float32), (height, width), "BOX" if smaller else "BILINEAR")
     return np.repeat(values, channels // values.shape[1], axis=1) if values.shape[1] == 1 else values

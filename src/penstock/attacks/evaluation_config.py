@@ -12,7 +12,8 @@ from penstock.nn.detecting import FIT_IMAGES
 
 OWN = "path"  # the name of the detector that is evaluated, beside the baselines'
 UNAWARE = ("fgsm", "pgd", "autoattack", "cw", "deepfool", "square", "transfer")  # of the detector
-CONTROLS = ("signs", "jpeg", "blur", "mnist", "caltech25")
+CHANGES = ("signs", "jpeg", "blur", "gaussian", "contrast", "pixelate")  # of honest images
+CONTROLS = (*CHANGES, "mnist", "caltech25")
 ADAPTIVE = METHODS
 ATTACKS = (*UNAWARE, *ADAPTIVE)  # on the answer
 KINDS = (*UNAWARE, *CONTROLS, *ADAPTIVE, "inflation")

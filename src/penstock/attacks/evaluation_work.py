@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +14,19 @@ from torch import nn
 from penstock.attacks.adaptive import METHODS, Adaptive
 from penstock.attacks.carlini import CarliniL2
 from penstock.attacks.classifier import Images
-from penstock.attacks.controls import blur, foreign, gaussian_like, jpeg, random_signs
+from penstock.attacks.controls import (
+    blur,
+    contrast,
+    foreign,
+    gaussian,
+    gaussian_like,
+    jpeg,
+    pixelate,
+    random_signs,
+)
 from penstock.attacks.detector_score import DetectorScore
 from penstock.attacks.evaluation_bench import Bench
-from penstock.attacks.evaluation_config import OWN, EvaluationConfig
+from penstock.attacks.evaluation_config import ATTACKS, CHANGES, OWN, EvaluationConfig
 from penstock.attacks.evaluation_figures import Arrays
 from penstock.attacks.inflation import Inflation, bound
 from penstock.attacks.pgd import PGD
@@ -93,7 +103,7 @@ def do(
     changed = change(subject, kind, eps / 255, config)
     moved = np.sqrt(((changed - images) ** 2).sum(axis=(1, 2, 3)))
     found = bench.judge(changed) | {"labels": labels, "l2": moved}
-    if kind not in ("signs", "jpeg", "blur", "inflation"):
+    if kind in ATTACKS:
         noise = bench.judge_alone(gaussian_like(images, changed, config.seed))
         found["noise"] = noise[OWN]
         for name in noise:
@@ -110,12 +120,8 @@ def do(
 def change(subject: Subject, kind: str, eps: float, config: EvaluationConfig) -> Images:
     """The victims after an attack or control of ``KINDS``, with its bound in 0..1."""
     images, labels, network = subject.victims.floats(), subject.victims.labels, subject.checkpoint.network
-    if kind == "signs":
-        return random_signs(images, eps, config.seed)
-    if kind == "jpeg":
-        return jpeg(images, QUALITY)
-    if kind == "blur":
-        return blur(images)
+    if kind in CHANGES:
+        return _control(images, kind, eps, config.seed)
     if kind == "inflation":
         return Inflation(steps=config.adaptive_steps)(network, images)
     if kind in METHODS:
@@ -131,6 +137,19 @@ def change(subject: Subject, kind: str, eps: float, config: EvaluationConfig) ->
         score = DetectorScore(subject.detector, subject.checkpoint.network.layout)
         return attack(network, score, threshold, images, labels, guides)
     return _attack(subject, kind, eps, config)(network, images, labels)
+
+
+def _control(images: Images, kind: str, eps: float, seed: int) -> Images:
+    """Honest images changed by one of ``CHANGES``; CIFAR-10-C's at the third of its five severities."""
+    made: dict[str, Callable[[], Images]] = {
+        "signs": lambda: random_signs(images, eps, seed),
+        "jpeg": lambda: jpeg(images, QUALITY),
+        "blur": lambda: blur(images),
+        "gaussian": lambda: gaussian(images, 0.08, seed),
+        "contrast": lambda: contrast(images, 0.4),
+        "pixelate": lambda: pixelate(images, 0.85),
+    }
+    return made[kind]()
 
 
 def _attack(subject: Subject, kind: str, eps: float, config: EvaluationConfig) -> Attack:
