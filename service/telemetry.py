@@ -84,7 +84,6 @@ class Telemetry:
             ("method",),
             registry=self.registry,
         )
-
         self._handshakes = Counter(
             "penstock_tls_handshakes",
             "Connections with TLS that clients began; those that fail have no calls",

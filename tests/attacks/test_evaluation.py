@@ -187,6 +187,9 @@ def test_attacks_come_from_another_network_or_none_do(tiny_run: Path, tmp_path: 
     config = EvaluationConfig(
         images=8, clean=8, kinds=("transfer",), eps=(40.0,), baselines=(), pgd_steps=2, supervised=()
     )
+    said: list[str] = []
+    assert evaluate_detection(str(tiny_run), config, tmp_path / "alone", say=said.append)["attacks"] == []
+    assert "no other network is named, so that no attack is transferred" in said
     config = replace(config, other=str(tmp_path / "elsewhere.safetensors"))
     found = evaluate_detection(str(tiny_run), config, tmp_path / "run")
     assert [attack["attack"] for attack in found["attacks"]] == ["transfer"]

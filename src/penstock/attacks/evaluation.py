@@ -92,7 +92,6 @@ def evaluate_detection(
     ranks = recipe.ranking(len(splits.calibration))
     say(f"fitting {recipe}")
     score = fitted_score(checkpoint, str(recipe), splits.calibration.images[ranks], folder)
-
     bench = Bench(
         checkpoint,
         score,
@@ -112,6 +111,8 @@ def evaluate_detection(
         for name, part in _clean_parts(splits, config, ~ranked_by_any).items()
     }
     subject = replace(_subject(bench, splits, clean, config), other=other)
+    if "transfer" in config.kinds and other is None:
+        say("no other network is named, so that no attack is transferred")
     work = {
         piece: (attack_file(out, *piece), partial(do, subject, bench, *piece, config, folder))
         for piece in config.plan

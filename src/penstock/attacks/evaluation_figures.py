@@ -120,9 +120,8 @@ def mean_figures(
         shown = [(found[name], turned) for found, turned in attacks.values()]
         values[name] = float(np.mean([auroc(honest, scores[turned]) for scores, turned in shown]))
         rounds = auroc_rounds(honest, shown, seed)
-        some = ~np.isnan(rounds).all(
-            axis=1
-        )  # the same for every score: those that drew an image that was turned
+        # Rounds that drew an image that was turned: the same ones for every score.
+        some = ~np.isnan(rounds).all(axis=1)
         drawn[name] = np.nanmean(rounds[some], axis=1)
     return {
         "attacks": list(attacks),

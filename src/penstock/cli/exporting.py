@@ -119,10 +119,17 @@ def _export(command: argparse.ArgumentParser, parsed: argparse.Namespace) -> int
 
     bundle = export(ExportOptions(**given), say)
     manifest = bundle.manifest
-    tuning = manifest.tuning
-    faster = "" if tuning is None else f"{tuning.ratio:.2f} times as fast as dense here, "
-    print(f"{bundle.folder}: {manifest.form}, {faster}{_closeness(manifest)}")
+    print(f"{bundle.folder}: {manifest.form}, {_speed(manifest)}{_closeness(manifest)}")
     return 0
+
+
+def _speed(manifest: Manifest) -> str:
+    """What ``auto`` found, if it was asked."""
+    if manifest.tuning is None:
+        return ""
+    if manifest.lowering == "dense":
+        return "since nothing else was faster here, "
+    return f"{manifest.tuning.ratio:.2f} times as fast as dense here, "
 
 
 def _closeness(manifest: Manifest) -> str:
