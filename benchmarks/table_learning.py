@@ -58,6 +58,26 @@ def equal_macs(results: dict[str, Any]) -> list[str]:
     return _finished(markdown(head, rows), found, _is_compared)
 
 
+def other_networks(results: dict[str, Any]) -> list[str]:
+    """One row for each way to choose paths in the networks that are not compared at every budget."""
+    found = _lines(results["rows"], _is_other)
+    order = list(NETWORKS)
+    found = sorted(_in_order(found), key=lambda line: order.index(line[0]["row"]["network"]))
+    head = ["network", "paths", "accuracy, dense", "accuracy", "points lost", "MACs", "epochs", "seeds"]
+    rows = [
+        (
+            NETWORKS[line[0]["row"]["network"]],
+            KINDS[line[0]["row"]["kind"]],
+            *_accuracies(line),
+            share(_all(line, "mac_fraction")),
+            _epochs(line),
+            _seeds(line),
+        )
+        for line in found
+    ]
+    return _finished(markdown(head, rows, words=2), found, _is_other)
+
+
 def paper_preset(results: dict[str, Any]) -> list[str]:
     """One row for each network that was trained as the paper's authors released it."""
     found = _lines(results["rows"], _is_paper)
@@ -82,6 +102,10 @@ def _is_best(row: Row) -> bool:
 
 def _is_compared(row: Row) -> bool:
     return row.network == COMPARED and row.budget in BUDGETS
+
+
+def _is_other(row: Row) -> bool:
+    return row.network != COMPARED and row.kind != "paper"
 
 
 def _is_paper(row: Row) -> bool:

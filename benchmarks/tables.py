@@ -115,6 +115,7 @@ PAGES: Mapping[str, Mapping[str, Table]] = {
     "docs/learning-results.md": {
         "best-settings": BEST,
         "equal-macs": _learning(table_learning.equal_macs),
+        "other-networks": _learning(table_learning.other_networks),
         "paper-preset": _learning(table_learning.paper_preset),
         "class-tasks": _disentangle(table_disentangle.tasks),
         "class-similarity": _disentangle(table_disentangle.classes),
