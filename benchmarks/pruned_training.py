@@ -43,6 +43,7 @@ class FineTuning:
         learning_rate: its peak.
         batch_size: images per step.
         clip: largest norm of the gradients; networks without batch norms need one.
+        precision: of the loop; that by which the networks with paths were trained.
         seed: of everything random.
     """
 
@@ -53,6 +54,7 @@ class FineTuning:
     learning_rate: float = 0.02
     batch_size: int = 128
     clip: float = 1.0
+    precision: str = "bf16-mixed"
     seed: int = 0
 
     @property
@@ -92,6 +94,5 @@ def _train(network: nn.Module, dense: nn.Module, splits: Splits, asked: FineTuni
     taught = Distillation(Teacher(dense, batches), TEACHING, TEMPERATURE)
     torch.manual_seed(asked.seed)
     training = DenseTraining(network, asked.schedule, batches, len(splits.class_names), asked.seed, taught)
-    fit(
-        training, Batches(splits.validation, 500), asked.folder / "train", precision="32-true", progress=False
-    )
+    validation = Batches(splits.validation, 500)
+    fit(training, validation, asked.folder / "train", precision=asked.precision, progress=False)
