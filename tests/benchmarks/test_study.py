@@ -53,8 +53,8 @@ def test_a_row_says_what_the_command_does(run: Run) -> None:
         kind = "paper"
     elif option(run, "grouping") == "difficulty":
         kind = f"graded{prototypes}"
-    elif kind == "k1" and config["tune"]["epochs"] > LONG:
-        kind = "k1-long"
+    elif kind in ("k1", "k4") and config["tune"]["epochs"] > LONG:
+        kind += "-long"
     assert run.row.kind == kind
     if "backbone" in config:
         assert run.row.network == config["backbone"]
