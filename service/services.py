@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
-from penstock.service import health
+from penstock.service import health, reflection
 from penstock.service.access import Access, Group
 from penstock.service.control import ModelControl
 from penstock.service.engine import Engine
@@ -33,7 +33,7 @@ from penstock.service.tracing import Tracer, open_tracer
 from penstock.service.watchers import Watchers
 
 SERVICES: tuple[ServiceDescriptor, ...] = (INFERENCE, PATHS, health.SERVICE)
-"""What is answered."""
+"""What is always answered."""
 
 
 class Services:
@@ -75,8 +75,13 @@ class Services:
             tracer=self._tracer,
         )
         paths = PathServicer(self.repository, self._watchers, self._explainer)
+        servicers: list[object] = [inference, paths, self._health]
+        served = list(SERVICES)
+        if self._settings.reflection:
+            servicers.append(reflection.reflection_of(SERVICES))
+            served.append(reflection.SERVICE)
         calls: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
-        for service, servicer in zip(SERVICES, (inference, paths, self._health), strict=True):
+        for service, servicer in zip(served, servicers, strict=True):
             calls |= self._guard.handlers(service, servicer)
         return calls
 
