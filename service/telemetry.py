@@ -90,6 +90,16 @@ class Telemetry:
             registry=self.registry,
         )
 
+        self._repository_lost = Counter(
+            "penstock_repository_lost",
+            "Times that the polled repository could not be read any more or was empty, so that all models were kept",
+            registry=self.registry,
+        )
+
+    def lost(self) -> None:
+        """Count that the polled repository has gone."""
+        self._repository_lost.inc()
+
     def handshake(self) -> None:
         """Count a connection that a client begins, whatever becomes of it."""
         self._handshakes.inc()
