@@ -113,6 +113,7 @@ class Scheduler(Generic[P, R]):
         slots: runs at once.
         execute: runs pieces together, in a thread of the pool; results in their order, an exception for what failed.
         waiting: who waits how long, and who shares a run.
+        ended: is told the results of every run, whether or not anyone still waits for them; by default nobody is.
     """
 
     def __init__(
@@ -121,11 +122,13 @@ class Scheduler(Generic[P, R]):
         slots: int,
         execute: Callable[[Sequence[P]], Sequence[R | Exception]],
         waiting: Waiting,
+        ended: Callable[[Sequence[R]], None] = lambda results: None,
     ) -> None:
         self._name = name
         self._free = slots
         self._execute = execute
         self._rules = waiting
+        self._ended = ended
         self._pool = ThreadPoolExecutor(slots, thread_name_prefix=name)
         # By level: those in time, in the order of arrival, and behind them those that are late.
         self._queues: dict[int, tuple[_Queue[P, R], _Queue[P, R]]] = {}
@@ -274,7 +277,9 @@ class Scheduler(Generic[P, R]):
     ) -> None:
         self._free += 1
         self._running -= 1
-        for entry, outcome in zip(batch, self._outcomes(ended, len(batch)), strict=True):
+        outcomes = self._outcomes(ended, len(batch))
+        self._ended([outcome for outcome in outcomes if not isinstance(outcome, BaseException)])
+        for entry, outcome in zip(batch, outcomes, strict=True):
             request = entry.request
             if isinstance(outcome, BaseException):
                 request.fail(outcome)

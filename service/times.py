@@ -52,11 +52,6 @@ class Times:
             output_ns=sum(run.output_ns for run in runs),
         )
 
-    @property
-    def own_runs(self) -> list[Run]:
-        """Those that began with one of its pieces, so that over all requests each run is there once."""
-        return [run for run in self.runs if run.first]
-
 
 def _nanoseconds(seconds: float) -> int:
     return round(seconds * 1e9)

@@ -253,9 +253,11 @@ def test_figures_of_a_model_stay_until_its_last_request_has_ended() -> None:
             counter.labels("tiny", "1").inc()
             series.keep([("tiny", "2")])
         assert value("tiny", "1") == 1
+        assert series.shows(("tiny", "1"))
         counter.labels("tiny", "1").inc()
         assert value("tiny", "1") == 2
     assert value("tiny", "1") is None
+    assert (series.shows(("tiny", "1")), series.shows(("tiny", "2"))) == (False, True)
     with series.used(("tiny", "2")):
         series.keep([])
         series.keep([("tiny", "2")])  # and loaded again

@@ -43,7 +43,10 @@ class Plain:
 
     def __init__(self, waiting: Waiting, slots: int) -> None:
         self.batches: list[int] = []
-        self.made: Scheduler[Job, Any] = Scheduler("tiny", slots, self._execute, waiting)
+        self.ended: list[list[Any]] = []
+        self.made: Scheduler[Job, Any] = Scheduler(
+            "tiny", slots, self._execute, waiting, lambda results: self.ended.append([*results])
+        )
 
     def _execute(self, jobs: Sequence[Job]) -> list[Any]:
         self.batches.append(len(jobs))
@@ -85,6 +88,25 @@ def test_results_come_in_the_order_of_the_jobs() -> None:
             return await made.run([lambda number=number: number for number in range(50)])  # type: ignore[misc]
 
     assert asyncio.run(scenario()) == list(range(50))
+
+
+def test_run_is_told_of_although_its_first_request_was_given_up() -> None:
+    async def scenario(gate: Gate) -> tuple[list[int], list[list[Any]]]:
+        async with scheduler(slots=1, max_queue=9, batching=Batching(max_rows=4, max_delay=30)) as made:
+            calls = [
+                asyncio.create_task(made.run([lambda number=number: gate.job(number)]))  # type: ignore[misc]
+                for number in range(4)
+            ]
+            await settle()
+            calls[0].cancel()
+            await settle()
+            gate.opened.set()
+            answers = await asyncio.gather(*calls[1:])
+            with pytest.raises(ZeroDivisionError):
+                await made.run([Job(lambda: 1 / 0, rows=4)])
+            return [number for (number,) in answers], made.ended
+
+    assert asyncio.run(scenario(Gate())) == ([1, 2, 3], [[0, 1, 2, 3], []])
 
 
 def test_requests_run_in_the_order_in_which_they_came() -> None:
