@@ -12,7 +12,7 @@ Layers, each of which knows only the next:
     control, polling          load and unload while the server runs: on request, as the folder changes
     loading                   a version folder becomes a model: a Penstock bundle (contract), or any ONNX graph
     configuration             config.pbtxt, completed from the graph
-    scheduler                 how many runs at once, how many may wait
+    scheduler, queues         how many runs at once, how many may wait; who shares a run
     session, tensors          one ONNX Runtime session; datatypes, shapes, bytes
 
 Beside them, what flagged images lead to:

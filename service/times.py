@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from penstock.service.queues import Ran
 from penstock.service.runs import Run
-from penstock.service.scheduler import Ran
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ import pytest
 
 from penstock.errors import UnavailableError
 from penstock.service.queueing import Batching, QueuePolicy, Waiting
+from penstock.service.queues import Entry, Request, gather
 from penstock.service.scheduler import Scheduler
 
 
@@ -324,3 +325,30 @@ def test_idle_comes_when_nothing_runs_or_waits() -> None:
             await asyncio.wait_for(idle, 10)
 
     asyncio.run(scenario(Gate()))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "kinds", "arrived", "together", "wait"),
+    [
+        ([1], "a", 9.5, 1, 1.5),
+        ([1], "a", 7.0, 1, 0),  # has waited long enough
+        ([1, 1, 1], "aaa", 9.5, 2, 0),  # two are preferred
+        ([1, 3], "aa", 9.5, 2, 0),  # full
+        ([1, 4], "aa", 9.5, 1, 0),  # the next does not fit in
+        ([3, 1], "ab", 9.5, 1, 0),  # nor does this
+        ([1, 2], "aa", 9.5, 2, 1.5),
+    ],
+)
+def test_who_shares_a_run_and_how_long_it_waits_for_more(
+    sizes: list[int], kinds: str, arrived: float, together: int, wait: float
+) -> None:
+    async def scenario() -> tuple[list[Any], float]:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        request: Request[Any] = Request(0, future, [None] * len(sizes), arrived=arrived)
+        jobs = [Job(int, rows, kind) for rows, kind in zip(sizes, kinds, strict=True)]
+        entries = [Entry(request, index, job) for index, job in enumerate(jobs)]
+        return gather(iter(entries), Batching(max_rows=4, preferred=(2,), max_delay=2), now=10)
+
+    batch, seconds = asyncio.run(scenario())
+    assert [entry.index for entry in batch] == [*range(together)]
+    assert seconds == wait
