@@ -9,9 +9,10 @@ Layers, each of which knows only the next:
     converters                what the server and its models say of themselves
     engine                    numpy in, numpy out; knows nothing of gRPC
     repository                which models there are
+    control, polling          load and unload while the server runs: on request, as the folder changes
     loading                   a version folder becomes a model: a Penstock bundle (contract), or any ONNX graph
     configuration             config.pbtxt, completed from the graph
-    scheduler                 how many runs at once, how many may wait
+    scheduler, queues         how many runs at once, how many may wait; who shares a run
     session, tensors          one ONNX Runtime session; datatypes, shapes, bytes
 
 Beside them, what flagged images lead to:

@@ -1,7 +1,8 @@
 """Who may call what: a bearer token per group of remote calls.
 
 Each group's tokens stand in a file, one a line. A group without a file is open to everyone who can connect, and the
-questions whether the server lives are always open, for probes have no tokens. A token travels in the metadata as
+questions whether the server lives are always open, for probes have no tokens. Reflection, which tells what the server
+has as its metadata do, belongs to inference. A token travels in the metadata as
 ``authorization: Bearer TOKEN``, as elsewhere on the web (RFC 6750).
 """
 

@@ -1,11 +1,14 @@
 """``config.pbtxt``: read, completed from the graph where it is silent, and checked against the graph.
 
 The file and its meaning are Triton's. What it does not say is taken from the graph as Triton's auto-completion
-does: if every tensor's first dimension is open, that is the batch.
+does, with one difference. There, the first dimension is the batch if it is open in every tensor; but the rows of an
+output may be what was found in the input, and requests that shared a run would be given each other's. Here it must also
+be known to be one and the same dimension.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,8 @@ from penstock.bundle import CONFIG_FILE, MODEL_FILE
 from penstock.errors import BundleError
 from penstock.service.session import GraphTensor
 from penstock.service.tensors import BY_CONFIG, Datatype, TensorSpec, compatible
+
+log = logging.getLogger(__name__)
 
 ModelConfig = Any  # model_config_pb2.ModelConfig, whose module has no types
 
@@ -103,12 +108,11 @@ def completed(
     full = model_config_pb2.ModelConfig()
     full.CopyFrom(config)
     full.name, full.backend, full.platform = name, BACKEND, PLATFORM
-    if not config.input and not config.output and not config.max_batch_size:
-        takes_batches = all(tensor.shape[:1] == (-1,) for tensor in (*inputs, *outputs))
-        if takes_batches:
-            full.max_batch_size = DEFAULT_MAX_BATCH
-            if not full.HasField("dynamic_batching"):
-                full.dynamic_batching.SetInParent()
+    silent = not config.input and not config.output and not config.max_batch_size
+    if silent and _takes_batches(name, (*inputs, *outputs)):
+        full.max_batch_size = DEFAULT_MAX_BATCH
+        if not full.HasField("dynamic_batching"):
+            full.dynamic_batching.SetInParent()
     batched = full.max_batch_size > 0
     for described, tensors in ((full.input, inputs), (full.output, outputs)):
         if not described:
@@ -180,6 +184,23 @@ def read_labels(config: ModelConfig, home: Path) -> dict[str, tuple[str, ...]]:
         except (OSError, UnicodeDecodeError) as error:
             raise BundleError(f"{home / name} cannot be read ({error})") from error
     return labels
+
+
+def _takes_batches(model: str, tensors: Sequence[GraphTensor]) -> bool:
+    """Whether the first dimension of all tensors is one and the same, and is nowhere but there."""
+    if not all(tensor.shape[:1] == (-1,) for tensor in tensors):
+        return False
+    names = {tensor.symbols[0] for tensor in tensors}
+    inner = {symbol for tensor in tensors for symbol in tensor.symbols[1:]}
+    if len(names) == 1 and names.isdisjoint({"", *inner}):
+        return True
+    log.info(
+        "model %s: its first dimensions are open, but nothing says that they are one batch, so its requests share no "
+        "runs; if they are, say so with max_batch_size in its %s",
+        model,
+        CONFIG_FILE,
+    )
+    return False
 
 
 def _describe(described: Any, tensor: GraphTensor, batched: bool) -> None:

@@ -1,4 +1,4 @@
-"""Change which models are served while the server runs: on request, or as the folder changes."""
+"""Change which models are served while the server runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from tritonclient.grpc import model_config_pb2
 from penstock.bundle import check_name
 from penstock.errors import InvalidArgumentError, OperationError, PenstockError, UnavailableError
 from penstock.service.configuration import ModelConfig, check_identity
-from penstock.service.loading import folder_stamp
 from penstock.service.model import Model
 from penstock.service.repository import UNLOADED, Repository, Versions
 from penstock.service.settings import Settings
@@ -38,11 +37,9 @@ class ModelControl:
     ) -> None:
         self._repository = repository
         self._mode = settings.model_control_mode
-        self._seconds = settings.repository_poll_secs
         self._changed = changed
         self._lock = asyncio.Lock()
         self._closing: set[asyncio.Task[None]] = set()
-        self._seen = self._stamps() if self._mode == "poll" else {}
 
     async def load(self, name: str, config: str = "", files: Mapping[str, bytes] | None = None) -> None:
         """Load a model, or load it anew.
@@ -85,45 +82,25 @@ class ModelControl:
             UnavailableError: models are not unloaded on request here.
         """
         self._check_explicit()
+        await self.drop(name)
+
+    async def reload(self, name: str) -> None:
+        """Load a model as its folder is now, whoever may ask for that.
+
+        Raises:
+            OperationError: it cannot be loaded; what served before serves on.
+        """
+        await self._load(name, self._repository.folder / name, None)
+
+    async def drop(self, name: str) -> None:
+        """Serve a model no more, whoever may ask for that."""
         async with self._lock:
             await self._unload(name)
-
-    async def poll(self) -> None:
-        """Follow the changes of the folder, for ever."""
-        while True:
-            await asyncio.sleep(self._seconds)
-            try:
-                await self._follow()
-            except PenstockError as error:  # the next look may find it mended
-                log.error("the repository could not be polled: %s", error)
-            except Exception:
-                log.exception("the repository could not be polled")
 
     def close(self) -> None:
         """Wait for nobody any more."""
         for task in self._closing:
             task.cancel()
-
-    async def _follow(self) -> None:
-        now = await asyncio.to_thread(self._stamps)
-        for name in sorted(self._seen.keys() - now.keys()):
-            async with self._lock:
-                await self._unload(name)
-            del self._seen[name]
-        for name in sorted(now):
-            if now[name] == self._seen.get(name):
-                continue
-            try:
-                await self._load(name, self._repository.folder / name, None)
-            except OperationError as error:
-                log.error("%s", error)
-            except Exception:  # such as a folder that vanishes while it is read; the next look tries again
-                log.exception("model %s could not be loaded", name)
-                continue
-            self._seen[name] = now[name]
-
-    def _stamps(self) -> dict[str, object]:
-        return {name: folder_stamp(self._repository.folder / name) for name in self._repository.found()}
 
     async def _load(self, name: str, home: Path, config: ModelConfig | None) -> None:
         async with self._lock:

@@ -59,7 +59,7 @@ class Engine:
 
     Args:
         repository: the loaded models.
-        telemetry: is told of every run.
+        telemetry: is told what was found about images.
         flags: take note of every bundle's answer.
         tracer: makes spans of the phases; by default none.
     """
@@ -79,7 +79,7 @@ class Engine:
     async def infer(self, model: Model, work: Work) -> tuple[Tensors, Times]:
         """Answer a request, its rows in order.
 
-        Its runs are counted here, whatever becomes of it; its answer is by whoever sends it.
+        Its runs are counted as they end, whatever becomes of it; its answer is by whoever sends it.
 
         Args:
             model: one of the repository's.
@@ -99,8 +99,6 @@ class Engine:
         parts = await model.scheduler.run(pieces, priority=work.priority, timeout=work.timeout)
         times = Times.of(arrived, work.rows, parts)
         self._tracer.ran(times)
-        model.statistics.ran(times)
-        self._telemetry.ran(model.name, model.version, times)
         tensors = joined([run.outputs for run in times.runs])
         if model.paths is not None:
             with self._tracer.phase("detect"):

@@ -29,6 +29,7 @@ from penstock.service.runs import Runner
 from penstock.service.scheduler import Scheduler
 from penstock.service.session import Session
 from penstock.service.settings import Settings
+from penstock.service.statistics import Statistics
 from penstock.service.warmup import warm_up
 
 log = logging.getLogger(__name__)
@@ -126,6 +127,7 @@ class Loader:
         if single:  # its graph takes no two rows
             waiting = replace(waiting, batching=None)
         runner = Runner(session, batched=config.max_batch_size > 0)
+        statistics = Statistics()
         return Model(
             name=home.name,
             version=version,
@@ -137,7 +139,8 @@ class Loader:
             labels=labels,
             stamp=stamp,
             session=session,
-            scheduler=Scheduler(home.name, slots, runner, waiting),
+            scheduler=Scheduler(home.name, slots, runner, waiting, statistics.ran),
+            statistics=statistics,
             paths=paths,
         )
 

@@ -64,7 +64,7 @@ class Model:
     stamp: str
     session: Session
     scheduler: Scheduler[Piece, Run]
-    statistics: Statistics = field(default_factory=Statistics)
+    statistics: Statistics
     paths: Paths | None = None
 
     @property

@@ -91,9 +91,21 @@ class Repository:
         """
         try:
             homes = sorted(entry for entry in self.folder.iterdir() if entry.is_dir())
-        except OSError as error:  # strangers may read this: no word of where the folder is
-            raise UnavailableError(f"the model repository cannot be read ({error.strerror})") from error
-        return [home.name for home in homes if not home.name.startswith(".") and _is_model(home)]
+        except OSError as error:
+            raise _unreadable(error) from error
+        return [home.name for home in homes if not home.name.startswith(".") and self._is_model(home)]
+
+    def place(self) -> tuple[int, int]:
+        """Device and number of the folder: others under the same name where a volume is mounted or not.
+
+        Raises:
+            UnavailableError: it cannot be read.
+        """
+        try:
+            state = self.folder.stat()
+        except OSError as error:
+            raise _unreadable(error) from error
+        return state.st_dev, state.st_ino
 
     def ready_versions(self, name: str) -> list[int]:
         """Versions of a model that can answer, ascending; none for an unknown model."""
@@ -188,6 +200,15 @@ class Repository:
         for model in self.models():
             model.close()
 
+    def _is_model(self, home: Path) -> bool:
+        try:
+            return bool(versions(home)) or (home / CONFIG_FILE).exists()
+        except OSError as error:  # such as the lost+found of a volume, which only its owner may read
+            if home.name in self._models:  # it was one, and nobody knows that it is none any more
+                return True
+            log.warning("folder %s is passed over: it cannot be read (%s)", home, error.strerror)
+            return False
+
     def _load_version(
         self, home: Path, number: int, config: ModelConfig, present: Model | str | None
     ) -> Model | str:
@@ -213,9 +234,6 @@ def _public(error: Exception, home: Path) -> str:
     return _PRIVATE.sub("", text)[:300]
 
 
-def _is_model(home: Path) -> bool:
-    try:
-        return bool(versions(home)) or (home / CONFIG_FILE).exists()
-    except OSError as error:  # such as the lost+found of a volume, which only its owner may read
-        log.warning("folder %s is passed over: it cannot be read (%s)", home, error.strerror)
-        return False
+def _unreadable(error: OSError) -> UnavailableError:
+    """Strangers may read this: no word of where the folder is."""
+    return UnavailableError(f"the model repository cannot be read ({error.strerror})")

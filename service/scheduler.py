@@ -1,108 +1,21 @@
-"""How many runs of a model happen at once, which requests wait for one, and which share one.
+"""How many runs of a model happen at once, and which request's turn it is.
 
-A request is one or more *pieces*, each of which one run can take: one, where the graph takes a batch; one per
-image, where it does not. A run takes one piece, or several of the same kind if the model batches. Runs begin in
-the order of priority and then of arrival. A request that may not even wait is refused at once; one whose caller
-gives up while it waits is dropped without running.
+Runs begin in the order of priority and then of arrival. A request that may not even wait is refused at once; one whose
+caller gives up while it waits is dropped without running.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Generic, Protocol, TypeVar
+from typing import Generic
 
 from penstock.errors import UnavailableError
-from penstock.service.queueing import Batching, Waiting
-
-
-class Piece(Protocol):
-    """What one run can take."""
-
-    @property
-    def rows(self) -> int:
-        """Size of its batch."""
-
-    @property
-    def kind(self) -> Hashable:
-        """Pieces of the same kind can be run together."""
-
-
-P = TypeVar("P", bound=Piece)
-R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class Ran(Generic[R]):
-    """How a piece was run.
-
-    Attributes:
-        result: of the piece.
-        waited: seconds until its run began.
-        held: those of them in which it could have run, and waited for company.
-    """
-
-    result: R
-    waited: float
-    held: float
-
-
-@dataclass(eq=False)
-class _Request(Generic[R]):
-    level: int
-    future: asyncio.Future[list[Ran[R]]]
-    results: list[Ran[R] | None]
-    arrived: float = field(default_factory=perf_counter)
-    held: float | None = None  # since when
-    started: bool = False
-    late: bool = False
-    timer: asyncio.TimerHandle | None = None
-
-    def start(self) -> None:
-        self.started = True
-        if self.timer is not None:
-            self.timer.cancel()
-
-    def fail(self, error: BaseException) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
-
-    def give(self, index: int, ran: Ran[R]) -> None:
-        self.results[index] = ran
-        done = [result for result in self.results if result is not None]
-        if len(done) == len(self.results) and not self.future.done():
-            self.future.set_result(done)
-
-
-@dataclass(eq=False)
-class _Entry(Generic[P, R]):
-    """One piece that waits."""
-
-    request: _Request[R]
-    index: int
-    piece: P
-
-
-class _Queue(OrderedDict[_Request[R], deque[_Entry[P, R]]], Generic[P, R]):
-    """Requests in their order, each with those of its pieces that have not begun."""
-
-    def entries(self) -> Iterator[_Entry[P, R]]:
-        """The pieces in their order, but for those of requests that were refused or given up a moment ago."""
-        for request, entries in self.items():
-            if not request.future.done():
-                yield from entries
-
-    def take(self, batch: Iterable[_Entry[P, R]]) -> None:
-        """Remove pieces, of each request its first ones."""
-        for entry in batch:
-            entries = self[entry.request]
-            entries.popleft()
-            if not entries:
-                del self[entry.request]
+from penstock.service.queueing import Waiting
+from penstock.service.queues import Entry, P, Queue, R, Ran, Request, gather
 
 
 class Scheduler(Generic[P, R]):
@@ -113,6 +26,7 @@ class Scheduler(Generic[P, R]):
         slots: runs at once.
         execute: runs pieces together, in a thread of the pool; results in their order, an exception for what failed.
         waiting: who waits how long, and who shares a run.
+        ended: is told the results of every run, whether or not anyone still waits for them; by default nobody is.
     """
 
     def __init__(
@@ -121,14 +35,16 @@ class Scheduler(Generic[P, R]):
         slots: int,
         execute: Callable[[Sequence[P]], Sequence[R | Exception]],
         waiting: Waiting,
+        ended: Callable[[Sequence[R]], None] = lambda results: None,
     ) -> None:
         self._name = name
         self._free = slots
         self._execute = execute
         self._rules = waiting
+        self._ended = ended
         self._pool = ThreadPoolExecutor(slots, thread_name_prefix=name)
         # By level: those in time, in the order of arrival, and behind them those that are late.
-        self._queues: dict[int, tuple[_Queue[P, R], _Queue[P, R]]] = {}
+        self._queues: dict[int, tuple[Queue[P, R], Queue[P, R]]] = {}
         self._waiting: dict[int, int] = {}
         self._running = 0
         self._wake: asyncio.TimerHandle | None = None
@@ -167,9 +83,9 @@ class Scheduler(Generic[P, R]):
                 "try again later"
             )
         loop = asyncio.get_running_loop()
-        request: _Request[R] = _Request(level, loop.create_future(), [None] * len(pieces))
-        in_time, _ = self._queues.setdefault(level, (_Queue(), _Queue()))
-        in_time[request] = deque(_Entry(request, index, piece) for index, piece in enumerate(pieces))
+        request: Request[R] = Request(level, loop.create_future(), [None] * len(pieces))
+        in_time, _ = self._queues.setdefault(level, (Queue(), Queue()))
+        in_time[request] = deque(Entry(request, index, piece) for index, piece in enumerate(pieces))
         self._waiting[level] += 1
         self._idle.clear()
         limit = policy.timeout_of(timeout)
@@ -196,7 +112,7 @@ class Scheduler(Generic[P, R]):
         """Take no more pieces; those that run are not waited for."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _expire(self, request: _Request[R], delays: bool) -> None:
+    def _expire(self, request: Request[R], delays: bool) -> None:
         if request.started or request.future.done():
             return
         if not delays:
@@ -213,47 +129,35 @@ class Scheduler(Generic[P, R]):
                 return
             self._start(batch)
 
-    def _next_batch(self) -> list[_Entry[P, R]]:
+    def _next_batch(self) -> list[Entry[P, R]]:
         """Take what runs next out of the queues; nothing if it had better wait for company."""
         for level in sorted(self._queues):
             for queue in self._queues[level]:
                 first = next(queue.entries(), None)
                 if first is not None:
-                    rules = self._rules.batching
-                    batch = [first] if rules is None else self._gather(queue.entries(), rules)
+                    batch = self._together(queue, first)
                     queue.take(batch)
                     return batch
         return []
 
-    def _gather(self, waiting: Iterator[_Entry[P, R]], rules: Batching) -> list[_Entry[P, R]]:
-        """Those at the head of a queue to run together; none to wait for more."""
-        batch = [next(waiting)]
-        rows, kind = batch[0].piece.rows, batch[0].piece.kind
-        best = int(rows in rules.preferred)
-        full = False
-        for entry in waiting:
-            if rows + entry.piece.rows > rules.max_rows or entry.piece.kind != kind:
-                full = True
-                break
-            batch.append(entry)
-            rows += entry.piece.rows
-            if rows in rules.preferred:
-                best = len(batch)
+    def _together(self, queue: Queue[P, R], first: Entry[P, R]) -> list[Entry[P, R]]:
+        """Those at the head of a queue to run now; none to wait for more."""
+        rules = self._rules.batching
+        if rules is None:
+            return [first]
         now = perf_counter()
-        left = batch[0].request.arrived + rules.max_delay - now
-        if best:
-            return batch[:best]
-        if full or rows >= rules.max_rows or left <= 0:
+        batch, seconds = gather(queue.entries(), rules, now)
+        if not seconds:
             return batch
         for entry in batch:
             if entry.request.held is None:
                 entry.request.held = now
         if self._wake is not None:
             self._wake.cancel()
-        self._wake = asyncio.get_running_loop().call_later(left, self._dispatch)
+        self._wake = asyncio.get_running_loop().call_later(seconds, self._dispatch)
         return []
 
-    def _start(self, batch: list[_Entry[P, R]]) -> None:
+    def _start(self, batch: list[Entry[P, R]]) -> None:
         """Begin a run.
 
         A thread cannot be stopped: the slot stays taken until the run ends, whether or not anyone still waits.
@@ -270,11 +174,13 @@ class Scheduler(Generic[P, R]):
         running.add_done_callback(lambda ended: self._end(batch, began, ended))
 
     def _end(
-        self, batch: list[_Entry[P, R]], began: float, ended: asyncio.Future[Sequence[R | Exception]]
+        self, batch: list[Entry[P, R]], began: float, ended: asyncio.Future[Sequence[R | Exception]]
     ) -> None:
         self._free += 1
         self._running -= 1
-        for entry, outcome in zip(batch, self._outcomes(ended, len(batch)), strict=True):
+        outcomes = self._outcomes(ended, len(batch))
+        self._ended([outcome for outcome in outcomes if not isinstance(outcome, BaseException)])
+        for entry, outcome in zip(batch, outcomes, strict=True):
             request = entry.request
             if isinstance(outcome, BaseException):
                 request.fail(outcome)

@@ -42,6 +42,10 @@ class ModelSeries:
         for labels in before - self._served:
             self._drop_unused(labels)
 
+    def shows(self, labels: Labels) -> bool:
+        """Whether there are series of a model."""
+        return labels in self._served or self._requests[labels] > 0
+
     @contextmanager
     def used(self, labels: Labels) -> Iterator[None]:
         """Around a request, which may count what it likes of its model."""

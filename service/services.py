@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
-from penstock.service import health
+from penstock.service import health, reflection
 from penstock.service.access import Access, Group
 from penstock.service.control import ModelControl
 from penstock.service.engine import Engine
@@ -22,6 +22,7 @@ from penstock.service.flags import Flags
 from penstock.service.handlers import Guard
 from penstock.service.health import HealthServicer
 from penstock.service.path_servicer import PATHS, PathServicer
+from penstock.service.polling import Polling
 from penstock.service.repository import Repository
 from penstock.service.servicer import INFERENCE, InferenceServicer
 from penstock.service.settings import Settings
@@ -33,7 +34,7 @@ from penstock.service.tracing import Tracer, open_tracer
 from penstock.service.watchers import Watchers
 
 SERVICES: tuple[ServiceDescriptor, ...] = (INFERENCE, PATHS, health.SERVICE)
-"""What is answered."""
+"""What is always answered."""
 
 
 class Services:
@@ -60,6 +61,11 @@ class Services:
         self._health = HealthServicer()
         self._memory = SharedMemory(allowed=settings.system_shared_memory)
         self._control = ModelControl(self.repository, settings, self._models_changed)
+        self._follower = (
+            Polling(self.repository, self._control, settings.repository_poll_secs, self.telemetry.lost)
+            if settings.model_control_mode == "poll"
+            else None
+        )
         self._polling: asyncio.Task[None] | None = None
 
     def calls(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
@@ -75,16 +81,21 @@ class Services:
             tracer=self._tracer,
         )
         paths = PathServicer(self.repository, self._watchers, self._explainer)
+        servicers: list[object] = [inference, paths, self._health]
+        served = list(SERVICES)
+        if self._settings.reflection:
+            servicers.append(reflection.reflection_of(SERVICES))
+            served.append(reflection.SERVICE)
         calls: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
-        for service, servicer in zip(SERVICES, (inference, paths, self._health), strict=True):
+        for service, servicer in zip(served, servicers, strict=True):
             calls |= self._guard.handlers(service, servicer)
         return calls
 
     async def start(self) -> None:
         """Say that the models are served, and begin to watch the folder where that is asked for."""
         await self._models_changed()
-        if self._settings.model_control_mode == "poll":
-            self._polling = asyncio.create_task(self._control.poll())
+        if self._follower is not None:
+            self._polling = asyncio.create_task(self._follower.run())
 
     async def drain(self) -> None:
         """Refuse new requests, and finish those that run."""

@@ -23,11 +23,14 @@ class GraphTensor:
         name: tensor name.
         onnx: ONNX Runtime's name of its type.
         shape: ``-1`` for a dimension that the graph leaves open.
+        symbols: a dimension's name in the graph, where ONNX Runtime knows one: as declared, or as it follows from the
+            inputs. Dimensions of one name are of one size. Empty for a fixed dimension and for a nameless one.
     """
 
     name: str
     onnx: str
     shape: tuple[int, ...]
+    symbols: tuple[str, ...]
 
     @property
     def datatype(self) -> Datatype | None:
@@ -131,4 +134,9 @@ def _run_options(*, shrunk: str = "") -> onnxruntime.RunOptions:
 
 
 def _graph_tensor(node: Any) -> GraphTensor:
-    return GraphTensor(node.name, node.type, tuple(dim if isinstance(dim, int) else -1 for dim in node.shape))
+    return GraphTensor(
+        node.name,
+        node.type,
+        shape=tuple(dim if isinstance(dim, int) else -1 for dim in node.shape),
+        symbols=tuple(dim if isinstance(dim, str) else "" for dim in node.shape),
+    )

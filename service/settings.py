@@ -54,6 +54,9 @@ class Settings:
     server_name: str = "penstock"
     """Name in the server's metadata; some clients insist on ``triton``."""
 
+    reflection: bool = False
+    """Whether tools such as ``grpcurl`` may ask which calls there are."""
+
     system_shared_memory: bool = False
     """Whether clients on this machine may hand over tensors in POSIX shared memory."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -61,6 +61,7 @@ class Statistics:
         self.runs = 0
         self.batches: dict[int, Phases] = defaultdict(Phases)
         self.last_ms = 0
+        self._watcher: Callable[[int], None] = lambda count: None
 
     @contextmanager
     def request(self) -> Iterator[None]:
@@ -74,11 +75,17 @@ class Statistics:
             raise
         self.success.add(time.perf_counter_ns() - begin)
 
-    def ran(self, times: Times) -> None:
-        """Count the runs of a request, whatever becomes of it."""
-        for run in times.own_runs:
-            self.runs += 1
+    def watch(self, ran: Callable[[int], None]) -> None:
+        """From now on, and instead of whom there was before, tell of runs how many ended."""
+        self._watcher = ran
+
+    def ran(self, results: Sequence[Run]) -> None:
+        """Count runs by what they gave all their pieces, whatever becomes of the requests."""
+        runs = [run for run in results if run.first]
+        for run in runs:
             self.batches[run.rows].add(run)
+        self.runs += len(runs)
+        self._watcher(len(runs))
 
     def answered(self, times: Times) -> None:
         """Count what the answer to one request took."""

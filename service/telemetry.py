@@ -90,6 +90,16 @@ class Telemetry:
             registry=self.registry,
         )
 
+        self._repository_lost = Counter(
+            "penstock_repository_lost",
+            "Times that the polled repository could not be read any more or was empty, so that all models were kept",
+            registry=self.registry,
+        )
+
+    def lost(self) -> None:
+        """Count that the polled repository has gone."""
+        self._repository_lost.inc()
+
     def handshake(self) -> None:
         """Count a connection that a client begins, whatever becomes of it."""
         self._handshakes.inc()
@@ -110,7 +120,7 @@ class Telemetry:
                 metric.labels(*labels)
             for phase in self._phases.values():
                 phase.labels(*labels)
-            self._watch_queue(labels, model)
+            self._watch_runs(labels, model)
 
     @contextmanager
     def request(self, model: str, version: int) -> Iterator[None]:
@@ -125,10 +135,6 @@ class Telemetry:
                 raise
             self._success.labels(*labels).inc()
             self._duration.labels(*labels).inc((time.perf_counter() - begin) * 1e6)
-
-    def ran(self, model: str, version: int, times: Times) -> None:
-        """Count the runs of a request, whatever becomes of it."""
-        self._runs.labels(*_labels(model, version)).inc(len(times.own_runs))
 
     def answered(self, model: str, version: int, times: Times) -> None:
         """Count the rows of one answer and the time of each phase, as in the statistics."""
@@ -153,7 +159,12 @@ class Telemetry:
         """Count one remote call whose message never arrived."""
         self._missed.labels(method.rpartition("/")[2]).inc()
 
-    def _watch_queue(self, labels: Labels, model: Model) -> None:
+    def _watch_runs(self, labels: Labels, model: Model) -> None:
+        def ran(count: int) -> None:
+            if self.series.shows(labels):  # the last run may end after the last request, which was given up
+                self._runs.labels(*labels).inc(count)
+
+        model.statistics.watch(ran)
         self._pending.labels(*labels).set_function(lambda: model.scheduler.waiting)
         self._running.labels(*labels).set_function(lambda: model.scheduler.running)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from penstock.service.queues import Ran
 from penstock.service.runs import Run
-from penstock.service.scheduler import Ran
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +51,6 @@ class Times:
             infer_ns=sum(run.infer_ns for run in runs),
             output_ns=sum(run.output_ns for run in runs),
         )
-
-    @property
-    def own_runs(self) -> list[Run]:
-        """Those that began with one of its pieces, so that over all requests each run is there once."""
-        return [run for run in self.runs if run.first]
 
 
 def _nanoseconds(seconds: float) -> int:

@@ -26,6 +26,7 @@ AT_ONCE = 32
 _REMEDIES = {
     "model_control_mode": "a request to load would reach one replica of many: use none or poll",
     "system_shared_memory": "clients share no memory with replicas on other machines",
+    "reflection": "Ray's proxies answer it, where grpc_options has enable_reflection",
     "tls_certificate": "Ray's proxies are the servers: see RAY_SERVE_* and Ray's documentation for TLS",
 }
 
@@ -65,6 +66,7 @@ def in_cluster(settings: Settings) -> Settings:
     wrong = {
         "model_control_mode": settings.model_control_mode == "explicit",
         "system_shared_memory": settings.system_shared_memory,
+        "reflection": settings.reflection,
         "tls_certificate": settings.tls_certificate is not None,
     }
     for name, bad in wrong.items():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
 from onnx import TensorProto, helper
+
+Shape = Sequence[int | str | None]
 
 INT32, FLOAT, STRING = TensorProto.INT32, TensorProto.FLOAT, TensorProto.STRING
 
@@ -25,8 +28,8 @@ output [
 
 def graph(
     nodes: list[onnx.NodeProto],
-    inputs: dict[str, tuple[int, list[int | str]]],
-    outputs: dict[str, tuple[int, list[int | str]]],
+    inputs: Mapping[str, tuple[int, Shape]],
+    outputs: Mapping[str, tuple[int, Shape]],
     constants: list[onnx.TensorProto] | None = None,
 ) -> onnx.ModelProto:
     """A checked model; tensors are given as ``name: (type, shape)``."""
@@ -54,7 +57,7 @@ def add_model(
 
 def simple(kind: int = INT32) -> onnx.ModelProto:
     """Sum and difference of two tensors: the ``simple`` of Triton's examples."""
-    pair: dict[str, tuple[int, list[int | str]]] = {f"INPUT{n}": (kind, ["N", 16]) for n in (0, 1)}
+    pair: dict[str, tuple[int, Shape]] = {f"INPUT{n}": (kind, ["N", 16]) for n in (0, 1)}
     return graph(
         [
             helper.make_node("Add", ["INPUT0", "INPUT1"], ["OUTPUT0"]),
@@ -82,7 +85,7 @@ def simple_string() -> onnx.ModelProto:
     )
 
 
-def identity(kind: int, shape: list[int | str]) -> onnx.ModelProto:
+def identity(kind: int, shape: Shape) -> onnx.ModelProto:
     """Gives back what it gets: ``simple_identity``."""
     return graph(
         [helper.make_node("Identity", ["INPUT0"], ["OUTPUT0"])],

@@ -31,6 +31,7 @@ from penstock.service.client import PathClient
 from penstock.service.credentials import Credentials
 from penstock.service.path_servicer import PATHS
 from penstock.service.probe import main as probe
+from penstock.service.reflection import SERVICE as REFLECTION
 from penstock.service.servicer import INFERENCE
 
 Images = npt.NDArray[np.float32]
@@ -274,6 +275,7 @@ def test_group_without_a_file_is_open_and_files_are_checked(tmp_path: Path) -> N
             },
         ),
         (PATHS, Group.EXPLAIN, {"GetPathProfile", "WatchFlags", "Explain"}),
+        (REFLECTION, Group.INFERENCE, {"ServerReflectionInfo"}),
     ],
 )
 def test_every_call_belongs_to_a_group(service: Any, group: Group | None, methods: set[str]) -> None:

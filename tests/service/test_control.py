@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import collections
 import gc
 import json
 import shutil
@@ -27,8 +26,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.grpc import aio
 from tritonclient.utils import InferenceServerException
 
-from penstock.bundle import versions
-from penstock.service.control import ModelControl
 from penstock.service.repository import Repository
 from penstock.service.series import MODEL, ModelSeries
 from penstock.service.server import Server
@@ -214,26 +211,6 @@ def test_repository_that_is_gone_does_not_take_its_models_along(models: Path, st
         client.load_model("model")
 
 
-def test_folder_is_followed(models: Path, start: Any) -> None:
-    with (
-        start(models, model_control_mode="poll", repository_poll_secs=0.1) as running,
-        triton.InferenceServerClient(running.url) as client,
-    ):
-        assert ask(client) == 1
-        (models / "model" / "2").mkdir()
-        (models / "model" / "2" / "model.onnx").write_bytes(b"half a fi")
-        wait_until(lambda: ("model", "2", "UNAVAILABLE") in index(client))
-        assert ask(client) == 1
-        onnx.save(adding(2), models / "model" / "2" / "model.onnx")
-        wait_until(lambda: ask(client) == 2)
-        add_model(models, "late", adding(5))
-        wait_until(lambda: client.is_model_ready("late"))
-        shutil.rmtree(models / "late")
-        wait_until(lambda: not client.is_model_ready("late"))
-        with pytest.raises(InferenceServerException, match="not allowed: the model control mode is 'poll'"):
-            client.load_model("model")
-
-
 def test_unloaded_model_leaves_neither_memory_nor_figures(models: Path) -> None:
     async def scenario() -> None:
         server = Server(
@@ -276,47 +253,16 @@ def test_figures_of_a_model_stay_until_its_last_request_has_ended() -> None:
             counter.labels("tiny", "1").inc()
             series.keep([("tiny", "2")])
         assert value("tiny", "1") == 1
+        assert series.shows(("tiny", "1"))
         counter.labels("tiny", "1").inc()
         assert value("tiny", "1") == 2
     assert value("tiny", "1") is None
+    assert (series.shows(("tiny", "1")), series.shows(("tiny", "2"))) == (False, True)
     with series.used(("tiny", "2")):
         series.keep([])
         series.keep([("tiny", "2")])  # and loaded again
         counter.labels("tiny", "2").inc()
     assert value("tiny", "2") == 1
-
-
-def test_folder_that_fails_while_it_is_read_keeps_no_other_model_waiting(
-    models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No test can take a folder away between two steps of a look at it, so that is imitated, once."""
-    asked = collections.Counter[str]()
-
-    def look(home: Path) -> list[int]:
-        asked[home.name] += 1
-        if (home.name, asked[home.name]) == ("early", 2):  # the first finds it, the second loads it
-            raise FileNotFoundError(2, "No such file or directory")
-        return versions(home)
-
-    async def nothing() -> None:
-        pass
-
-    async def follow(control: ModelControl) -> None:
-        polling = asyncio.create_task(control.poll())
-        async with asyncio.timeout(10):
-            while repository.ready_versions("early") != [1]:
-                await asyncio.sleep(0.01)
-        polling.cancel()
-
-    settings = Settings(model_repository=models, model_control_mode="poll", repository_poll_secs=0.1)
-    repository = Repository(settings)
-    control = ModelControl(repository, settings, nothing)
-    add_model(models, "early", adding(3))
-    add_model(models, "late", adding(4))
-    monkeypatch.setattr("penstock.service.repository.versions", look)
-    asyncio.run(follow(control))
-    assert repository.ready_versions("late") == [1]
-    repository.close()
 
 
 @long

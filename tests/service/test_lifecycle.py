@@ -108,6 +108,22 @@ def test_overload_and_giving_up(narrow: Any, request_for: Request, images: Image
     assert sample(narrow, "nv_inference_request_success") == 1
 
 
+def test_run_whose_request_was_given_up_is_a_run(
+    repository: Path, start: Any, request_for: Request, images: Images
+) -> None:
+    with start(repository, threads=1) as running, grpc.insecure_channel(running.url) as channel:
+        stub = stub_of(channel)
+        given_up = stub.ModelInfer.future(slow(request_for, images, 2))
+        wait_until(lambda: sample(running, "penstock_running", model="slow") == 1)
+        given_up.cancel()
+        wait_until(lambda: sample(running, "nv_inference_request_failure", model="slow") == 1)
+        wait_until(lambda: sample(running, "penstock_running", model="slow") == 0)
+        assert sample(running, "nv_inference_exec_count", model="slow") == 1
+        figures = stub.ModelStatistics(service_pb2.ModelStatisticsRequest(name="slow")).model_stats[0]
+        assert (figures.execution_count, figures.inference_count) == (1, 0)
+        assert [batch.compute_infer.count for batch in figures.batch_stats] == [1]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_drain_finishes_what_runs_and_refuses_what_comes(
     narrow: Any, request_for: Request, images: Images, number: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from tritonclient.utils import np_to_triton_dtype
 
 from penstock.errors import BundleError, InvalidArgumentError
 from penstock.service.configuration import completed, wanted_versions
-from penstock.service.session import GraphTensor
+from penstock.service.devices import CPU, Device
+from penstock.service.session import GraphTensor, Session
 from penstock.service.tensors import DATATYPES, decode, encode
 from tests.service.conftest import CLASSES
 from tests.service.plain import FLOAT, INT32, add_examples, add_model, graph, identity
@@ -300,9 +302,47 @@ def test_version_policy(policy: str, expected: list[int]) -> None:
     assert wanted_versions(config, [1, 3, 10]) == expected
 
 
+@pytest.mark.parametrize(
+    ("operator", "takes", "gives", "batch"),
+    [
+        ("Identity", ["N", 2], ["N", 2], 4),
+        ("Identity", ["N", 2], [None, 2], 4),  # ONNX Runtime sees that it is N
+        ("Identity", ["N", 2], ["M", 2], 0),
+        ("Identity", [None, 2], [None, 2], 0),
+        ("Identity", ["N", "N"], ["N", "N"], 0),
+        ("NonZero Transpose", ["N", 2], [None, 2], 0),
+        ("NonZero Transpose", ["N", 2], ["found", 2], 0),
+        ("Unique", ["N", 2], [None], 0),
+        ("Unique", ["N", 2], ["found"], 0),
+    ],
+)
+def test_batch_is_what_is_known_to_be_one(
+    tmp_path: Path,
+    operator: str,
+    takes: list[int | str | None],
+    gives: list[int | str | None],
+    batch: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Some of these answer one row by chance; in a run that requests share, rows would be another's."""
+    caplog.set_level(logging.INFO, logger="penstock")
+    kind = TensorProto.INT64 if "NonZero" in operator else FLOAT
+    first, *more = operator.split()
+    nodes = [helper.make_node(first, ["x"], ["found" if more else "y"])]
+    nodes += [helper.make_node(name, ["found"], ["y"]) for name in more]
+    model = graph(nodes, {"x": (FLOAT, takes)}, {"y": (kind, gives)})
+    file = add_model(tmp_path, "model", model) / "1" / "model.onnx"
+    session = Session(file, Device(CPU), threads=1)
+    full = completed(model_config_pb2.ModelConfig(), "model", session.inputs, session.outputs)
+    assert (full.max_batch_size, full.HasField("dynamic_batching")) == (batch, batch > 0)
+    assert ("share no runs" in caplog.text) == (batch == 0)
+    told = model_config_pb2.ModelConfig(max_batch_size=8)  # by somebody who knows better
+    assert completed(told, "model", session.inputs, session.outputs).max_batch_size == 8
+
+
 def test_what_the_graph_has_and_no_protocol_knows() -> None:
-    strange = GraphTensor("probabilities", "seq(map(int64,tensor(float)))", ())
-    usual = GraphTensor("x", "tensor(float)", (-1, 2))
+    strange = GraphTensor("probabilities", "seq(map(int64,tensor(float)))", (), ())
+    usual = GraphTensor("x", "tensor(float)", (-1, 2), ("N", ""))
     with pytest.raises(BundleError, match="'probabilities' of seq"):
         completed(model_config_pb2.ModelConfig(), "odd", [usual], [usual, strange])
 

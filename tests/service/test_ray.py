@@ -215,6 +215,7 @@ def test_a_killed_machine_loses_no_request(
     [
         ("model_control_mode", "explicit"),
         ("system_shared_memory", "yes"),
+        ("reflection", "yes"),
         ("replicas", "0"),
         ("cpus", "many"),
     ],

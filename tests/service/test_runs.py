@@ -89,6 +89,7 @@ def test_requests_that_share_a_run_share_no_failure(tmp_path: Path, start: Any) 
     config = SIMPLE_CONFIG % {"type": "TYPE_STRING"} + WAITS
     add_model(tmp_path / "models", "numbers", simple_string(), config)
     add_model(tmp_path / "models", "positions", positions())
+    add_model(tmp_path / "models", "misdescribed", positions(), "max_batch_size: 4")
 
     def tensors(inputs: dict[str, Any], datatype: str) -> list[Any]:
         made = [triton.InferInput(name, list(values.shape), datatype) for name, values in inputs.items()]
@@ -108,8 +109,10 @@ def test_requests_that_share_a_run_share_no_failure(tmp_path: Path, start: Any) 
         assert "a run that 2 requests shared failed" in running.log.read_text()
         (figures,) = client.get_inference_statistics("numbers").model_stats
         assert (figures.execution_count, figures.inference_stats.success.count) == (1, 1)
+        ones = tensors({"x": np.ones((1, 2), dtype=np.float32)}, "FP32")
+        assert client.infer("positions", ones).as_numpy("y").tolist() == [[0, 0], [0, 1]]
         with pytest.raises(InferenceServerException, match="so that its first dimension is not the batch"):
-            client.infer("positions", tensors({"x": np.ones((1, 2), dtype=np.float32)}, "FP32"))
+            client.infer("misdescribed", ones)
 
 
 def _whole(answer: tuple[Any, Any]) -> bool:

@@ -15,6 +15,7 @@ import pytest
 
 from penstock.errors import UnavailableError
 from penstock.service.queueing import Batching, QueuePolicy, Waiting
+from penstock.service.queues import Entry, Request, gather
 from penstock.service.scheduler import Scheduler
 
 
@@ -43,7 +44,10 @@ class Plain:
 
     def __init__(self, waiting: Waiting, slots: int) -> None:
         self.batches: list[int] = []
-        self.made: Scheduler[Job, Any] = Scheduler("tiny", slots, self._execute, waiting)
+        self.ended: list[list[Any]] = []
+        self.made: Scheduler[Job, Any] = Scheduler(
+            "tiny", slots, self._execute, waiting, lambda results: self.ended.append([*results])
+        )
 
     def _execute(self, jobs: Sequence[Job]) -> list[Any]:
         self.batches.append(len(jobs))
@@ -85,6 +89,25 @@ def test_results_come_in_the_order_of_the_jobs() -> None:
             return await made.run([lambda number=number: number for number in range(50)])  # type: ignore[misc]
 
     assert asyncio.run(scenario()) == list(range(50))
+
+
+def test_run_is_told_of_although_its_first_request_was_given_up() -> None:
+    async def scenario(gate: Gate) -> tuple[list[int], list[list[Any]]]:
+        async with scheduler(slots=1, max_queue=9, batching=Batching(max_rows=4, max_delay=30)) as made:
+            calls = [
+                asyncio.create_task(made.run([lambda number=number: gate.job(number)]))  # type: ignore[misc]
+                for number in range(4)
+            ]
+            await settle()
+            calls[0].cancel()
+            await settle()
+            gate.opened.set()
+            answers = await asyncio.gather(*calls[1:])
+            with pytest.raises(ZeroDivisionError):
+                await made.run([Job(lambda: 1 / 0, rows=4)])
+            return [number for (number,) in answers], made.ended
+
+    assert asyncio.run(scenario(Gate())) == ([1, 2, 3], [[0, 1, 2, 3], []])
 
 
 def test_requests_run_in_the_order_in_which_they_came() -> None:
@@ -302,3 +325,30 @@ def test_idle_comes_when_nothing_runs_or_waits() -> None:
             await asyncio.wait_for(idle, 10)
 
     asyncio.run(scenario(Gate()))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "kinds", "arrived", "together", "wait"),
+    [
+        ([1], "a", 9.5, 1, 1.5),
+        ([1], "a", 7.0, 1, 0),  # has waited long enough
+        ([1, 1, 1], "aaa", 9.5, 2, 0),  # two are preferred
+        ([1, 3], "aa", 9.5, 2, 0),  # full
+        ([1, 4], "aa", 9.5, 1, 0),  # the next does not fit in
+        ([3, 1], "ab", 9.5, 1, 0),  # nor does this
+        ([1, 2], "aa", 9.5, 2, 1.5),
+    ],
+)
+def test_who_shares_a_run_and_how_long_it_waits_for_more(
+    sizes: list[int], kinds: str, arrived: float, together: int, wait: float
+) -> None:
+    async def scenario() -> tuple[list[Any], float]:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        request: Request[Any] = Request(0, future, [None] * len(sizes), arrived=arrived)
+        jobs = [Job(int, rows, kind) for rows, kind in zip(sizes, kinds, strict=True)]
+        entries = [Entry(request, index, job) for index, job in enumerate(jobs)]
+        return gather(iter(entries), Batching(max_rows=4, preferred=(2,), max_delay=2), now=10)
+
+    batch, seconds = asyncio.run(scenario())
+    assert [entry.index for entry in batch] == [*range(together)]
+    assert seconds == wait
