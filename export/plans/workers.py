@@ -10,7 +10,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import tempfile
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -21,6 +20,7 @@ from typing import Protocol
 
 from penstock.export.options import ExportOptions
 from penstock.export.plans.outcome import FAILED, Outcome
+from penstock.export.plans.scratch import scratch_folder
 from penstock.export.plans.work import serve
 
 CONTEXT = multiprocessing.get_context("spawn")
@@ -53,12 +53,12 @@ def run_all(entries: Sequence[ExportOptions], jobs: int, watcher: Watcher) -> Ge
     waiting = deque(entries)
     hired: list[_Worker] = []
     threads = max(1, usable_cores() // jobs)
-    with tempfile.TemporaryDirectory(prefix="penstock-plan-") as scratch:
+    with scratch_folder() as scratch:
         try:
             busy: list[_Worker] = []
             while waiting or busy:
                 while waiting and len(busy) < jobs:
-                    hired.append(_Worker(threads, scratch))
+                    hired.append(_Worker(threads, str(scratch)))
                     busy.append(hired[-1])
                     busy[-1].give(waiting.popleft(), watcher)
                 for worker in _with_news(busy):

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -34,6 +35,7 @@ from penstock.export.plans.leftovers import HIDDEN, sweep
 from penstock.export.plans.names import RUN_FILE, fill, source_name
 from penstock.export.plans.outcome import FAILED, MADE, THERE, Outcome
 from penstock.export.plans.plan import read_plan
+from penstock.export.plans.scratch import PREFIX, clear_unclaimed, scratch_folder
 from penstock.export.plans.values import choices, convert
 from penstock.export.plans.workers import run_all
 from penstock.files import folder_atomic, write_atomic
@@ -392,6 +394,44 @@ def test_old_leftovers_are_swept_up_and_nothing_else(tmp_path: Path, monkeypatch
     assert {entry.name for entry in home.iterdir()} == {"1", ".hidden", ".1.old", ".notes.txt.abcdefgh"}
 
 
+def test_only_folders_that_nobody_works_in_are_cleared_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    killed_one, foreign = tmp_path / f"{PREFIX}killed", tmp_path / "other"
+    for folder in (killed_one, foreign):
+        (folder / "deep").mkdir(parents=True)
+        (folder / "deep" / "model.onnx").write_text("half")
+    (tmp_path / f"{PREFIX}link").symlink_to(foreign)
+    with scratch_folder() as mine:
+        assert not killed_one.exists()
+        (mine / "model.onnx").write_text("at work")
+        assert clear_unclaimed() == []
+        with scratch_folder() as beside:
+            assert beside != mine
+        assert (mine / "model.onnx").exists()
+    assert sorted(tmp_path.iterdir()) == [foreign, tmp_path / f"{PREFIX}link"]
+    assert (foreign / "deep" / "model.onnx").exists()
+
+
+def test_a_folder_that_was_cleared_away_before_it_was_claimed_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    make, made = tempfile.mkdtemp, []
+
+    def cleared_at_once(**how: str) -> str:
+        made.append(make(**how))
+        if len(made) == 1:
+            assert clear_unclaimed() == [Path(made[0])]
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", cleared_at_once)
+    with scratch_folder() as folder:
+        assert [str(folder)] == made[1:]
+        assert folder.is_dir()
+
+
 class KilledError(Exception):
     """Stands for a kill in the middle of a system call."""
 
@@ -512,8 +552,9 @@ COUNT = 12
 
 
 @pytest.fixture
-def small_plan(checkpoints: Path, tmp_path: Path) -> Path:
-    """Twelve bundles."""
+def small_plan(checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Twelve bundles; temporary files of whoever makes them, here or in a process of its own, go beside them."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     sources = [str(checkpoints / f"{seed}.safetensors") for seed in range(3)]
     rates = [0.01, 0.02, 0.05, 0.1]
     return plan_file(
@@ -531,10 +572,10 @@ def small_plan(checkpoints: Path, tmp_path: Path) -> Path:
 
 @contextmanager
 def started(plan: Path, jobs: int) -> Iterator[subprocess.Popen[str]]:
-    """The command in a process group of its own; what it leaves in the folder for temporary files goes with ours."""
+    """The command in a process group of its own."""
     process = subprocess.Popen(
         [sys.executable, "-m", "penstock.cli", "export", "--plan", str(plan), "--jobs", str(jobs)],
-        env=os.environ | {"TMPDIR": str(plan.parent)},
+        env=os.environ | {"TMPDIR": tempfile.gettempdir()},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -591,6 +632,11 @@ def kill_on_the_way(plan: Path, jobs: int, draw: random.Random, *, at: int) -> N
     count_bundles(models)
 
 
+def scratch_of(plan: Path) -> list[Path]:
+    """Folders for temporary files of plans that run, or were killed."""
+    return list(plan.parent.glob(f"{PREFIX}*"))
+
+
 def finish(plan: Path, jobs: int) -> None:
     """A run that is left alone completes the rest, and the next one finds all there."""
     before = count_bundles(plan.parent / "models")
@@ -606,7 +652,9 @@ def test_kills_leave_no_half_bundle_and_the_next_run_completes_the_rest(small_pl
     draw = random.Random(0)
     for at in (2, 7):
         kill_on_the_way(small_plan, 1, draw, at=at)
+        assert len(scratch_of(small_plan)) == 1  # and the second run took away what the first one left
     finish(small_plan, 1)
+    assert scratch_of(small_plan) == []
 
 
 @pytest.mark.slow
