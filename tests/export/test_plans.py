@@ -16,12 +16,15 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import fields, replace
 from io import StringIO
+from itertools import product
 from multiprocessing import active_children
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 
 from penstock.bundle import read_bundle, versions
@@ -337,12 +340,43 @@ def test_inputs_follow_content_and_options_not_places(options: ExportOptions, ch
 def test_inputs_follow_the_images(options: ExportOptions, tmp_path: Path) -> None:
     assert inputs_of(options)["images"] is None
     replace(untrained(0), config={"data": "digits"}).save(tmp_path / "digits.safetensors")
-    assert re.fullmatch(
-        "[0-9a-f]{64}", inputs_of(replace(options, source=str(tmp_path / "digits.safetensors")))["images"]
-    )
+    images = inputs_of(replace(options, source=str(tmp_path / "digits.safetensors")))["images"]
+    assert list(images) == ["calibration"]
+    assert re.fullmatch("[0-9a-f]{64}", images["calibration"])
     replace(untrained(0), config={"data": "cifar10"}).save(tmp_path / "cifar10.safetensors")
     with pytest.raises(NotFoundError, match="no cifar10_train"):
         inputs_of(replace(options, source=str(tmp_path / "cifar10.safetensors"), data=tmp_path))
+
+
+def folder_set(root: Path, *, training_level: int) -> str:
+    """The name of a data set of 60 images in two classes; of one training image the level is given."""
+    draw = np.random.default_rng(0)
+    for part, label, number in product(("train", "test"), ("cat", "dog"), range(15)):
+        file = root / part / label / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        level = training_level if (part, label, number) == ("train", "cat", 3) else 0
+        pixels = draw.integers(0, 200, (8, 8, 3), np.uint8) + np.uint8(level)
+        Image.fromarray(pixels).save(file)
+    return f"folder:{root}?size=8"
+
+
+def test_inputs_follow_training_images_where_a_detector_is_fitted_to_them(
+    options: ExportOptions, tmp_path: Path
+) -> None:
+    def images(level: int, **change: Any) -> dict[str, str]:
+        name = folder_set(tmp_path / f"images{level}", training_level=level)
+        source = tmp_path / f"{level}.safetensors"
+        replace(untrained(0), config={"data": name}).save(source)
+        found: dict[str, str] = inputs_of(replace(options, source=str(source), **change))["images"]
+        return found
+
+    assert images(0) == images(50)  # with gates or dense as they are, nobody looks at training images
+    gates = str(shutil.copy(options.source, tmp_path / "gates.safetensors"))
+    for change in ({"observe": True}, {"dense": False, "gates": gates}, {"dense": False, "detector": "doubt"}):
+        before, after = images(0, **change), images(50, **change)
+        assert before["calibration"] == after["calibration"]
+        assert before["train"] != after["train"]
+    assert images(0, dense=False, flags=False) == images(0)
 
 
 def test_inputs_of_what_no_file_holds_are_its_name(options: ExportOptions) -> None:
