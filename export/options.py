@@ -135,6 +135,11 @@ class ExportOptions:
             raise InvalidArgumentError(f"batch is {self.batch}, more than max_batch {self.max_batch} allows")
 
     @property
+    def home(self) -> Path:
+        """Folder of the model."""
+        return self.repository / self.name
+
+    @property
     def flagging(self) -> bool:
         """Whether the bundle will have a detector.
 

@@ -109,10 +109,9 @@ def _forms(checkpoint: Checkpoint, options: ExportOptions) -> tuple[bool, ...]:
         )
         for single in options.forms
     ]
-    home = options.repository / options.name
-    fitting = tuple(each.single for each in called if misfit(home, each) is None)
+    fitting = tuple(each.single for each in called if misfit(options.home, each) is None)
     if not fitting:
-        refuse_misfit(home, called[0])
+        refuse_misfit(options.home, called[0])
     return fitting
 
 

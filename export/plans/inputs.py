@@ -45,7 +45,9 @@ def inputs_of(options: ExportOptions) -> dict[str, Any]:
         "schema": SCHEMA,
         "source": {"sha256": sha256(file)} if file else {"name": options.source},
         "gates": None if options.gates is None else sha256(source_file(options.gates, None)),
-        "images": None if file is None else _images(_data_name(file), options.data, _fits_a_detector(options)),
+        "images": None
+        if file is None
+        else _images(_data_name(file), options.data, _fits_a_detector(options)),
         "options": {
             item.name: _identity(getattr(options, item.name))
             for item in fields(options)
@@ -65,11 +67,10 @@ def standing(options: ExportOptions, inputs: dict[str, Any]) -> Bundle | None:
 
     An older one is not enough: what is served is the newest.
     """
-    home = options.repository / options.name
-    numbers = versions(home)
+    numbers = versions(options.home)
     if not numbers:
         return None
-    folder = home / str(numbers[-1])
+    folder = options.home / str(numbers[-1])
     try:
         recorded = json.loads((folder / INPUTS_FILE).read_text(encoding="utf-8"))
         return read_bundle(folder) if recorded == json.loads(to_json(inputs)) else None
@@ -97,9 +98,7 @@ def _data_name(file: Path) -> str:
 
 def _fits_a_detector(options: ExportOptions) -> bool:
     """Whether the export reads training images: where gates look on anew, or another detector than the stored one."""
-    return options.flagging and (
-        options.observe or options.gates is not None or options.detector is not None
-    )
+    return options.flagging and (options.observe or options.gates is not None or options.detector is not None)
 
 
 @lru_cache  # of one plan: its processes end with it

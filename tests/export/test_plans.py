@@ -39,6 +39,7 @@ from penstock.export.plans.names import RUN_FILE, fill, source_name
 from penstock.export.plans.outcome import FAILED, MADE, THERE, Outcome
 from penstock.export.plans.plan import read_plan
 from penstock.export.plans.scratch import PREFIX, clear_unclaimed, scratch_folder
+from penstock.export.plans.table import outcome_table
 from penstock.export.plans.values import choices, convert
 from penstock.export.plans.workers import run_all
 from penstock.files import folder_atomic, write_atomic
@@ -216,6 +217,10 @@ WRONG = {
         REPOSITORY + EXPORT + EXPORT + "dense = true",
         "entry 2: name is 'n' for dense True as for dense False of entry 1: put what differs into the name",
     ),
+    "same name in one repository": (
+        REPOSITORY + EXPORT + EXPORT + 'repository = "./x/../r/"',
+        "entry 2: name is 'n' for repository .* as for repository .* of entry 1",
+    ),
     "same name in one entry": (
         REPOSITORY + EXPORT + 'lowering = ["masked", "gathered"]',
         "entry 1: name is 'n' for lowering 'gathered' as for lowering 'masked' of entry 1",
@@ -372,7 +377,11 @@ def test_inputs_follow_training_images_where_a_detector_is_fitted_to_them(
 
     assert images(0) == images(50)  # with gates or dense as they are, nobody looks at training images
     gates = str(shutil.copy(options.source, tmp_path / "gates.safetensors"))
-    for change in ({"observe": True}, {"dense": False, "gates": gates}, {"dense": False, "detector": "doubt"}):
+    for change in (
+        {"observe": True},
+        {"dense": False, "gates": gates},
+        {"dense": False, "detector": "doubt"},
+    ):
         before, after = images(0, **change), images(50, **change)
         assert before["calibration"] == after["calibration"]
         assert before["train"] != after["train"]
@@ -542,11 +551,11 @@ def test_a_plan_makes_what_is_not_there_and_only_that(
 class Killer:
     """Watches, and kills the process as soon as it says something about the entry ``victim``."""
 
-    def began(self, name: str) -> None:
+    def began(self, home: Path) -> None:
         pass
 
-    def said(self, name: str, line: str) -> None:
-        if name == "victim":
+    def said(self, home: Path, line: str) -> None:
+        if home.name == "victim":
             (worker,) = active_children()
             worker.kill()
 
@@ -566,14 +575,56 @@ def test_a_process_that_is_killed_fails_its_entry_alone(options: ExportOptions) 
     assert active_children() == []
 
 
+def outcome(name: str, result: str, *, repository: str = "models", **more: Any) -> Outcome:
+    return Outcome(name=name, repository=repository, source="x", result=result, seconds=1.0, **more)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_models_of_one_name_in_two_repositories_are_told_apart(terminal: bool) -> None:
+    screen = StringIO()
+    console = Console(file=screen, force_terminal=terminal, width=100)
+    both = [outcome("net", FAILED, repository=each, error=f"no {each}") for each in ("here", "there")]
+    with watching(2, console, several=True) as watcher:
+        for each in both:
+            watcher.began(each.home)
+        for each in both:
+            watcher.said(each.home, "compiling")
+            watcher.ended(each)
+    console.print(outcome_table(both, "plan"))
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
+    for each in ("here", "there"):
+        assert f"{each}/net: failed: no {each}" in shown
+        assert re.search(rf"│ {each}/net +│ failed", shown)
+        assert terminal or f"- {each}/net: compiling" in shown
+
+
+def test_a_plan_may_make_models_of_one_name_in_two_repositories(checkpoints: Path, tmp_path: Path) -> None:
+    plan = plan_file(
+        tmp_path,
+        f"""
+        [[export]]
+        source = "{checkpoints}/0.safetensors"
+        repository = ["{tmp_path}/b", "{tmp_path}/a"]
+        dense = true
+        name = "net"
+        """,
+    )
+    report = tmp_path / "report.json"
+    assert main(["export", "--plan", str(plan), "--json", str(report), "--jobs", "2"]) == 0
+    told = json.loads(report.read_text())["exports"]
+    assert [(Path(each["repository"]).name, each["version"]) for each in told] == [
+        (repository, f"{tmp_path}/{repository}/net/1") for repository in "ba"
+    ]
+
+
 def test_a_terminal_shows_who_is_at_what_and_keeps_errors() -> None:
     screen = StringIO()
     with watching(2, Console(file=screen, force_terminal=True, width=100)) as watcher:
-        watcher.began("[a]")
-        watcher.said("[a]", "compiling [bold]masked")
-        watcher.ended(Outcome(name="[a]", source="x", result=FAILED, seconds=1.0, error="[b] is too large"))
-        watcher.began("c")
-        watcher.ended(Outcome(name="c", source="x", result=MADE, seconds=1.0, version="models/c/1"))
+        watcher.began(Path("models/[a]"))
+        watcher.said(Path("models/[a]"), "compiling [bold]masked")
+        watcher.ended(outcome("[a]", FAILED, error="[b] is too large"))
+        watcher.began(Path("models/c"))
+        watcher.ended(outcome("c", MADE, version="models/c/1"))
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
     assert "[a]: failed: [b] is too large" in shown
     assert "2/2" in shown
