@@ -118,7 +118,7 @@ def _hash(images: ImageSet) -> str:
     """Hash of images and their classes, by which some are drawn."""
     digest = hashlib.sha256(f"{images.images.shape} {images.class_names}".encode())
     for array in (images.images, images.labels):
-        digest.update(np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 

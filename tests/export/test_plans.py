@@ -592,10 +592,10 @@ def test_models_of_one_name_in_two_repositories_are_told_apart(terminal: bool) -
             watcher.ended(each)
     console.print(outcome_table(both, "plan"))
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
-    for each in ("here", "there"):
-        assert f"{each}/net: failed: no {each}" in shown
-        assert re.search(rf"│ {each}/net +│ failed", shown)
-        assert terminal or f"- {each}/net: compiling" in shown
+    for folder in ("here", "there"):
+        assert f"{folder}/net: failed: no {folder}" in shown
+        assert re.search(rf"│ {folder}/net +│ failed", shown)
+        assert terminal or f"- {folder}/net: compiling" in shown
 
 
 def test_a_plan_may_make_models_of_one_name_in_two_repositories(checkpoints: Path, tmp_path: Path) -> None:
