@@ -9,7 +9,7 @@ from pathlib import Path
 from penstock.bundle import check_name
 from penstock.detect.recipe import Recipe
 from penstock.errors import InvalidArgumentError
-from penstock.export.autotune.engines import PROVIDERS
+from penstock.export.autotune.engines import OPENVINO, PROVIDERS
 from penstock.export.lowerings.gathered import Gathered
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.masked import Masked
@@ -101,6 +101,12 @@ class ExportOptions:
             raise InvalidArgumentError(
                 "precision int8 and lowering gathered: it gathers other weights for each image, which have no fixed "
                 "scales; take lowering masked or routed, or precision fp32"
+            )
+        if self.precision == INT8 and self.provider in OPENVINO:
+            raise InvalidArgumentError(
+                "precision int8 and provider openvino: OpenVINO 2026.4 gives other answers than ONNX Runtime, in which "
+                "int8 is checked; take provider cpu, or precision fp32, which OpenVINO narrows to bf16 by itself where "
+                "the processor can"
             )
         if self.dense and self.class_name is not None:
             raise InvalidArgumentError(
