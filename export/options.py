@@ -9,7 +9,7 @@ from pathlib import Path
 from penstock.bundle import check_name
 from penstock.detect.recipe import Recipe
 from penstock.errors import InvalidArgumentError
-from penstock.export.autotune.engines import PROVIDERS
+from penstock.export.autotune.engines import OPENVINO, PROVIDERS
 from penstock.export.lowerings.gathered import Gathered
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.masked import Masked
@@ -102,6 +102,12 @@ class ExportOptions:
                 "precision int8 and lowering gathered: it gathers other weights for each image, which have no fixed "
                 "scales; take lowering masked or routed, or precision fp32"
             )
+        if self.precision == INT8 and self.provider in OPENVINO:
+            raise InvalidArgumentError(
+                "precision int8 and provider openvino: OpenVINO 2026.4 gives other answers than ONNX Runtime, in which "
+                "int8 is checked; take provider cpu, or precision fp32, which OpenVINO narrows to bf16 by itself where "
+                "the processor can"
+            )
         if self.dense and self.class_name is not None:
             raise InvalidArgumentError(
                 f"dense and class_name {self.class_name!r}: the dense network is that of all classes; take one of both"
@@ -133,6 +139,11 @@ class ExportOptions:
                 raise InvalidArgumentError(f"{name} is {getattr(self, name)}; at least 1")
         if self.batch > self.max_batch:
             raise InvalidArgumentError(f"batch is {self.batch}, more than max_batch {self.max_batch} allows")
+
+    @property
+    def home(self) -> Path:
+        """Folder of the model."""
+        return self.repository / self.name
 
     @property
     def flagging(self) -> bool:

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 
 import onnx_ir as ir
 
-from penstock.bundle import (
-    DETECTOR_FILE,
-    Bundle,
-    Interface,
-    Manifest,
-    misfit,
-    refuse_misfit,
-    write_bundle,
-)
+from penstock.bundle import DETECTOR_FILE, Bundle, Interface, Manifest
+from penstock.bundle_writing import write_bundle
 from penstock.detect.tables import tables_to_bytes
 from penstock.errors import InvalidArgumentError, UnsupportedError
 from penstock.export.autotune.tune import Target, tune
@@ -37,16 +28,17 @@ from penstock.export.options import AUTO, LOWERINGS, ExportOptions
 from penstock.export.passes.drop_closed import DropClosedFilters
 from penstock.export.passes.merge_open import MergeOpenFilters
 from penstock.export.passes.simplify import tidy
+from penstock.export.precision.agreement import warnings_of
 from penstock.export.precision.narrowing import narrow
 from penstock.export.sample import Sample, sample_of
 from penstock.export.source import load
-from penstock.files import sha256
 from penstock.manifest import FP32, Tuning
 from penstock.nn.checkpoint import Checkpoint
 from penstock.nn.observing import observed_checkpoint, watched_checkpoint
 from penstock.nn.prototypes import ConsolidatedNetwork
 from penstock.nn.surgery import GatedNetwork
 from penstock.nn.unobserved import unobserved_checkpoint
+from penstock.standing_config import misfit, refuse_misfit
 
 UNSETTLED = "gates stay as they were learned: --settle was not given"
 NO_GATES = "no gates: what a prototype leaves closed is left out of it anyway"
@@ -89,6 +81,9 @@ def export(
         compiled = with_byte_input(compiled, sample)
     for record in (*compiled.passes, *compiled.choices):
         say(str(record))
+    if compiled.agreement is not None:
+        for warning in warnings_of(compiled.agreement, compiled.precision):
+            say(warning)
     return _write(checkpoint, compiled, origin, tuning, options, also)
 
 
@@ -109,10 +104,9 @@ def _forms(checkpoint: Checkpoint, options: ExportOptions) -> tuple[bool, ...]:
         )
         for single in options.forms
     ]
-    home = options.repository / options.name
-    fitting = tuple(each.single for each in called if misfit(home, each) is None)
+    fitting = tuple(each.single for each in called if misfit(options.home, each) is None)
     if not fitting:
-        refuse_misfit(home, called[0])
+        refuse_misfit(options.home, called[0])
     return fitting
 
 
@@ -211,31 +205,29 @@ def _write(
     tables: dict[str, bytes] = {}
     if compiled.explained is not None:
         tables[DETECTOR_FILE] = tables_to_bytes(compiled.explained)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "model.onnx"
-        file.write_bytes(compiled.content)
-        manifest = Manifest(
-            model_sha256=sha256(file),
-            source=origin,
-            input_shape=checkpoint.input_shape,
-            input_type=options.input_type,
-            class_names=checkpoint.class_names,
-            layout=checkpoint.network.layout,
-            lowering=compiled.lowering,
-            passes=compiled.passes,
-            choices=compiled.choices,
-            tuning=tuning,
-            executed_macs=compiled.executed_macs,
-            precision=compiled.precision,
-            max_batch=options.max_batch,
-            single=compiled.single,
-            parity=asdict(compiled.parity),
-            agreement=compiled.agreement,
-            calibration=compiled.calibration,
-            versions=versions(),
-            files={name: hashlib.sha256(content).hexdigest() for name, content in tables.items()},
-        )
-        return write_bundle(options.repository, options.name, manifest, file, also={**tables, **(also or {})})
+    manifest = Manifest(
+        model_sha256=hashlib.sha256(compiled.content).hexdigest(),
+        source=origin,
+        input_shape=checkpoint.input_shape,
+        input_type=options.input_type,
+        class_names=checkpoint.class_names,
+        layout=checkpoint.network.layout,
+        lowering=compiled.lowering,
+        passes=compiled.passes,
+        choices=compiled.choices,
+        tuning=tuning,
+        executed_macs=compiled.executed_macs,
+        precision=compiled.precision,
+        max_batch=options.max_batch,
+        single=compiled.single,
+        parity=asdict(compiled.parity),
+        agreement=compiled.agreement,
+        calibration=compiled.calibration,
+        versions=versions(),
+        files={name: hashlib.sha256(content).hexdigest() for name, content in tables.items()},
+    )
+    files: dict[str, str | bytes] = {**tables, **(also or {})}
+    return write_bundle(options.repository, options.name, manifest, compiled.content, also=files)
 
 
 __all__ = ["ExportOptions", "export"]

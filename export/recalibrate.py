@@ -16,7 +16,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from penstock.bundle import FLAG, Bundle, Calibration, newest_bundle, write_next_version
+from penstock.bundle import FLAG, Bundle, Calibration, newest_bundle
+from penstock.bundle_writing import write_next_version
 from penstock.detect.recipe import Recipe
 from penstock.errors import UnsupportedError, VerificationError
 from penstock.export.calibrate import calibrated_again, set_thresholds

@@ -13,23 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock import bundle
-from penstock.bundle import (
-    Bundle,
-    Calibration,
-    Interface,
-    Manifest,
-    config_text,
-    misfit,
-    read_bundle,
-    versions,
-    write_bundle,
-    write_next_version,
-)
+from penstock import bundle, bundle_writing, standing_config
+from penstock.bundle import Bundle, Calibration, Interface, Manifest, config_text, read_bundle, versions
+from penstock.bundle_writing import write_bundle, write_next_version
 from penstock.errors import BundleError, InvalidArgumentError, NotFoundError
 from penstock.files import sha256
 from penstock.manifest import Choice, Tuning
 from penstock.paths import PathLayer, PathLayout
+from penstock.standing_config import misfit
 
 onnx = pytest.importorskip("onnx")
 
@@ -80,7 +71,9 @@ def repository(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def written(repository: Path, model: Path) -> Bundle:
-    return write_bundle(repository, "net", manifest(sha256(model)), model, also={"notes.txt": "kept"})
+    return write_bundle(
+        repository, "net", manifest(sha256(model)), model.read_bytes(), also={"notes.txt": "kept"}
+    )
 
 
 def edit(bundle_: Bundle, **change: object) -> None:
@@ -122,7 +115,7 @@ def test_versions_count_up_and_ignore_what_is_no_version(written: Bundle, model:
     for name in ("007", ".9.tmp", "old", "7a"):
         (home / name).mkdir()
     (home / "4").write_text("a file, which takes the number all the same")
-    assert write_bundle(home.parent, "net", manifest(sha256(model)), model).folder.name == "5"
+    assert write_bundle(home.parent, "net", manifest(sha256(model)), model.read_bytes()).folder.name == "5"
     assert versions(home) == [1, 5]
     assert versions(home / "nowhere") == []
 
@@ -130,13 +123,13 @@ def test_versions_count_up_and_ignore_what_is_no_version(written: Bundle, model:
 @pytest.mark.parametrize("also", [{"notes.txt": 3}, {"nowhere/notes.txt": "text"}], ids=str)
 def test_a_failure_on_the_way_leaves_nothing(repository: Path, model: Path, also: dict[str, Any]) -> None:
     with pytest.raises((TypeError, OSError)):
-        write_bundle(repository, "net", manifest(sha256(model)), model, also=also)
+        write_bundle(repository, "net", manifest(sha256(model)), model.read_bytes(), also=also)
     assert list((repository / "net").iterdir()) == []
 
 
 def test_a_manifest_of_another_model_is_refused(repository: Path, model: Path) -> None:
     with pytest.raises(BundleError, match="sha256"):
-        write_bundle(repository, "net", manifest("0" * 64), model)
+        write_bundle(repository, "net", manifest("0" * 64), model.read_bytes())
     assert list((repository / "net").iterdir()) == []
 
 
@@ -149,7 +142,7 @@ def test_two_exports_at_once_get_two_versions_where_folders_cannot_be_locked(
         raise OSError("no locks on this file system")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    barrier, numbers = Barrier(2, timeout=20), bundle._numbers
+    barrier, numbers = Barrier(2, timeout=20), bundle.numbers_taken
     calls: list[list[int]] = []
 
     def choose_together(home: Path) -> list[int]:
@@ -158,12 +151,12 @@ def test_two_exports_at_once_get_two_versions_where_folders_cannot_be_locked(
             barrier.wait()
         return found
 
-    monkeypatch.setattr(bundle, "_numbers", choose_together)
+    monkeypatch.setattr(bundle_writing, "numbers_taken", choose_together)
     written: list[Bundle] = []
 
     def export(value: float) -> None:
         source = write_model(tmp_path / f"{value}.onnx", value)
-        written.append(write_bundle(repository, "net", manifest(sha256(source)), source))
+        written.append(write_bundle(repository, "net", manifest(sha256(source)), source.read_bytes()))
 
     threads = [Thread(target=export, args=(value,)) for value in (1.0, 2.0)]
     for thread in threads:
@@ -186,7 +179,7 @@ def test_an_export_with_another_configuration_is_refused(
     home = written.folder.parent
     before = (home / "config.pbtxt").read_text()
     with pytest.raises(InvalidArgumentError, match="choose another --name than 'net'"):
-        write_bundle(home.parent, "net", manifest(sha256(model), **change), model)
+        write_bundle(home.parent, "net", manifest(sha256(model), **change), model.read_bytes())
     assert versions(home) == [1]
     assert (home / "config.pbtxt").read_text() == before
 
@@ -197,7 +190,7 @@ def test_without_a_version_the_configuration_belongs_to_nobody(written: Bundle, 
     shutil.rmtree(written.folder)
     other = manifest(sha256(model), class_names=("cat", "cow"), single=True)
     assert misfit(home, Interface.of(other)) is None
-    assert write_bundle(home.parent, "net", other, model).folder.name == "1"
+    assert write_bundle(home.parent, "net", other, model.read_bytes()).folder.name == "1"
     assert (home / "config.pbtxt").read_text() == config_text("net", Interface.of(other))
     assert (home / "labels.txt").read_text() == "cat\ncow\n"
     assert misfit(home, Interface.of(written.manifest)) == home / "config.pbtxt"
@@ -207,19 +200,19 @@ def test_of_two_first_exports_at_once_the_other_finds_the_configuration_taken(
     repository: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or it would replace it under the version of the first, which is about to appear."""
-    configured, configure = Event(), bundle._configure
+    configured, configure = Event(), standing_config.configure
 
     def configure_and_dawdle(home: Path, interface: Interface) -> None:
         configure(home, interface)
         configured.set()
         sleep(0.2)
 
-    monkeypatch.setattr(bundle, "_configure", configure_and_dawdle)
-    first = Thread(target=write_bundle, args=(repository, "net", manifest(sha256(model)), model))
+    monkeypatch.setattr(bundle_writing, "configure", configure_and_dawdle)
+    first = Thread(target=write_bundle, args=(repository, "net", manifest(sha256(model)), model.read_bytes()))
     first.start()
     assert configured.wait(20)
     with pytest.raises(InvalidArgumentError, match="choose another --name than 'net'"):
-        write_bundle(repository, "net", manifest(sha256(model), single=True), model)
+        write_bundle(repository, "net", manifest(sha256(model), single=True), model.read_bytes())
     first.join()
     assert versions(repository / "net") == [1]
     assert "max_batch_size: 8" in (repository / "net" / "config.pbtxt").read_text()
@@ -364,7 +357,7 @@ def test_a_damaged_manifest_is_refused(written: Bundle, content: bytes) -> None:
 @pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "a b", "näme", "a\n"])
 def test_names_that_cannot_be_folders_are_refused(repository: Path, model: Path, name: str) -> None:
     with pytest.raises(InvalidArgumentError, match="model name"):
-        write_bundle(repository, name, manifest(sha256(model)), model)
+        write_bundle(repository, name, manifest(sha256(model)), model.read_bytes())
     assert not repository.exists()
 
 
@@ -383,11 +376,11 @@ def test_configuration_of_a_graph_that_takes_batches() -> None:
 def test_configuration_from_before_requests_shared_runs_takes_new_versions(
     repository: Path, model: Path
 ) -> None:
-    write_bundle(repository, "net", manifest(sha256(model)), model)
+    write_bundle(repository, "net", manifest(sha256(model)), model.read_bytes())
     config = repository / "net" / "config.pbtxt"
     older = config.read_text().replace("dynamic_batching { }\n", "")
     config.write_text(older)
-    assert write_bundle(repository, "net", manifest(sha256(model)), model).folder.name == "2"
+    assert write_bundle(repository, "net", manifest(sha256(model)), model.read_bytes()).folder.name == "2"
     assert config.read_text() == older
 
 

@@ -52,17 +52,21 @@ def run_plan(
     if jobs < 1:
         raise InvalidArgumentError(f"jobs is {jobs}; at least 1 is needed")
     options = [entry.options for entry in read_plan(path, repository=repository, data=data)]
-    sweep({each.repository / each.name for each in options})
+    sweep({each.home for each in options})
     outcomes: list[Outcome] = []
     interrupted = False
     try:
-        with watching(len(options)) as watcher, closing(_results(options, jobs, ray, watcher)) as results:
+        several = len({each.repository for each in options}) > 1
+        with (
+            watching(len(options), several=several) as watcher,
+            closing(_results(options, jobs, ray, watcher)) as results,
+        ):
             for outcome in results:
                 outcomes.append(outcome)
     except KeyboardInterrupt:
         interrupted = True
-    order = {each.name: place for place, each in enumerate(options)}
-    outcomes.sort(key=lambda outcome: order[outcome.name])
+    order = {each.home: place for place, each in enumerate(options)}
+    outcomes.sort(key=lambda outcome: order[outcome.home])
     _print(path.name + (", interrupted" if interrupted else ""), outcomes, len(options))
     if json_file is not None:
         write_atomic(json_file, to_json(path, outcomes, len(options)))

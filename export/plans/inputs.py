@@ -1,8 +1,9 @@
 """What a bundle was made from, so that one that would come out the same is not made again.
 
 It stands beside ``bundle.json`` in the version folder and lands together with it: the hash of the checkpoint, every
-option, a hash of the images to check and calibrate on, and the versions of the software. Paths are not in it: a
-checkpoint that moved is still the same one.
+option, hashes of the images that are used, and the versions of the software. Paths are not in it: a checkpoint that
+moved is still the same one. Of images, neither names nor times of files tell whether they are the same, and a plan that
+has something to make decodes them in any case: so what counts is the pixels.
 """
 
 from __future__ import annotations
@@ -15,18 +16,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 from safetensors import SafetensorError, safe_open
 
 from penstock import data
 from penstock.bundle import Bundle, read_bundle, versions
+from penstock.data.images import ImageSet
 from penstock.errors import BundleError, InvalidArgumentError, NotFoundError, UnsupportedError
 from penstock.export.options import ExportOptions
 from penstock.export.source import source_file
 from penstock.files import sha256
 
 INPUTS_FILE = "inputs.json"
-SCHEMA = 1
+SCHEMA = 2
 ELSEWHERE = ("source", "gates", "repository", "name", "data")  # told by hash, or by where the bundle stands
 PACKAGES = ("penstock", "torch", "torchvision", "onnx", "onnx-ir", "onnxscript", "numpy")
 
@@ -42,7 +45,9 @@ def inputs_of(options: ExportOptions) -> dict[str, Any]:
         "schema": SCHEMA,
         "source": {"sha256": sha256(file)} if file else {"name": options.source},
         "gates": None if options.gates is None else sha256(source_file(options.gates, None)),
-        "images": None if file is None else _images(_data_name(file), options.data),
+        "images": None
+        if file is None
+        else _images(_data_name(file), options.data, _fits_a_detector(options)),
         "options": {
             item.name: _identity(getattr(options, item.name))
             for item in fields(options)
@@ -62,11 +67,10 @@ def standing(options: ExportOptions, inputs: dict[str, Any]) -> Bundle | None:
 
     An older one is not enough: what is served is the newest.
     """
-    home = options.repository / options.name
-    numbers = versions(home)
+    numbers = versions(options.home)
     if not numbers:
         return None
-    folder = home / str(numbers[-1])
+    folder = options.home / str(numbers[-1])
     try:
         recorded = json.loads((folder / INPUTS_FILE).read_text(encoding="utf-8"))
         return read_bundle(folder) if recorded == json.loads(to_json(inputs)) else None
@@ -92,16 +96,30 @@ def _data_name(file: Path) -> str:
         return ""
 
 
-@lru_cache
-def _images(name: str, folder: Path | None) -> str | None:
-    """Hash of the calibration images; ``None`` where there are none and synthetic ones will serve."""
+def _fits_a_detector(options: ExportOptions) -> bool:
+    """Whether the export reads training images: where gates look on anew, or another detector than the stored one."""
+    return options.flagging and (options.observe or options.gates is not None or options.detector is not None)
+
+
+@lru_cache  # of one plan: its processes end with it
+def _images(name: str, folder: Path | None, training: bool) -> dict[str, str] | None:
+    """Hashes of the images that are used; ``None`` where there are none and synthetic ones will serve."""
     try:
-        images = data.load(name, folder=folder).calibration.images
+        splits = data.load(name, folder=folder)
     except (NotFoundError, UnsupportedError, InvalidArgumentError):
         if folder is not None:
             raise
         return None
-    return hashlib.sha256(f"{images.shape}".encode() + images.tobytes()).hexdigest()
+    used = {"calibration": splits.calibration, **({"train": splits.train} if training else {})}
+    return {part: _hash(images) for part, images in used.items()}
+
+
+def _hash(images: ImageSet) -> str:
+    """Hash of images and their classes, by which some are drawn."""
+    digest = hashlib.sha256(f"{images.images.shape} {images.class_names}".encode())
+    for array in (images.images, images.labels):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def _identity(value: Any) -> Any:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.export.options import ExportOptions
-from penstock.export.plans.outcome import FAILED, Outcome
+from penstock.export.plans.outcome import Outcome, failed
 from penstock.export.plans.work import make
 from penstock.export.plans.workers import Watcher
 from penstock.ray_cluster import RETRIES, connect
@@ -35,7 +35,7 @@ def run_all_on_ray(entries: Sequence[ExportOptions], address: str, watcher: Watc
     task = ray.remote(num_cpus=1, max_retries=RETRIES)(_make)
     begun: dict[Any, tuple[ExportOptions, float]] = {}
     for options in entries:
-        watcher.began(options.name)
+        watcher.began(options.home)
         begun[task.remote(options, str(Path.cwd()))] = options, time.perf_counter()
     while begun:
         (ended, *_), _ = ray.wait(list(begun))
@@ -43,12 +43,10 @@ def run_all_on_ray(entries: Sequence[ExportOptions], address: str, watcher: Watc
         try:
             outcome: Outcome = ray.get(ended)
         except ray.exceptions.RayError as error:
-            outcome = Outcome(
-                name=options.name,
-                source=options.source,
-                result=FAILED,
-                seconds=time.perf_counter() - since,
-                error=f"its task failed, or was lost {RETRIES + 1} times: {error}",
+            outcome = failed(
+                options,
+                time.perf_counter() - since,
+                f"its task failed, or was lost {RETRIES + 1} times: {error}",
             )
         watcher.ended(outcome)
         yield outcome

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from penstock.bundle import Bundle
+
+if TYPE_CHECKING:
+    from penstock.export.options import ExportOptions
 
 MADE, THERE, FAILED = RESULTS = ("made", "already there", "failed")
 
@@ -15,6 +20,7 @@ class Outcome:
 
     Attributes:
         name: of the model.
+        repository: where the model is, or was to be.
         source: what it was to be made from.
         result: one of `RESULTS`.
         seconds: that it took.
@@ -30,6 +36,7 @@ class Outcome:
     """
 
     name: str
+    repository: str
     source: str
     result: str
     seconds: float
@@ -44,17 +51,28 @@ class Outcome:
     error: str | None = None
 
     @property
+    def home(self) -> Path:
+        """Folder of the model, which no other entry of a plan has."""
+        return Path(self.repository) / self.name
+
+    @property
     def speed(self) -> str:
         """How many times faster than dense, for people; empty where nothing was measured."""
         return "" if self.ratio is None else f"{self.ratio:.2f}x"
 
 
-def of_bundle(bundle: Bundle, *, name: str, source: str, result: str, seconds: float) -> Outcome:
+def told_name(home: Path, *, several: bool) -> str:
+    """How people are told which model: by its name, which only of several repositories two can have."""
+    return str(home) if several else home.name
+
+
+def of_bundle(bundle: Bundle, options: ExportOptions, result: str, seconds: float) -> Outcome:
     """The outcome that a bundle on disk is."""
     manifest = bundle.manifest
     return Outcome(
-        name=name,
-        source=source,
+        name=options.name,
+        repository=str(options.repository),
+        source=options.source,
         result=result,
         seconds=seconds,
         version=str(bundle.folder),
@@ -65,4 +83,16 @@ def of_bundle(bundle: Bundle, *, name: str, source: str, result: str, seconds: f
         ratio=None if manifest.tuning is None else manifest.tuning.ratio,
         macs=manifest.executed_macs,
         size=bundle.model_file.stat().st_size,
+    )
+
+
+def failed(options: ExportOptions, seconds: float, error: str) -> Outcome:
+    """The outcome of an entry of which nothing was written."""
+    return Outcome(
+        name=options.name,
+        repository=str(options.repository),
+        source=options.source,
+        result=FAILED,
+        seconds=seconds,
+        error=error,
     )

@@ -17,6 +17,7 @@ Paths are relative to where the command is called, as on its command line.
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -103,12 +104,12 @@ def _tables(values: Mapping[str, Any], problems: list[str]) -> list[dict[str, An
 
 
 def _same_names(entries: Sequence[Entry]) -> list[str]:
-    """Names that two models would have."""
-    first: dict[str, Entry] = {}
+    """Names that two models of one repository would have."""
+    first: dict[str, Entry] = {}  # by the model's folder: other repositories may have models of the same name
     problems = []
     for entry in entries:
         options = entry.options
-        other = first.setdefault(options.name, entry)
+        other = first.setdefault(os.path.abspath(options.home), entry)
         if other is not entry:
             problems.append(
                 f"entry {entry.number}: name is {options.name!r} for {_difference(options, other.options)} as for "

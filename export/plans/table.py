@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from penstock.export.plans.outcome import FAILED, RESULTS, Outcome
+from penstock.export.plans.outcome import FAILED, RESULTS, Outcome, told_name
 
 STYLES = {FAILED: "red"}
 
@@ -25,9 +25,10 @@ def outcome_table(outcomes: Sequence[Outcome], title: str) -> Table:
     for heading in ("speed", "MACs", "size", "took"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("version, or what went wrong", overflow="fold")
+    several = len({outcome.repository for outcome in outcomes}) > 1
     for outcome in outcomes:
         table.add_row(
-            outcome.name,
+            escape(told_name(outcome.home, several=several)),
             outcome.result,
             f"{outcome.lowering}, static" if outcome.static else outcome.lowering,
             outcome.precision,

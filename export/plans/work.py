@@ -20,7 +20,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from penstock.errors import PenstockError
-from penstock.export.plans.outcome import FAILED, MADE, THERE, Outcome, of_bundle
+from penstock.export.plans.outcome import MADE, THERE, Outcome, failed, of_bundle
 
 if TYPE_CHECKING:
     from penstock.export.options import ExportOptions
@@ -64,24 +64,12 @@ def make(options: ExportOptions, say: Callable[[str], None]) -> Outcome:
             from penstock.export.pipeline import export
 
             bundle, result = export(options, say, also={INPUTS_FILE: to_json(inputs)}), MADE
-        return of_bundle(
-            bundle,
-            name=options.name,
-            source=options.source,
-            result=result,
-            seconds=time.perf_counter() - start,
-        )
+        return of_bundle(bundle, options, result, time.perf_counter() - start)
     except (PenstockError, OSError) as error:
         message = str(error)
     except Exception as error:  # a fault of ours: the others go on, and it is told in full
         message = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
-    return Outcome(
-        name=options.name,
-        source=options.source,
-        result=FAILED,
-        seconds=time.perf_counter() - start,
-        error=message,
-    )
+    return failed(options, time.perf_counter() - start, message)
 
 
 def _leave(*_: int | FrameType | None) -> None:

@@ -10,17 +10,18 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import tempfile
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Protocol
 
 from penstock.export.options import ExportOptions
-from penstock.export.plans.outcome import FAILED, Outcome
+from penstock.export.plans.outcome import Outcome, failed
+from penstock.export.plans.scratch import scratch_folder
 from penstock.export.plans.work import serve
 
 CONTEXT = multiprocessing.get_context("spawn")
@@ -28,12 +29,12 @@ PATIENCE = 5.0  # seconds that processes get to clean up in before they are kill
 
 
 class Watcher(Protocol):
-    """Is told how it goes."""
+    """Is told how it goes; ``home`` is the model's folder."""
 
-    def began(self, name: str) -> None:
+    def began(self, home: Path) -> None:
         """An entry went to a process."""
 
-    def said(self, name: str, line: str) -> None:
+    def said(self, home: Path, line: str) -> None:
         """An entry goes on."""
 
     def ended(self, outcome: Outcome) -> None:
@@ -53,18 +54,18 @@ def run_all(entries: Sequence[ExportOptions], jobs: int, watcher: Watcher) -> Ge
     waiting = deque(entries)
     hired: list[_Worker] = []
     threads = max(1, usable_cores() // jobs)
-    with tempfile.TemporaryDirectory(prefix="penstock-plan-") as scratch:
+    with scratch_folder() as scratch:
         try:
             busy: list[_Worker] = []
             while waiting or busy:
                 while waiting and len(busy) < jobs:
-                    hired.append(_Worker(threads, scratch))
+                    hired.append(_Worker(threads, str(scratch)))
                     busy.append(hired[-1])
                     busy[-1].give(waiting.popleft(), watcher)
                 for worker in _with_news(busy):
                     news = worker.listen()
                     if isinstance(news, str):
-                        watcher.said(worker.options.name, news)
+                        watcher.said(worker.options.home, news)
                         continue
                     watcher.ended(news)
                     yield news
@@ -94,7 +95,7 @@ class _Worker:
     def give(self, options: ExportOptions, watcher: Watcher) -> None:
         """Hand it an entry."""
         self.options, self.since = options, time.perf_counter()
-        watcher.began(options.name)
+        watcher.began(options.home)
         with suppress(BrokenPipeError):  # it died; listening will tell
             self.connection.send(options)
 
@@ -106,13 +107,7 @@ class _Worker:
         except (EOFError, OSError):
             self.alive = False
         self.process.join(PATIENCE)
-        return Outcome(
-            name=self.options.name,
-            source=self.options.source,
-            result=FAILED,
-            seconds=time.perf_counter() - self.since,
-            error=_why(self.process.exitcode),
-        )
+        return failed(self.options, time.perf_counter() - self.since, _why(self.process.exitcode))
 
 
 def usable_cores() -> int:

@@ -19,10 +19,13 @@ class Limits:
     Attributes:
         top1_agreement: the least share of real images with the same most likely class.
         logit_error: the most, whatever the images.
+        same_bits: the least share of equal path bits, or a warning is given: answers are checked by themselves, but a
+            detector was fitted to other paths. Networks of the zoo keep 99.1 to 99.7 % at int8.
     """
 
     top1_agreement: float
     logit_error: float = np.inf
+    same_bits: float = 0.985
 
 
 LIMITS = {INT8: Limits(top1_agreement=0.985), FP16: Limits(top1_agreement=0.995, logit_error=0.01)}
@@ -76,3 +79,21 @@ def verify_agreement(found: Agreement, precision: str) -> None:
             f"at {precision}, logits differ from the float32 graph's by {found.logit_error:.2%} in the median; at "
             f"most {limits.logit_error:.1%} is wanted: keep --precision fp32"
         )
+
+
+def warnings_of(found: Agreement, precision: str) -> tuple[str, ...]:
+    """What is no reason to refuse a graph, but should be known: paths that are not those of the float32 graph.
+
+    Args:
+        found: what was measured.
+        precision: a key of `LIMITS`.
+    """
+    least = LIMITS[precision].same_bits
+    if found.same_bits >= least:
+        return ()
+    return (
+        f"warning: at {precision}, only {found.same_bits:.1%} of the path bits are those of the float32 graph, and "
+        f"{found.same_path:.1%} of the images take the same path; at least {least:.1%} of the bits are usual: the "
+        "detector was fitted to other paths: see with `penstock detect evaluate --bundle` what it still finds, or keep "
+        "--precision fp32",
+    )

@@ -1,9 +1,8 @@
-"""Check paths that real images hardly ever show: all gates open, all closed, and every prototype."""
+"""Check paths that real images hardly ever show: all gates open, all closed, all near to flipping, every prototype."""
 
 from __future__ import annotations
 
 import copy
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,21 +20,27 @@ from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.routed_conv import read_routed_conv
 from penstock.export.passes.simplify import tidy
 from penstock.export.runtime import Graph, Outputs, open_graph
-from penstock.export.verify.parity import reference, verify
+from penstock.export.verify.parity import MARGIN, reference, verify
 from penstock.nn.cascade import Cascade
-from penstock.nn.gates import GatedConv2d
-from penstock.nn.prototypes import ConsolidatedNetwork
+from penstock.nn.gates import Gate, GatedConv2d
 from penstock.nn.routing import StageRouter
 from penstock.nn.surgery import GatedNetwork
 
 CHOICE = "choice"
 TINY = np.float32(1e-30)
+NEAR = 2 * MARGIN  # from where a bit flips: as near as must not change it
+# What gates are forced to, and the logits of the filters with even numbers and of those with odd ones.
+GATES = {
+    "all gates open": (1.0, 1.0),
+    "all gates closed": (-1.0, -1.0),
+    "all gates near to flipping": (NEAR, -NEAR),
+}
 
 
 def verify_extremes(
     captured: ir.Model, served: ServedModel, lowering: Lowering, images: npt.NDArray[np.uint8]
 ) -> None:
-    """Check a lowering with all gates open, with all closed, and with every prototype.
+    """Check a lowering with all gates open, all closed and all near to flipping, and with every prototype.
 
     Args:
         captured: the model before lowering; it is not changed.
@@ -46,29 +51,20 @@ def verify_extremes(
     Raises:
         VerificationError: the forced graph disagrees with the forced network.
     """
-    if isinstance(served.network, GatedNetwork) and not isinstance(served.network, ConsolidatedNetwork):
-        _verify_gates(captured, served, lowering, images)
-    else:
-        _verify_choices(captured, served, lowering, images)
-
-
-def _verify_gates(
-    captured: ir.Model, served: ServedModel, lowering: Lowering, images: npt.NDArray[np.uint8]
-) -> None:
-    for logit in (1.0, -1.0):
-        forced, graph = copy.deepcopy(served), captured.clone()
-        for conv in filter(None, map(read_gated_conv, graph.graph)):
-            bias = np.where(conv.fixed, conv.expand_bias, np.float32(logit))
-            _force_gate(graph.graph, conv, bias)
-            gate = cast(GatedConv2d, forced.network.get_submodule(f"body.{conv.layer}")).gate
-            nn.init.zeros_(gate.expand.weight)
-            gate.expand.bias.data = torch.from_numpy(bias)
-        got = _lowered(graph, lowering).run(images)
-        _compare(forced, images, got, f"with all gates {'open' if logit > 0 else 'closed'}")
+    if not any(map(read_gated_conv, captured.graph)):
+        _verify_choices(captured, served, lowering, images, "")
+        return
+    for how, logits in GATES.items():
+        forced, model = copy.deepcopy(served), captured.clone()
+        _force_gates(model.graph, forced, logits)
+        if _choices(model.graph):
+            _verify_choices(model, forced, lowering, images, f"with {how}, ")
+        else:
+            _compare(forced, images, _lowered(model, lowering).run(images), f"with {how}")
 
 
 def _verify_choices(
-    captured: ir.Model, served: ServedModel, lowering: Lowering, images: npt.NDArray[np.uint8]
+    captured: ir.Model, served: ServedModel, lowering: Lowering, images: npt.NDArray[np.uint8], where: str
 ) -> None:
     """Every choice of routers and cascades at once, so that one graph, whose choice is an input, serves all.
 
@@ -89,7 +85,7 @@ def _verify_choices(
         got[SCORE][:] = 0
         got[FLAG][:] = False
         members = f", {'both members' if choice else 'the first member alone'}" if cascades else ""
-        _compare(forced, images, got, f"with prototype {prototype} in every stage{members}")
+        _compare(forced, images, got, f"{where or 'with '}prototype {prototype} in every stage{members}")
 
 
 def _lowered(model: ir.Model, lowering: Lowering) -> Graph:
@@ -147,6 +143,35 @@ def _choices(graph: ir.Graph) -> list[tuple[ir.Value, int, int]]:
         elif node.op_type == ESCALATE and node.inputs[1] is not None:
             found[node.inputs[1]] = (2, 0)
     return [(value, *how) for value, how in found.items()]
+
+
+def _force_gates(graph: ir.Graph, served: ServedModel, logits: tuple[float, float]) -> None:
+    """Let all gates answer the same whatever they see, in the graph and in PyTorch; both are changed.
+
+    Args:
+        graph: before lowering.
+        served: the same network.
+        logits: of the filters with even numbers, and of those with odd ones.
+    """
+    gates = _gates(served)
+    for conv in filter(None, map(read_gated_conv, graph)):
+        wanted = np.resize(np.array(logits, np.float32), conv.filters)
+        bias = np.where(conv.fixed, conv.expand_bias, wanted)
+        _force_gate(graph, conv, bias)
+        gate = gates[conv.layer]
+        nn.init.zeros_(gate.expand.weight)
+        gate.expand.bias.data = torch.from_numpy(bias)
+
+
+def _gates(served: ServedModel) -> dict[str, Gate]:
+    """Gates by the names of their layers, of a cascade those of both members."""
+    found: dict[str, Gate] = {}
+    for member, network in served.network.named_modules():
+        if isinstance(network, GatedNetwork):
+            for name, layer in network.body.named_modules():
+                if isinstance(layer, GatedConv2d):
+                    found[f"{member}.{name}" if member else name] = layer.gate
+    return found
 
 
 def _force_gate(graph: ir.Graph, conv: GatedConvNode, bias: npt.NDArray[np.float32]) -> None:

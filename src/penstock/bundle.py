@@ -8,19 +8,16 @@ A bundle is one version folder of a Triton-style model repository:
     <repository>/<name>/<version>/bundle.json   the `Manifest`: what the graph is, how checked, its hash
     <repository>/<name>/<version>/detector.npz  the detector's tables, where the graph flags: to explain flags
 
-The version folder is written beside its place and renamed into it, so a reader sees a whole bundle or none.
-The configuration is written before the first version and never changed by a later one. Where no version stands, it
-belongs to none, as after an export that was killed before its version was there, and the next export writes its own.
+`penstock.bundle_writing` writes them, `penstock.standing_config` what belongs to all versions; here they are read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from penstock.errors import BundleError, InvalidArgumentError, NotFoundError
-from penstock.files import folder_atomic, folder_locked, sha256, write_atomic
+from penstock.files import sha256
 from penstock.manifest import (
     ACTIVE_MACS,
     FLAG,
@@ -35,12 +32,10 @@ from penstock.manifest import (
     Manifest,
 )
 from penstock.model_config import (
-    BATCHING,
     CONFIG_FILE,
     LABELS_FILE,
     MAX_BATCH_PARAMETER,
     Interface,
-    config_files,
     config_text,
 )
 
@@ -104,108 +99,6 @@ def newest_bundle(folder: Path) -> Bundle:
     return read_bundle(folder / str(numbers[-1]) if numbers else folder)
 
 
-def write_bundle(
-    repository: Path,
-    name: str,
-    manifest: Manifest,
-    model: Path,
-    *,
-    also: Mapping[str, str | bytes] | None = None,
-) -> Bundle:
-    """Add a version to a model repository: the whole of it, or nothing.
-
-    Args:
-        repository: folder of models; made if it is not there.
-        name: model name; letters, digits, ``-``, ``_`` and ``.``.
-        manifest: must carry the hash of ``model``.
-        model: the ONNX file; it is copied.
-        also: further files for the version folder, by name.
-
-    Raises:
-        InvalidArgumentError: the name cannot be a model's, or the model's ``config.pbtxt`` says something
-            else than this export would.
-    """
-    check_name(name)
-    home = repository / name
-
-    def configure() -> None:
-        _configure(home, Interface.of(manifest))
-
-    return _write_version(home, manifest, model.read_bytes(), also or {}, configure)
-
-
-def misfit(home: Path, interface: Interface) -> Path | None:
-    """The file of a model's folder that belongs to its versions and says something else, if there is one.
-
-    Args:
-        home: folder of the model; it need not be there.
-        interface: of the version that is to be added.
-    """
-    if not versions(home):
-        return None
-    texts = {home / file: text for file, text in config_files(home.name, interface).items()}
-    return next((file for file, text in texts.items() if file.exists() and not _says(file, text)), None)
-
-
-def refuse_misfit(home: Path, interface: Interface) -> None:
-    """Refuse a version that is called in another way than those already there.
-
-    Raises:
-        InvalidArgumentError: the model's ``config.pbtxt`` or ``labels.txt`` says something else.
-    """
-    file = misfit(home, interface)
-    if file is not None:
-        raise InvalidArgumentError(
-            f"{file} does not fit this export (other shapes, classes or batching), and belongs to the "
-            f"versions already there: choose another --name than {home.name!r}"
-        )
-
-
-def write_next_version(
-    old: Bundle, manifest: Manifest, content: bytes, also: Mapping[str, str | bytes]
-) -> Bundle:
-    """Add a version to the model that a bundle is one of; the configuration stays, for somebody may have edited it.
-
-    Args:
-        old: any version of the model.
-        manifest: must carry the hash of ``content``.
-        content: of the ONNX file.
-        also: further files for the version folder, by name.
-
-    Raises:
-        InvalidArgumentError: it would need another configuration than ``old``.
-    """
-    home = old.folder.resolve().parent
-    if Interface.of(manifest) != Interface.of(old.manifest):
-        raise InvalidArgumentError(f"another version of {home.name!r} must have the same inputs and outputs")
-    return _write_version(home, manifest, content, also, lambda: None)
-
-
-def _write_version(
-    home: Path,
-    manifest: Manifest,
-    content: bytes,
-    also: Mapping[str, str | bytes],
-    configure: Callable[[], None],
-) -> Bundle:
-    home.mkdir(parents=True, exist_ok=True)
-    while True:
-        version = home / str(max(_numbers(home), default=0) + 1)
-        try:
-            # Locked until it stands, or of two first exports one would change the other's configuration.
-            with folder_locked(home), folder_atomic(version) as folder:
-                (folder / MODEL_FILE).write_bytes(content)
-                (folder / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
-                for file, text in also.items():
-                    (folder / file).write_bytes(text.encode() if isinstance(text, str) else text)
-                read_bundle(folder)
-                # Last, so that an export that failed leaves no configuration for others to trip over.
-                configure()
-        except FileExistsError:
-            continue  # another export took this number meanwhile
-        return read_bundle(version)
-
-
 def _check_hash(file: Path, expected: str) -> None:
     if not file.is_file():
         raise BundleError(f"{file.parent} has no {file.name}: the bundle is incomplete, export again")
@@ -219,11 +112,11 @@ def _check_hash(file: Path, expected: str) -> None:
 
 def versions(home: Path) -> list[int]:
     """Version numbers of a model, ascending: folders named by a positive integer without leading zeros."""
-    return [number for number in _numbers(home) if (home / str(number)).is_dir()]
+    return [number for number in numbers_taken(home) if (home / str(number)).is_dir()]
 
 
-def _numbers(home: Path) -> list[int]:
-    """Numbers that are taken, ascending: by versions, or by files that have no business there."""
+def numbers_taken(home: Path) -> list[int]:
+    """Version numbers that are taken, ascending: by versions, or by files that have no business there."""
     if not home.is_dir():
         return []
     names = (entry.name for entry in home.iterdir())
@@ -243,19 +136,6 @@ def check_name(name: str) -> None:
         raise InvalidArgumentError(
             f"model name {name!r}: use letters, digits, '-', '_' and '.', and do not begin with '.'"
         )
-
-
-def _configure(home: Path, interface: Interface) -> None:
-    """Write the files that belong to all versions, where they do not say the same already."""
-    refuse_misfit(home, interface)
-    for file, text in config_files(home.name, interface).items():
-        if not _says(home / file, text):
-            write_atomic(home / file, text)
-
-
-def _says(path: Path, text: str) -> bool:
-    """Whether a file says this, or did before exports shared runs."""
-    return path.is_file() and path.read_text(encoding="utf-8") in (text, text.removesuffix(BATCHING))
 
 
 __all__ = [
@@ -280,10 +160,6 @@ __all__ = [
     "Manifest",
     "check_name",
     "config_text",
-    "misfit",
     "read_bundle",
-    "refuse_misfit",
     "versions",
-    "write_bundle",
-    "write_next_version",
 ]

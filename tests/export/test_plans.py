@@ -10,17 +10,21 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import fields, replace
 from io import StringIO
+from itertools import product
 from multiprocessing import active_children
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 
 from penstock.bundle import read_bundle, versions
@@ -34,6 +38,8 @@ from penstock.export.plans.leftovers import HIDDEN, sweep
 from penstock.export.plans.names import RUN_FILE, fill, source_name
 from penstock.export.plans.outcome import FAILED, MADE, THERE, Outcome
 from penstock.export.plans.plan import read_plan
+from penstock.export.plans.scratch import PREFIX, clear_unclaimed, scratch_folder
+from penstock.export.plans.table import outcome_table
 from penstock.export.plans.values import choices, convert
 from penstock.export.plans.workers import run_all
 from penstock.files import folder_atomic, write_atomic
@@ -211,6 +217,10 @@ WRONG = {
         REPOSITORY + EXPORT + EXPORT + "dense = true",
         "entry 2: name is 'n' for dense True as for dense False of entry 1: put what differs into the name",
     ),
+    "same name in one repository": (
+        REPOSITORY + EXPORT + EXPORT + 'repository = "./x/../r/"',
+        "entry 2: name is 'n' for repository .* as for repository .* of entry 1",
+    ),
     "same name in one entry": (
         REPOSITORY + EXPORT + 'lowering = ["masked", "gathered"]',
         "entry 1: name is 'n' for lowering 'gathered' as for lowering 'masked' of entry 1",
@@ -335,12 +345,47 @@ def test_inputs_follow_content_and_options_not_places(options: ExportOptions, ch
 def test_inputs_follow_the_images(options: ExportOptions, tmp_path: Path) -> None:
     assert inputs_of(options)["images"] is None
     replace(untrained(0), config={"data": "digits"}).save(tmp_path / "digits.safetensors")
-    assert re.fullmatch(
-        "[0-9a-f]{64}", inputs_of(replace(options, source=str(tmp_path / "digits.safetensors")))["images"]
-    )
+    images = inputs_of(replace(options, source=str(tmp_path / "digits.safetensors")))["images"]
+    assert list(images) == ["calibration"]
+    assert re.fullmatch("[0-9a-f]{64}", images["calibration"])
     replace(untrained(0), config={"data": "cifar10"}).save(tmp_path / "cifar10.safetensors")
     with pytest.raises(NotFoundError, match="no cifar10_train"):
         inputs_of(replace(options, source=str(tmp_path / "cifar10.safetensors"), data=tmp_path))
+
+
+def folder_set(root: Path, *, training_level: int) -> str:
+    """The name of a data set of 60 images in two classes; of one training image the level is given."""
+    draw = np.random.default_rng(0)
+    for part, label, number in product(("train", "test"), ("cat", "dog"), range(15)):
+        file = root / part / label / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        level = training_level if (part, label, number) == ("train", "cat", 3) else 0
+        pixels = draw.integers(0, 200, (8, 8, 3), np.uint8) + np.uint8(level)
+        Image.fromarray(pixels).save(file)
+    return f"folder:{root}?size=8"
+
+
+def test_inputs_follow_training_images_where_a_detector_is_fitted_to_them(
+    options: ExportOptions, tmp_path: Path
+) -> None:
+    def images(level: int, **change: Any) -> dict[str, str]:
+        name = folder_set(tmp_path / f"images{level}", training_level=level)
+        source = tmp_path / f"{level}.safetensors"
+        replace(untrained(0), config={"data": name}).save(source)
+        found: dict[str, str] = inputs_of(replace(options, source=str(source), **change))["images"]
+        return found
+
+    assert images(0) == images(50)  # with gates or dense as they are, nobody looks at training images
+    gates = str(shutil.copy(options.source, tmp_path / "gates.safetensors"))
+    for change in (
+        {"observe": True},
+        {"dense": False, "gates": gates},
+        {"dense": False, "detector": "doubt"},
+    ):
+        before, after = images(0, **change), images(50, **change)
+        assert before["calibration"] == after["calibration"]
+        assert before["train"] != after["train"]
+    assert images(0, dense=False, flags=False) == images(0)
 
 
 def test_inputs_of_what_no_file_holds_are_its_name(options: ExportOptions) -> None:
@@ -390,6 +435,44 @@ def test_old_leftovers_are_swept_up_and_nothing_else(tmp_path: Path, monkeypatch
     assert sweep([home, tmp_path / "nowhere"]) == []  # somebody may still be at work
     assert sorted(sweep([home], age=-1.0)) == sorted(left)
     assert {entry.name for entry in home.iterdir()} == {"1", ".hidden", ".1.old", ".notes.txt.abcdefgh"}
+
+
+def test_only_folders_that_nobody_works_in_are_cleared_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    killed_one, foreign = tmp_path / f"{PREFIX}killed", tmp_path / "other"
+    for folder in (killed_one, foreign):
+        (folder / "deep").mkdir(parents=True)
+        (folder / "deep" / "model.onnx").write_text("half")
+    (tmp_path / f"{PREFIX}link").symlink_to(foreign)
+    with scratch_folder() as mine:
+        assert not killed_one.exists()
+        (mine / "model.onnx").write_text("at work")
+        assert clear_unclaimed() == []
+        with scratch_folder() as beside:
+            assert beside != mine
+        assert (mine / "model.onnx").exists()
+    assert sorted(tmp_path.iterdir()) == [foreign, tmp_path / f"{PREFIX}link"]
+    assert (foreign / "deep" / "model.onnx").exists()
+
+
+def test_a_folder_that_was_cleared_away_before_it_was_claimed_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    make, made = tempfile.mkdtemp, []
+
+    def cleared_at_once(**how: str) -> str:
+        made.append(make(**how))
+        if len(made) == 1:
+            assert clear_unclaimed() == [Path(made[0])]
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", cleared_at_once)
+    with scratch_folder() as folder:
+        assert [str(folder)] == made[1:]
+        assert folder.is_dir()
 
 
 class KilledError(Exception):
@@ -468,11 +551,11 @@ def test_a_plan_makes_what_is_not_there_and_only_that(
 class Killer:
     """Watches, and kills the process as soon as it says something about the entry ``victim``."""
 
-    def began(self, name: str) -> None:
+    def began(self, home: Path) -> None:
         pass
 
-    def said(self, name: str, line: str) -> None:
-        if name == "victim":
+    def said(self, home: Path, line: str) -> None:
+        if home.name == "victim":
             (worker,) = active_children()
             worker.kill()
 
@@ -492,14 +575,56 @@ def test_a_process_that_is_killed_fails_its_entry_alone(options: ExportOptions) 
     assert active_children() == []
 
 
+def outcome(name: str, result: str, *, repository: str = "models", **more: Any) -> Outcome:
+    return Outcome(name=name, repository=repository, source="x", result=result, seconds=1.0, **more)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_models_of_one_name_in_two_repositories_are_told_apart(terminal: bool) -> None:
+    screen = StringIO()
+    console = Console(file=screen, force_terminal=terminal, width=100)
+    both = [outcome("net", FAILED, repository=each, error=f"no {each}") for each in ("here", "there")]
+    with watching(2, console, several=True) as watcher:
+        for each in both:
+            watcher.began(each.home)
+        for each in both:
+            watcher.said(each.home, "compiling")
+            watcher.ended(each)
+    console.print(outcome_table(both, "plan"))
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
+    for folder in ("here", "there"):
+        assert f"{folder}/net: failed: no {folder}" in shown
+        assert re.search(rf"│ {folder}/net +│ failed", shown)
+        assert terminal or f"- {folder}/net: compiling" in shown
+
+
+def test_a_plan_may_make_models_of_one_name_in_two_repositories(checkpoints: Path, tmp_path: Path) -> None:
+    plan = plan_file(
+        tmp_path,
+        f"""
+        [[export]]
+        source = "{checkpoints}/0.safetensors"
+        repository = ["{tmp_path}/b", "{tmp_path}/a"]
+        dense = true
+        name = "net"
+        """,
+    )
+    report = tmp_path / "report.json"
+    assert main(["export", "--plan", str(plan), "--json", str(report), "--jobs", "2"]) == 0
+    told = json.loads(report.read_text())["exports"]
+    assert [(Path(each["repository"]).name, each["version"]) for each in told] == [
+        (repository, f"{tmp_path}/{repository}/net/1") for repository in "ba"
+    ]
+
+
 def test_a_terminal_shows_who_is_at_what_and_keeps_errors() -> None:
     screen = StringIO()
     with watching(2, Console(file=screen, force_terminal=True, width=100)) as watcher:
-        watcher.began("[a]")
-        watcher.said("[a]", "compiling [bold]masked")
-        watcher.ended(Outcome(name="[a]", source="x", result=FAILED, seconds=1.0, error="[b] is too large"))
-        watcher.began("c")
-        watcher.ended(Outcome(name="c", source="x", result=MADE, seconds=1.0, version="models/c/1"))
+        watcher.began(Path("models/[a]"))
+        watcher.said(Path("models/[a]"), "compiling [bold]masked")
+        watcher.ended(outcome("[a]", FAILED, error="[b] is too large"))
+        watcher.began(Path("models/c"))
+        watcher.ended(outcome("c", MADE, version="models/c/1"))
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
     assert "[a]: failed: [b] is too large" in shown
     assert "2/2" in shown
@@ -512,8 +637,9 @@ COUNT = 12
 
 
 @pytest.fixture
-def small_plan(checkpoints: Path, tmp_path: Path) -> Path:
-    """Twelve bundles."""
+def small_plan(checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Twelve bundles; temporary files of whoever makes them, here or in a process of its own, go beside them."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     sources = [str(checkpoints / f"{seed}.safetensors") for seed in range(3)]
     rates = [0.01, 0.02, 0.05, 0.1]
     return plan_file(
@@ -531,10 +657,10 @@ def small_plan(checkpoints: Path, tmp_path: Path) -> Path:
 
 @contextmanager
 def started(plan: Path, jobs: int) -> Iterator[subprocess.Popen[str]]:
-    """The command in a process group of its own; what it leaves in the folder for temporary files goes with ours."""
+    """The command in a process group of its own."""
     process = subprocess.Popen(
         [sys.executable, "-m", "penstock.cli", "export", "--plan", str(plan), "--jobs", str(jobs)],
-        env=os.environ | {"TMPDIR": str(plan.parent)},
+        env=os.environ | {"TMPDIR": tempfile.gettempdir()},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -591,6 +717,11 @@ def kill_on_the_way(plan: Path, jobs: int, draw: random.Random, *, at: int) -> N
     count_bundles(models)
 
 
+def scratch_of(plan: Path) -> list[Path]:
+    """Folders for temporary files of plans that run, or were killed."""
+    return list(plan.parent.glob(f"{PREFIX}*"))
+
+
 def finish(plan: Path, jobs: int) -> None:
     """A run that is left alone completes the rest, and the next one finds all there."""
     before = count_bundles(plan.parent / "models")
@@ -606,7 +737,9 @@ def test_kills_leave_no_half_bundle_and_the_next_run_completes_the_rest(small_pl
     draw = random.Random(0)
     for at in (2, 7):
         kill_on_the_way(small_plan, 1, draw, at=at)
+        assert len(scratch_of(small_plan)) == 1  # and the second run took away what the first one left
     finish(small_plan, 1)
+    assert scratch_of(small_plan) == []
 
 
 @pytest.mark.slow

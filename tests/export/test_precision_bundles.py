@@ -18,6 +18,7 @@ from penstock.detect import conformal_threshold
 from penstock.errors import ConfigurationError, InvalidArgumentError, UnsupportedError
 from penstock.export.pipeline import ExportOptions, export
 from penstock.export.plans.plan import read_plan
+from penstock.export.precision.agreement import LIMITS, Limits
 from penstock.export.runtime import Outputs, open_bundle
 from penstock.nn.checkpoint import Checkpoint
 
@@ -117,6 +118,22 @@ def test_the_threshold_is_that_of_the_narrow_graph_itself(
     assert 0 < got["adversarial"].mean() < 0.15
 
 
+def test_an_export_warns_of_paths_that_precision_changes(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    options = ExportOptions(
+        source=str(tiny_run), repository=tmp_path, name="n", lowering="masked", precision="int8"
+    )
+    found = export(options, said.append).manifest.agreement
+    assert found is not None
+    assert not [line for line in said if line.startswith("warning")]
+    monkeypatch.setitem(LIMITS, "int8", Limits(top1_agreement=0.9, same_bits=1.01))
+    export(options, said.append)
+    (warning,) = (line for line in said if line.startswith("warning"))
+    assert f"only {found.same_bits:.1%} of the path bits" in warning
+
+
 def test_int8_keeps_the_accuracy_of_float32(
     narrow_bundles: dict[str, Bundle], bundles: dict[str, Bundle]
 ) -> None:
@@ -126,6 +143,25 @@ def test_int8_keeps_the_accuracy_of_float32(
         for bundle in (bundles["masked"], narrow_bundles["int8"])
     )
     assert narrow >= wide - 0.01
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"lowering": "routed"}, {"lowering": "masked"}, {"dense": True}], ids=str
+)
+def test_int8_for_openvino_is_refused_before_anything_is_done(how: dict[str, Any], tmp_path: Path) -> None:
+    """It would be measured and served in an engine that answers otherwise than the one that checked it."""
+    where: dict[str, Any] = {
+        "source": "x",
+        "repository": tmp_path,
+        "name": "x",
+        "provider": "openvino",
+        **how,
+    }
+    with pytest.raises(
+        InvalidArgumentError, match=r"int8 and provider openvino.*take provider cpu, or precision"
+    ):
+        ExportOptions(**where, precision="int8")
+    assert ExportOptions(**where).precision == "fp32"
 
 
 def test_int8_of_gathered_weights_is_refused_before_anything_is_done(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,8 @@ import torch
 from penstock.bundle import Calibration
 from penstock.errors import VerificationError
 from penstock.export.building import Builder
-from penstock.export.capture.contract import Answer
+from penstock.export.capture.contract import Answer, ServedModel
+from penstock.export.capture.exporting import capture
 from penstock.export.lowerings.gated_conv import codes, gate_logits, pooled_input, read_gated_conv
 from penstock.export.lowerings.gathered import Gathered
 from penstock.export.lowerings.lowering import Lowering
@@ -21,6 +23,7 @@ from penstock.export.lowerings.masked import Masked
 from penstock.export.runtime import Outputs, open_graph
 from penstock.export.verify.extremes import verify_extremes
 from penstock.export.verify.parity import MARGIN, Reference, reference, verify, verify_flags
+from penstock.nn.cascade import Cascade
 from penstock.paths import PathLayer, PathLayout
 
 LAYOUT = PathLayout(
@@ -250,6 +253,66 @@ def test_a_right_lowering_passes_at_the_extremes(
 ) -> None:
     for each in captured.values():
         verify_extremes(each.model, each.served, lowering, some_images(3))
+
+
+class Hurried(Unmasked):
+    """A wrong lowering: opens gates that are within a thousandth of it."""
+
+    def lower(self, model: ir.Model) -> None:
+        for conv in filter(None, map(read_gated_conv, list(model.graph))):
+            bias = np.where(np.abs(conv.expand_bias) < 1e-3, np.abs(conv.expand_bias), conv.expand_bias)
+            fresh = Builder(model.graph, conv.layer).constant(bias, "opened")
+            conv.node.replace_input_with(len(conv.node.inputs) - 1, fresh)
+        Masked().lower(model)
+
+
+def test_a_wrong_lowering_shows_where_gates_are_near_to_flipping(
+    captured: dict[str, Any], some_images: SomeImages
+) -> None:
+    each, hurried = captured["chain"], Hurried()
+    with pytest.raises(VerificationError, match=r"^with all gates near to flipping: .* path bits differ"):
+        verify_extremes(each.model, each.served, cast(Lowering, hurried), some_images(3))
+
+
+@pytest.fixture(scope="module")
+def cascaded(captured: dict[str, Any]) -> Any:
+    """A cascade of two members with gates, captured."""
+    first, second = (copy.deepcopy(captured["chain"].served.network) for _ in range(2))
+    served = ServedModel(Cascade(first, second, threshold=0.3, blend=0.3), None).eval()
+    return type(captured["chain"])(served, capture(served, (3, 8, 8)))
+
+
+class OfMember:
+    """A wrong lowering: all gates of one member of a cascade say the same, whatever they see."""
+
+    name = "of member"
+    single = False
+    skips = False
+
+    def __init__(self, member: str, logit: float) -> None:
+        self.member = member
+        self.logit = logit
+
+    def lower(self, model: ir.Model) -> None:
+        for conv in filter(None, map(read_gated_conv, list(model.graph))):
+            if conv.layer.startswith(self.member):
+                bias = np.full_like(conv.expand_bias, self.logit)
+                conv.node.replace_input_with(
+                    len(conv.node.inputs) - 1, Builder(model.graph, conv.layer).constant(bias, "wrong")
+                )
+        Masked().lower(model)
+
+
+@pytest.mark.parametrize("member", ["first", "second"])
+@pytest.mark.parametrize(("logit", "gates"), [(1.0, "closed"), (-1.0, "open")])
+def test_gates_inside_cascades_are_forced_too(
+    logit: float, gates: str, member: str, cascaded: Any, some_images: SomeImages
+) -> None:
+    verify_extremes(cascaded.model, cascaded.served, Masked(), some_images(3))
+    wrong = cast(Lowering, OfMember(member, logit))
+    how = f"^with all gates {gates}, prototype 0 in every stage, .*first layer that breaks is {member}"
+    with pytest.raises(VerificationError, match=how):
+        verify_extremes(cascaded.model, cascaded.served, wrong, some_images(3))
 
 
 def test_forcing_gates_leaves_other_readers_of_a_shared_tensor_alone(

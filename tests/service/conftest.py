@@ -32,8 +32,8 @@ from penstock.bundle import (
     OUTPUTS,
     Calibration,
     Manifest,
-    write_bundle,
 )
+from penstock.bundle_writing import write_bundle
 from penstock.detect import FamilyScore
 from penstock.detect.recipe import DEFAULT
 from penstock.detect.tables import tables_to_bytes
@@ -256,7 +256,7 @@ def add_bundle(
         calibration=CALIBRATION,
         files={file: hashlib.sha256(content).hexdigest() for file, content in also.items()},
     )
-    folder = write_bundle(repository, name, manifest, file, also=also).folder
+    folder = write_bundle(repository, name, manifest, file.read_bytes(), also=also).folder
     if policy:
         with (folder.parent / CONFIG_FILE).open("a") as config:
             config.write(

@@ -142,7 +142,8 @@ def _closeness(manifest: Manifest) -> str:
         if found.top1_agreement is None
         else f"the same class for {found.top1_agreement:.2%} of the images, "
     )
-    return f"{manifest.precision}: beside float32 {same}logits off by {found.logit_error:.2%}"
+    bits = f"{found.same_bits:.2%} of the path bits, " if manifest.lowering != "dense" else ""
+    return f"{manifest.precision}: beside float32 {same}{bits}logits off by {found.logit_error:.2%}"
 
 
 def _export_plan(
