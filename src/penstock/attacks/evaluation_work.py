@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,8 @@ from penstock.data import ImageSet, load
 from penstock.detect import FamilyScore, conformal_threshold
 from penstock.errors import InvalidArgumentError
 from penstock.nn.checkpoint import Checkpoint, load_source
+from penstock.nn.lean import lean
+from penstock.nn.path_network import PathNetwork
 
 QUALITY = 75  # of JPEG, Pillow's own choice
 
@@ -61,6 +64,11 @@ class Subject:
     guides: ImageSet
     other: nn.Module | None = None
 
+    @cached_property
+    def network(self) -> PathNetwork:
+        """What attacks ask: it answers as the checkpoint's network does, by which what they give is judged."""
+        return lean(self.checkpoint.network)
+
 
 def other_network(source: str, attacked: Checkpoint) -> tuple[nn.Module, dict[str, str]]:
     """A network whose adversarial images can be shown to the one that is attacked, and what it is.
@@ -78,7 +86,7 @@ def other_network(source: str, attacked: Checkpoint) -> tuple[nn.Module, dict[st
         raise InvalidArgumentError(
             f"the other network, {about['name']}, is made of the dense network that is attacked: name another"
         )
-    return other.network, about
+    return lean(other.network), about
 
 
 def do(
@@ -119,7 +127,7 @@ def do(
 
 def change(subject: Subject, kind: str, eps: float, config: EvaluationConfig) -> Images:
     """The victims after an attack or control of ``KINDS``, with its bound in 0..1."""
-    images, labels, network = subject.victims.floats(), subject.victims.labels, subject.checkpoint.network
+    images, labels, network = subject.victims.floats(), subject.victims.labels, subject.network
     if kind in CHANGES:
         return _control(images, kind, eps, config.seed)
     if kind == "inflation":
@@ -134,7 +142,7 @@ def change(subject: Subject, kind: str, eps: float, config: EvaluationConfig) ->
         )
         threshold = conformal_threshold(subject.calibration, config.fpr)
         guides = subject.guides.floats()
-        score = DetectorScore(subject.detector, subject.checkpoint.network.layout)
+        score = DetectorScore(subject.detector, network.layout)
         return attack(network, score, threshold, images, labels, guides)
     return _attack(subject, kind, eps, config)(network, images, labels)
 
