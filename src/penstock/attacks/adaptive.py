@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from penstock.attacks.classifier import Images, Labels, warn_of_masked_gradients
+from penstock.attacks.classifier import Images, Labels, lead, warn_of_masked_gradients
 from penstock.errors import InvalidArgumentError
 from penstock.nn.path_network import GatedOutput, PathNetwork
 
@@ -139,9 +139,9 @@ class Adaptive:
         return best
 
     def _joint(self, victim: _Victim, x: Tensor, output: GatedOutput, scores: Tensor) -> Tensor:
-        lead = F.relu(victim.lead(output) + 0.5)
+        margin = F.relu(victim.lead(output) + 0.5)
         excess = F.relu(scores - victim.threshold)
-        return _gradient((lead + self.weight * excess).sum(), x)
+        return _gradient((margin + self.weight * excess).sum(), x)
 
     def _matching(self, victim: _Victim, x: Tensor, output: GatedOutput, scores: Tensor) -> Tensor:
         assert victim.guide is not None
@@ -190,8 +190,7 @@ class _Victim:
 
     def lead(self, output: GatedOutput) -> Tensor:
         """``[N]``: how far the right class leads the best wrong one."""
-        right = F.one_hot(self.labels, output.logits.shape[1]).bool()
-        return output.logits[right] - output.logits.masked_fill(right, -torch.inf).amax(1)
+        return lead(output.logits, self.labels)
 
     def rank(self, output: GatedOutput, scores: Tensor) -> Tensor:
         """``[N]``, smaller is better for the attacker, 0 or less is won."""
@@ -201,10 +200,10 @@ class _Victim:
 
 
 def _orthogonal(victim: _Victim, x: Tensor, output: GatedOutput, scores: Tensor) -> Tensor:
-    lead = victim.lead(output)
-    classifier = _gradient(lead.sum(), x, keep=True)
+    margin = victim.lead(output)
+    classifier = _gradient(margin.sum(), x, keep=True)
     detector = _gradient(scores.sum(), x)
-    wrong = (lead < 0)[:, None, None, None]
+    wrong = (margin < 0)[:, None, None, None]
     return torch.where(wrong, _without(detector, classifier), _without(classifier, detector))
 
 

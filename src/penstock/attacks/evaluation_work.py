@@ -31,7 +31,8 @@ from penstock.attacks.evaluation_config import ATTACKS, CHANGES, OWN, Evaluation
 from penstock.attacks.evaluation_figures import Arrays
 from penstock.attacks.inflation import Inflation, bound
 from penstock.attacks.pgd import PGD
-from penstock.attacks.toolbox import FGSM, Attack, AutoAttack, DeepFool, Square, Transfer
+from penstock.attacks.square import Square
+from penstock.attacks.toolbox import FGSM, Attack, AutoAttack, DeepFool, Transfer
 from penstock.data import ImageSet, load
 from penstock.detect import FamilyScore, conformal_threshold
 from penstock.errors import InvalidArgumentError

@@ -23,8 +23,8 @@ def lean(network: PathNetwork) -> PathNetwork:
         network: it is not changed; one with gates or several prototypes is given back as it is.
     """
     if isinstance(network, Cascade):
-        members = (lean(member) for member in (network.first, network.second))
-        return Cascade(*members, network.threshold.item(), network.blend.item()).eval()
+        first, second = lean(network.first), lean(network.second)
+        return Cascade(first, second, network.threshold.item(), network.blend.item()).eval()
     if not isinstance(network, ConsolidatedNetwork) or network.config.count != 1:
         return network
     small = compact(network, responds=False).eval()
