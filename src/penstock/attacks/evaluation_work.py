@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -70,6 +70,13 @@ class Subject:
         """What attacks ask: it answers as the checkpoint's network does, by which what they give is judged."""
         return lean(self.checkpoint.network)
 
+    def first(self, count: int) -> Subject:
+        """The same with no more than so many victims."""
+        before = {name: array[:count] for name, array in self.before.items()}
+        return replace(
+            self, victims=self.victims.take(np.arange(min(count, len(self.victims)))), before=before
+        )
+
 
 def other_network(source: str, attacked: Checkpoint) -> tuple[nn.Module, dict[str, str]]:
     """A network whose adversarial images can be shown to the one that is attacked, and what it is.
@@ -105,6 +112,7 @@ def do(
         ``noise``, the path detector's scores under normal noise of equal length (those of bundles under their own
         names), and for inflation ``bound`` ``[1]``, ``before`` ``[N]``, and what `Bench.time` says.
     """
+    subject = subject.first(config.counts.get(kind, config.images))
     if kind in ("mnist", "caltech25"):
         shown = foreign(load(kind, folder=folder).test, subject.checkpoint.input_shape, len(subject.victims))
         return bench.judge(shown) | {"labels": np.full(len(shown), -1), "l2": np.zeros(len(shown))}
