@@ -48,7 +48,7 @@ def false_positives(results: dict[str, Any]) -> list[str]:
 
 
 def detection(results: dict[str, Any]) -> list[str]:
-    """A row for each attack or control and bound: its images, PyTorch's network and detector, and the best other score."""
+    """A row for each attack or control and bound: images, PyTorch's network and detector, and the best other score."""
     head = [
         *(
             "network",

@@ -57,6 +57,8 @@ def test_an_evaluation_reports_and_goes_on(tiny_run: Path, tmp_path: Path) -> No
     assert by_kind["inflation"]["active_macs"]["largest"] <= by_kind["inflation"]["active_macs"]["bound"]
 
     assert min(found["live_bits"].values()) > 0
+    assert set(found["planted"]) == {"joint"}
+    assert 0 <= found["planted"]["joint"]["value"] <= 1 <= found["planted"]["joint"]["images"] <= 16
 
     supervised = found["supervised"]
     assert {row["per_class"] for row in supervised} == {1, 5, 10}

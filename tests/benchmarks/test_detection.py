@@ -92,6 +92,7 @@ RESULTS = {
                     attack("signs", 8.0, 0.5, 0.0),
                     attack("inflation", 0.0, 0.5, 0.0, active_macs=MACS),
                 ],
+                "planted": {"joint": estimate(0.95), "matching": estimate(0.6)},
                 "bundles": [{"name": "routed-fp32", "clean": CLEAN, "attacks": [INFLATED]}],
                 "means": {
                     "attacks": ["pgd-8", "pgd-2"],
@@ -156,6 +157,8 @@ def test_inflation_says_what_images_cost_and_how_long_graphs_take() -> None:
 
 def test_each_requirement_has_a_verdict() -> None:
     _, _, *lines = table_requirements.requirements(RESULTS)
+    found = [cells(line)[3:] for line in lines[:-2] if "planted" in line]
+    assert [verdict for _, verdict in found] == ["yes", "not measured", "**no**"]
     verdicts = {cells(line)[1]: cells(line)[3:] for line in lines[:-2]}
     assert cells(lines[0])[1:] == ["false alarms at 1%", "in the 99 % interval", "1 of 1 graphs", "yes"]
     assert verdicts["false alarms at 5%"] == ["0 of 1 graphs", "**no**"]

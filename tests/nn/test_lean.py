@@ -71,6 +71,13 @@ def test_it_has_the_open_filters_alone_and_no_batch_norm_behind_them(cascade: Ca
     assert counts[0] < 0.5 * counts[1]
 
 
+def test_what_is_lean_stays_as_it_is(cascade: Cascade) -> None:
+    images = torch.rand(3, 3, 16, 16)
+    slim = lean(cascade)
+    with torch.no_grad():
+        assert torch.equal(lean(slim)(images).logits, slim(images).logits)
+
+
 def test_gates_and_choices_are_left_alone(residual: nn.Module) -> None:
     gated = attach_gates(residual, torch.zeros(1, 3, 16, 16), GateConfig()).eval()
     routed = attach_prototypes(gated, PrototypeConfig(count=2, stages=(2, 2)))

@@ -31,6 +31,7 @@ from penstock.attacks.evaluation_config import ATTACKS, CHANGES, OWN, Evaluation
 from penstock.attacks.evaluation_figures import Arrays
 from penstock.attacks.inflation import Inflation, bound
 from penstock.attacks.pgd import PGD
+from penstock.attacks.planted import found, plant
 from penstock.attacks.square import Square
 from penstock.attacks.toolbox import FGSM, Attack, AutoAttack, DeepFool, Transfer
 from penstock.data import ImageSet, load
@@ -41,6 +42,7 @@ from penstock.nn.lean import lean
 from penstock.nn.path_network import PathNetwork
 
 QUALITY = 75  # of JPEG, Pillow's own choice
+PLANTED = 30  # honest images from which evasions are planted
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -119,19 +121,19 @@ def do(
     images, labels = subject.victims.floats(), subject.victims.labels
     changed = change(subject, kind, eps / 255, config)
     moved = np.sqrt(((changed - images) ** 2).sum(axis=(1, 2, 3)))
-    found = bench.judge(changed) | {"labels": labels, "l2": moved}
+    said = bench.judge(changed) | {"labels": labels, "l2": moved}
     if kind in ATTACKS:
         noise = bench.judge_alone(gaussian_like(images, changed, config.seed))
-        found["noise"] = noise[OWN]
+        said["noise"] = noise[OWN]
         for name in noise:
             bundle, _, what = name.partition(".")
             if what in (OWN, "flag"):
-                found[f"{bundle}.noise-{what}"] = noise[name]
+                said[f"{bundle}.noise-{what}"] = noise[name]
     if kind == "inflation":
-        found["bound"] = np.array([bound(subject.checkpoint.network)])
-        found["before"] = subject.before["active_macs"]
-        found |= bench.time(images, changed)
-    return found
+        said["bound"] = np.array([bound(subject.checkpoint.network)])
+        said["before"] = subject.before["active_macs"]
+        said |= bench.time(images, changed)
+    return said
 
 
 def change(subject: Subject, kind: str, eps: float, config: EvaluationConfig) -> Images:
@@ -142,18 +144,35 @@ def change(subject: Subject, kind: str, eps: float, config: EvaluationConfig) ->
     if kind == "inflation":
         return Inflation(steps=config.adaptive_steps)(network, images)
     if kind in METHODS:
-        attack = Adaptive(
-            method=kind,
-            eps=eps,
-            steps=config.adaptive_steps,
-            restarts=config.adaptive_restarts,
-            seed=config.seed,
-        )
         threshold = conformal_threshold(subject.calibration, config.fpr)
-        guides = subject.guides.floats()
         score = DetectorScore(subject.detector, network.layout)
-        return attack(network, score, threshold, images, labels, guides)
+        attack = _adaptive(kind, eps, config)
+        return attack(network, score, threshold, images, labels, subject.guides.floats())
     return _attack(subject, kind, eps, config)(network, images, labels)
+
+
+def active_test(subject: Subject, config: EvaluationConfig) -> Arrays:
+    """By adaptive attack, which evasions planted within its largest bound it found: `penstock.attacks.planted`."""
+    network, eps = subject.network, max(config.eps) / 255
+    score = DetectorScore(subject.detector, network.layout)
+    threshold = conformal_threshold(subject.calibration, config.fpr)
+    honest, guides = subject.first(PLANTED).victims.floats(), subject.guides.floats()
+    planted = plant(network, score, threshold, honest, eps, config.seed)
+    return {
+        kind: found(_adaptive(kind, eps, config), planted, network, score, threshold, guides)
+        for kind in METHODS
+        if kind in config.kinds and len(planted.images)
+    }
+
+
+def _adaptive(kind: str, eps: float, config: EvaluationConfig) -> Adaptive:
+    return Adaptive(
+        method=kind,
+        eps=eps,
+        steps=config.adaptive_steps,
+        restarts=config.adaptive_restarts,
+        seed=config.seed,
+    )
 
 
 def _control(images: Images, kind: str, eps: float, seed: int) -> Images:

@@ -89,9 +89,9 @@ def compact(network: ConsolidatedNetwork, *, responds: bool = True) -> Consolida
     path = torch.cat([router.prototypes[0] for router in network.routers]).bool()
     codes = [path[part] for part in network.layout.slices]
     for own, layer in zip(codes, network.layout.layers, strict=True):
-        if layer.observes:
-            continue
         routed = cast(RoutedConv2d, network.body.get_submodule(layer.name))
+        if layer.observes or isinstance(routed, StaticConv2d):
+            continue
         # Behind a concatenation the layout does not say which channel is whose: all of them are read there.
         alone = len(layer.sources) == 1 and not layer.ungated
         entering = codes[layer.sources[0]] if alone else path.new_ones(routed.conv.in_channels)
