@@ -7,18 +7,17 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from penstock.detect.combined import check_classes
 from penstock.detect.family_score import FamilyScore
 from penstock.detect.features import PathFeatures
-from penstock.detect.lifecycle import Detector
+from penstock.detect.lifecycle import LearningDetector
 from penstock.detect.pvalues import RANKED
 from penstock.detect.recipe import DISAGREEMENT, Recipe
-from penstock.errors import InvalidArgumentError, NotFittedError
+from penstock.errors import InvalidArgumentError
 
 FEWEST = 50  # honest inputs to fit and to rank by surprisal
 
 
-class FamilyDetector(Detector):
+class FamilyDetector(LearningDetector[FamilyScore]):
     """Any detector of the family; graphs compute the same score to 1e-4 of ``max(1, |score|)``.
 
     Example:
@@ -42,7 +41,6 @@ class FamilyDetector(Detector):
             raise InvalidArgumentError("classes is 1: with no other class there is nothing to disagree about")
         self._rank = rank
         self._seed = seed
-        self._fitted: FamilyScore | None = None
 
     def fit(self, honest: PathFeatures, ranking: PathFeatures | None = None) -> Self:
         """Learn what honest paths look like, and forget any threshold.
@@ -58,12 +56,7 @@ class FamilyDetector(Detector):
                 and not known.
             UnsupportedError: scikit-learn is not installed.
         """
-        fewest = FEWEST if self.recipe.by_surprisal else 2
-        if len(honest) < fewest:
-            raise InvalidArgumentError(
-                f"{len(honest)} inputs to fit a detector to; at least {fewest} are needed"
-            )
-        check_classes(honest, self._classes)
+        self._check_honest(honest, FEWEST if self.recipe.by_surprisal else 2)
         fitting = honest
         if ranking is None:
             ranking = honest
@@ -72,9 +65,7 @@ class FamilyDetector(Detector):
                 ranking, fitting = (
                     honest.take(part) for part in np.split(order, [round(RANKED * len(honest))])
                 )
-        self._fitted = FamilyScore.fit(self.recipe, fitting, ranking, self._classes, self._rank)
-        self._thresholds = None
-        return self
+        return self._learn(FamilyScore.fit(self.recipe, fitting, ranking, self._classes, self._rank))
 
     def score(self, features: PathFeatures) -> npt.NDArray[np.float32]:
         """``[N]``, larger is stranger, in the precision that graphs have.
@@ -84,22 +75,3 @@ class FamilyDetector(Detector):
             InvalidArgumentError: the features have another number of filters or an unknown class.
         """
         return self.fitted.score(features)
-
-    @property
-    def fitted(self) -> FamilyScore:
-        """What was learnt.
-
-        Raises:
-            NotFittedError: call `fit` first.
-        """
-        if self._fitted is None:
-            raise NotFittedError("nothing learnt yet: call fit() on honest inputs first")
-        return self._fitted
-
-    def check_fitted(self) -> None:
-        """Refuse to go on without anything learnt.
-
-        Raises:
-            NotFittedError: call `fit` first.
-        """
-        _ = self.fitted

@@ -100,9 +100,9 @@ class FamilyScore:
             return mean
         return combine(self.surprised(parts), self.recipe.how).astype(np.float32)
 
-    def surprised(self, parts: npt.NDArray[np.float32]) -> list[Floats]:
-        """The surprisal ``[N]`` of each of the parts ``[N, K]``."""
-        return [one(part) for one, part in zip(self.surprisals, parts.T, strict=True)]
+    def surprised(self, parts: npt.NDArray[np.float32]) -> Floats:
+        """The surprisals ``[N, K]`` of the parts ``[N, K]``."""
+        return np.stack([one(part) for one, part in zip(self.surprisals, parts.T, strict=True)], axis=1)
 
     def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
         """Everything, flat: the tables of `penstock.detect.combined`, then ``disagreement.usual`` and so on."""

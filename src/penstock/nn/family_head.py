@@ -117,7 +117,7 @@ class FamilyHead(nn.Module):
         return [found[name] for name in self.recipe.parts]
 
     def _combined(self, found: Tensor) -> Tensor:
-        """``[N, 1]`` of scores or surprisals ``[N, K]``."""
+        """``[N, 1]`` of scores or surprisals ``[N, K]``, as `penstock.detect.surprisal.combine` makes it."""
         how = self.recipe.how
         if how == "fisher":
             return 2 * found.sum(dim=1, keepdim=True)
