@@ -92,7 +92,8 @@ def evaluate_detection(
     recipe = Recipe.parse(config.detector or checkpoint.detector_name)
     ranks = recipe.ranking(len(splits.calibration))
     say(f"fitting {recipe}")
-    score = fitted_score(checkpoint, str(recipe), splits.calibration.images[ranks], folder)
+    masks = Path(config.sub_architectures) if config.sub_architectures else None
+    score = fitted_score(checkpoint, str(recipe), splits.calibration.images[ranks], folder, masks)
     bench = Bench(
         checkpoint,
         score,

@@ -44,6 +44,7 @@ class EvaluationConfig:
         adaptive_steps: of each adaptive attack and of compute inflation.
         adaptive_restarts: of each adaptive attack.
         detector: name of a recipe, `penstock.detect.recipe`; empty: the source's own.
+        sub_architectures: run of a disentanglement, for a detector that compares with these; empty: none.
         observe: attack the dense network that the source came from, with its gates as observers.
         supervised: numbers of images per class that supervised detectors learn from; none leaves them out.
         fpr: rate at which adaptive attacks must stay unflagged.
@@ -67,6 +68,7 @@ class EvaluationConfig:
     adaptive_steps: int = 1000
     adaptive_restarts: int = 2
     detector: str = ""
+    sub_architectures: str = ""
     observe: bool = False
     supervised: tuple[int, ...] = (1, 5, 10)
     fpr: float = 0.05

@@ -98,6 +98,12 @@ class ClassDisagreement:
         return score
 
 
+def check_masks(masks: PathSet | None, classes: int) -> None:
+    """Refuse sub-architectures that are not one for each class."""
+    if masks is not None and len(masks) != classes:
+        raise InvalidArgumentError(f"{len(masks)} sub-architectures for {classes} classes")
+
+
 class DisagreementDetector(LearningDetector[ClassDisagreement]):
     """Flags paths that look like another class's.
 
@@ -111,8 +117,7 @@ class DisagreementDetector(LearningDetector[ClassDisagreement]):
         super().__init__(classes=classes)
         if classes < 2:
             raise InvalidArgumentError("classes is 1: with no other class there is nothing to disagree about")
-        if sub_architectures is not None and len(sub_architectures) != classes:
-            raise InvalidArgumentError(f"{len(sub_architectures)} sub-architectures for {classes} classes")
+        check_masks(sub_architectures, classes)
         self._masks = sub_architectures
 
     def fit(self, honest: PathFeatures) -> Self:

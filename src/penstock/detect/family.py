@@ -7,12 +7,14 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from penstock.detect.disagreement import check_masks
 from penstock.detect.family_score import FamilyScore
 from penstock.detect.features import PathFeatures
 from penstock.detect.lifecycle import LearningDetector
 from penstock.detect.pvalues import RANKED
-from penstock.detect.recipe import DISAGREEMENT, Recipe
+from penstock.detect.recipe import COMPARING, Recipe
 from penstock.errors import InvalidArgumentError
+from penstock.paths import PathSet
 
 FEWEST = 50  # honest inputs to fit and to rank by surprisal
 
@@ -29,16 +31,27 @@ class FamilyDetector(LearningDetector[FamilyScore]):
         classes: number of classes that the network knows.
         rank: directions of the gate logits' covariance to keep, at most.
         seed: of the choice of inputs that rank.
+        sub_architectures: binary masks ``[classes, P]`` of a disentanglement, for recipes that compare with them.
 
     Raises:
         InvalidArgumentError: no such recipe, or it compares classes and there is only one.
     """
 
-    def __init__(self, name: str, *, classes: int, rank: int = 32, seed: int = 0) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        classes: int,
+        rank: int = 32,
+        seed: int = 0,
+        sub_architectures: PathSet | None = None,
+    ) -> None:
         super().__init__(classes=classes)
         self.recipe = Recipe.parse(name)
-        if classes < 2 and DISAGREEMENT in self.recipe.parts:
+        if classes < 2 and set(COMPARING).intersection(self.recipe.parts):
             raise InvalidArgumentError("classes is 1: with no other class there is nothing to disagree about")
+        check_masks(sub_architectures, classes)
+        self._masks = sub_architectures
         self._rank = rank
         self._seed = seed
 
@@ -65,7 +78,9 @@ class FamilyDetector(LearningDetector[FamilyScore]):
                 ranking, fitting = (
                     honest.take(part) for part in np.split(order, [round(RANKED * len(honest))])
                 )
-        return self._learn(FamilyScore.fit(self.recipe, fitting, ranking, self._classes, self._rank))
+        return self._learn(
+            FamilyScore.fit(self.recipe, fitting, ranking, self._classes, self._rank, self._masks)
+        )
 
     def score(self, features: PathFeatures) -> npt.NDArray[np.float32]:
         """``[N]``, larger is stranger, in the precision that graphs have.
