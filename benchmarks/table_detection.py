@@ -48,12 +48,13 @@ def false_positives(results: dict[str, Any]) -> list[str]:
 
 
 def detection(results: dict[str, Any]) -> list[str]:
-    """A row for each attack or control and bound: PyTorch's network, its detector, and the best other score."""
+    """A row for each attack or control and bound: images, PyTorch's network and detector, and the best other score."""
     head = [
         *(
             "network",
             "attack",
             "eps",
+            "images",
             "misread",
             "AUROC (95 %)",
             "flagged at 1 % (95 %)",
@@ -73,7 +74,7 @@ def detection(results: dict[str, Any]) -> list[str]:
         failed = None if control else attack["detectors"][OWN]["failed"]
         lines.append(
             [
-                *(name, attack["attack"], _eps(attack)),
+                *(name, attack["attack"], _eps(attack), str(attack["attacked"])),
                 "-" if control else f"{attack['turned'] / attack['attacked']:.1%}",
                 area_text(own["auroc"]),
                 *(rate_text(own["tpr"][rate]) for rate in RATES),
@@ -121,12 +122,14 @@ def _piece(attack: Mapping[str, Any]) -> str:
 def evasion(results: dict[str, Any]) -> list[str]:
     """A row for each attack within a bound: share of all attacked images that end misread and not flagged, at 5 %."""
     bounds = sorted({attack["eps"] for _, attack in _attacks(results) if attack["eps"]})
-    rows: dict[tuple[str, str], dict[float, str]] = {}
+    rows: dict[tuple[str, str, str], dict[float, str]] = {}
     for name, attack in _attacks(results):
         if attack["eps"] and attack["attack"] not in CONTROLS:
             found = attack["detectors"][OWN]["evasion"]["0.05"]
-            rows.setdefault((name, attack["attack"]), {})[attack["eps"]] = rate_text(found)
-    head = ["network", "attack", *(f"{eps:g}/255 (95 %)" for eps in bounds)]
+            rows.setdefault((name, attack["attack"], str(attack["attacked"])), {})[attack["eps"]] = rate_text(
+                found
+            )
+    head = ["network", "attack", "images", *(f"{eps:g}/255 (95 %)" for eps in bounds)]
     lines = [[*key, *(own.get(eps, "-") for eps in bounds)] for key, own in rows.items()]
     return _table(head, lines, results, words=2)
 
@@ -177,8 +180,9 @@ def inflation(results: dict[str, Any]) -> list[str]:
         if attack["attack"] in COSTLY:
             macs = attack["active_macs"]
             keys = ("mean_before", "mean", "largest", "bound")
-            lines.append([name, *(f"{macs[key]:.1%}" for key in keys), rate_text(macs["over_budget"])])
-    head = ["network", "MACs before", "after, mean", "after, largest", "bound by construction"]
+            figures = [f"{macs[key]:.1%}" for key in keys]
+            lines.append([name, str(attack["attacked"]), *figures, rate_text(macs["over_budget"])])
+    head = ["network", "images", "MACs before", "after, mean", "after, largest", "bound by construction"]
     return _table([*head, "over budget (95 %)"], lines, results)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from table_detection import RATES, area_text, evaluations, inside, rate_text, unbiased
 from table_text import markdown, measured
 
-from penstock.attacks.evaluation_config import OWN
+from penstock.attacks.evaluation_config import ADAPTIVE, OWN
 
 AREAS = (
     *(("pgd", 8.0, 0.95), ("autoattack", 8.0, 0.95), ("pgd", 4.0, 0.90), ("autoattack", 4.0, 0.90)),
@@ -20,6 +20,7 @@ AREAS = (
 TITLES = {"autoattack": "ART's AutoAttack", "cw": "CW-L2", "deepfool": "DeepFool", "pgd": "PGD"}
 BEATEN = ("max-softmax", "energy", "feature-mahalanobis")
 NOISY = 8.0  # grey levels at which attacks are told from random signs
+FOUND = 0.9  # of planted evasions, or an adaptive attack does not work
 Row = tuple[str, str, str, bool | None]
 
 
@@ -28,7 +29,13 @@ def requirements(results: dict[str, Any]) -> list[str]:
     rows = [
         (name, *row)
         for name, entry, evaluation in _judged(results)
-        for row in (*_false_alarms(entry), *_areas(evaluation), *_beaten(evaluation), _noise(evaluation))
+        for row in (
+            *_false_alarms(entry),
+            *_areas(evaluation),
+            *_beaten(evaluation),
+            _noise(evaluation),
+            *_active(evaluation),
+        )
     ]
     if not rows:
         return []
@@ -91,6 +98,17 @@ def _noise(evaluation: Mapping[str, Any]) -> Row:
         return title, required, "-", None
     noise, attack = signs["detectors"][OWN]["shown"]["tpr"]["0.05"], turned["tpr"]["0.05"]
     return title, required, f"{rate_text(noise)}, {rate_text(attack)}", noise["high"] < attack["low"]
+
+
+def _active(evaluation: Mapping[str, Any]) -> Iterator[Row]:
+    """Of evasions that are known to be there: how many each adaptive attack finds."""
+    planted = evaluation.get("planted", {})
+    for kind in ADAPTIVE:
+        title, required = f"planted evasions that {kind} finds", f"{FOUND:.0%} or more"
+        if kind in planted:
+            yield title, required, rate_text(planted[kind]), planted[kind]["value"] >= FOUND
+        else:
+            yield title, required, "-", None
 
 
 def _attack(evaluation: Mapping[str, Any], kind: str, eps: float) -> Mapping[str, Any] | None:

@@ -51,6 +51,7 @@ def capture_paths(
     fpr: float | None,
     detector: str | None = None,
     folder: Path | None = None,
+    sub_architectures: Path | None = None,
 ) -> CapturedNetwork:
     """What all lowerings of a checkpoint start from; capturing is the slow part, so it is done once.
 
@@ -60,6 +61,7 @@ def capture_paths(
         fpr: promised false-positive rate; ``None`` leaves the detector out.
         detector: name of a recipe, `penstock.detect.recipe`; ``None``: the checkpoint's own.
         folder: of the data set, whose training images one that the checkpoint does not hold is fitted on.
+        sub_architectures: of a disentanglement, for recipes that compare with these.
 
     Raises:
         NotFoundError: these images are needed, and not there.
@@ -67,7 +69,7 @@ def capture_paths(
     """
     score = None
     if fpr is not None:
-        score = detector_of(checkpoint, sample, detector, folder)
+        score = detector_of(checkpoint, sample, detector, folder, sub_architectures)
     served = ServedModel(checkpoint.network, None if score is None else FamilyHead(score)).eval()
     report = Report()
     return CapturedNetwork(

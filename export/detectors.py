@@ -12,7 +12,13 @@ from penstock.nn.checkpoint import Checkpoint
 from penstock.nn.detecting import fitted_score
 
 
-def detector_of(checkpoint: Checkpoint, sample: Sample, name: str | None, folder: Path | None) -> FamilyScore:
+def detector_of(
+    checkpoint: Checkpoint,
+    sample: Sample,
+    name: str | None,
+    folder: Path | None,
+    sub_architectures: Path | None = None,
+) -> FamilyScore:
     """The detector's score.
 
     Args:
@@ -20,6 +26,7 @@ def detector_of(checkpoint: Checkpoint, sample: Sample, name: str | None, folder
         sample: what the threshold is to be set on, and, of some detectors, scores are ranked by.
         name: of a recipe; ``None``: the checkpoint's own.
         folder: of the data set; by default what ``PENSTOCK_DATA`` says.
+        sub_architectures: run folder or file of a disentanglement, for recipes that compare with these.
 
     Raises:
         UnsupportedError: another, and the threshold could not be set: the stored scores are the checkpoint's own.
@@ -34,4 +41,4 @@ def detector_of(checkpoint: Checkpoint, sample: Sample, name: str | None, folder
             f"or PENSTOCK_DATA, or take {own}"
         )
     ranks = Recipe.parse(name).ranking(len(sample.images))
-    return fitted_score(checkpoint, name, sample.images[ranks], folder)
+    return fitted_score(checkpoint, name, sample.images[ranks], folder, sub_architectures)

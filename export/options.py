@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from penstock.bundle import check_name
-from penstock.detect.recipe import Recipe
+from penstock.detect.recipe import SUB_ARCHITECTURE, Recipe
 from penstock.errors import InvalidArgumentError
 from penstock.export.autotune.engines import OPENVINO, PROVIDERS
 from penstock.export.lowerings.gathered import Gathered
@@ -43,6 +43,7 @@ class ExportOptions:
         flags: compute anomaly scores and flags, where there are paths that depend on the input; without, observers are
             left out, too.
         detector: name of a recipe, `penstock.detect.recipe`; ``None``: the source's own.
+        sub_architectures: run folder or file of a disentanglement, for a detector that compares with these.
         gates: a decoupled source whose gates look on beside the routers of this one, one for each stage, so that the
             detector sees what they would open.
         settle: take away the gates of filters that every calibration image opens, or none; only without flags, because
@@ -67,6 +68,7 @@ class ExportOptions:
     precision: str = FP32
     flags: bool = True
     detector: str | None = None
+    sub_architectures: Path | None = None
     gates: str | None = None
     settle: bool = False
     fpr: float = 0.05
@@ -115,6 +117,12 @@ class ExportOptions:
         if self.member is not None and (self.dense or self.class_name is not None):
             raise InvalidArgumentError(
                 f"member {self.member!r} is one of a cascade's own two networks: leave dense and class_name out"
+            )
+        asked = self.detector is not None and SUB_ARCHITECTURE in Recipe.parse(self.detector).parts
+        if asked != (self.sub_architectures is not None):
+            raise InvalidArgumentError(
+                f"detector {self.detector!r}, sub_architectures {str(self.sub_architectures)!r}: a detector with the "
+                f"part {SUB_ARCHITECTURE} takes the run of `penstock disentangle` that found them, and no other does"
             )
         if self.gates is not None and (self.dense or not self.flags):
             raise InvalidArgumentError(

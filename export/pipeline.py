@@ -130,16 +130,17 @@ def _compile(
     checkpoint: Checkpoint, sample: Sample, options: ExportOptions, forms: tuple[bool, ...], say: Say
 ) -> tuple[Compiled, Tuning | None]:
     """What was asked for, and what was measured to choose it."""
+    fitting = (options.detector, options.data, options.sub_architectures)
     if options.observe:
         say("compiling the dense network with observers")
-        captured = capture_paths(checkpoint, sample, options.fpr, options.detector, options.data)
+        captured = capture_paths(checkpoint, sample, options.fpr, *fitting)
         return compile_observed(captured, options.precision), None
     if options.dense:
         say("compiling the dense network")
         return compile_dense(checkpoint, sample, options.precision), None
     say("capturing the network")
     fpr = options.fpr if options.flagging else None
-    captured = capture_paths(checkpoint, sample, fpr, options.detector, options.data)
+    captured = capture_paths(checkpoint, sample, fpr, *fitting)
     if options.settle:
         captured = settled(captured)
     else:

@@ -27,10 +27,12 @@ from penstock.errors import BundleError, InvalidArgumentError, NotFoundError, Un
 from penstock.export.options import ExportOptions
 from penstock.export.source import source_file
 from penstock.files import sha256
+from penstock.nn.sub_architectures import SUB_ARCHITECTURES_FILE
 
 INPUTS_FILE = "inputs.json"
 SCHEMA = 2
-ELSEWHERE = ("source", "gates", "repository", "name", "data")  # told by hash, or by where the bundle stands
+# Told by hash, or by where the bundle stands.
+ELSEWHERE = ("source", "gates", "sub_architectures", "repository", "name", "data")
 PACKAGES = ("penstock", "torch", "torchvision", "onnx", "onnx-ir", "onnxscript", "numpy")
 
 
@@ -45,6 +47,7 @@ def inputs_of(options: ExportOptions) -> dict[str, Any]:
         "schema": SCHEMA,
         "source": {"sha256": sha256(file)} if file else {"name": options.source},
         "gates": None if options.gates is None else sha256(source_file(options.gates, None)),
+        "sub_architectures": _sub_architectures(options.sub_architectures),
         "images": None
         if file is None
         else _images(_data_name(file), options.data, _fits_a_detector(options)),
@@ -55,6 +58,13 @@ def inputs_of(options: ExportOptions) -> dict[str, Any]:
         },
         "versions": {name: version(name) for name in PACKAGES} | {"onnxruntime": onnxruntime.__version__},
     }
+
+
+def _sub_architectures(found: Path | None) -> str | None:
+    if found is None:
+        return None
+    file = found / SUB_ARCHITECTURES_FILE if found.is_dir() else found
+    return sha256(file) if file.is_file() else None
 
 
 def to_json(inputs: dict[str, Any]) -> str:

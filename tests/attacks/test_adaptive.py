@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from penstock.attacks import adaptive
 from penstock.attacks.adaptive import METHODS, Adaptive, _Guides
 from penstock.attacks.classifier import Images, Labels
 from penstock.attacks.detector_score import DetectorScore, NeverFlags
@@ -57,6 +58,28 @@ def test_every_adaptive_attack_breaks_a_network_without_a_detector(
     attacked = attack(checkpoint.network, NeverFlags(), 1.0, images, labels, images)
     assert np.abs(attacked - images).max() <= 8 / 255 + 1e-6
     assert (answer(checkpoint.network, attacked * 255).predicted != labels).mean() >= 0.9
+
+
+def test_who_is_done_makes_room_for_who_waits(
+    checkpoint: Checkpoint, victims: tuple[Images, Labels], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adaptive, "BATCH", 4)
+    images, labels = victims
+    sizes: list[int] = []
+    handle = checkpoint.network.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    attack = Adaptive(method="joint", steps=25, restarts=1)
+    attacked = attack(checkpoint.network, NeverFlags(), 1.0, images, labels)
+    steps = sizes[1:]  # the first look is at gradients
+    assert (answer(checkpoint.network, attacked * 255).predicted != labels).mean() >= 0.9
+    assert steps == sorted(steps, reverse=True)  # full until nobody waits
+    assert steps.count(4) > 2
+    # With two starts and a bound that nothing is won in, each image has all its steps twice, and one look more each.
+    sizes.clear()
+    Adaptive(method="joint", eps=1e-6, steps=3, restarts=2)(
+        checkpoint.network, NeverFlags(), 1.0, images[:6], labels[:6]
+    )
+    handle.remove()
+    assert sum(sizes[1:]) == 6 * 2 * 4
 
 
 def test_matching_imitates_what_the_detector_sees_of_another_class_and_another_image_at_every_start(

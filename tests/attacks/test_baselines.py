@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from penstock.attacks.baselines import NAMES, Fitted, fit_baselines, read
+from penstock.attacks.baselines import NAMES, Fitted, channel_weights, fit_baselines, read
 from penstock.nn.backbones import build_backbone
 from penstock.nn.cascade import Cascade, confidence
 from penstock.nn.gates import GateConfig
+from penstock.nn.prototypes import PrototypeConfig, attach_prototypes, set_prototypes, stages_by_size
 from penstock.nn.surgery import attach_gates
 
 
@@ -68,3 +71,19 @@ def test_what_costs_too_much_is_fitted_on_images_spread_over_all(cascade: Cascad
     np.testing.assert_array_equal(few.images, seen.images[[0, 19, 39, 59]])
     np.testing.assert_array_equal(few.logits, seen.logits[[0, 19, 39, 59]])
     np.testing.assert_array_equal(seen.spread(1000).features, seen.features)
+
+
+def test_channels_that_are_always_closed_have_no_weights(chain: nn.Module) -> None:
+    sure = copy.deepcopy(chain)  # of its answers, so that weights matter
+    with torch.no_grad():
+        sure.get_parameter("linear.weight").mul_(30)
+    gated = attach_gates(sure, torch.zeros(1, 3, 8, 8), GateConfig()).eval()
+    network = attach_prototypes(gated, PrototypeConfig(count=1, stages=stages_by_size(gated))).eval()
+    torch.manual_seed(0)
+    set_prototypes(network, [torch.bernoulli(0 * each.prototypes + 0.5) for each in network.routers])
+    wide = network.routers[0].prototypes[0].numpy() > 0
+    shown = np.random.default_rng(0).random((4, 3, 8, 8), dtype=np.float32)
+    masked = channel_weights(nn.Sequential(network), shown)  # a network that does not say what it is
+    found = channel_weights(network, shown)
+    np.testing.assert_allclose(found, masked[:, np.concatenate([np.ones(8, bool), wide])], atol=1e-4)
+    assert np.ptp(found, axis=0).max() > 0.001

@@ -37,6 +37,7 @@ CONFIG = EvaluationConfig(
     kinds=("fgsm", "signs", "pixelate", "joint", "inflation"),
     eps=(40.0,),
     baselines=("energy", "feature-mahalanobis", "lid", "cdrp"),
+    counts={"joint": 9, "inflation": 4},
     adaptive_steps=5,
     adaptive_restarts=1,
 )
@@ -48,13 +49,16 @@ def test_an_evaluation_reports_and_goes_on(tiny_run: Path, tmp_path: Path) -> No
     assert set(by_kind) == set(CONFIG.kinds)
     fgsm = by_kind["fgsm"]
     assert 0 < fgsm["turned"] <= fgsm["attacked"] <= 16
-    assert by_kind["joint"]["turned"] >= fgsm["turned"]
+    assert (by_kind["joint"]["attacked"], by_kind["inflation"]["attacked"]) == (9, 4)
+    assert by_kind["joint"]["turned"] / 9 >= fgsm["turned"] / fgsm["attacked"]
     own = fgsm["detectors"]["path"]
     assert own["evasion"]["0.05"]["value"] <= fgsm["turned"] / fgsm["attacked"]
     assert all(0 <= one["turned"]["auroc"]["value"] <= 1 for one in fgsm["detectors"].values())
     assert by_kind["inflation"]["active_macs"]["largest"] <= by_kind["inflation"]["active_macs"]["bound"]
 
     assert min(found["live_bits"].values()) > 0
+    assert set(found["planted"]) == {"joint"}
+    assert 0 <= found["planted"]["joint"]["value"] <= 1 <= found["planted"]["joint"]["images"] <= 16
 
     supervised = found["supervised"]
     assert {row["per_class"] for row in supervised} == {1, 5, 10}
@@ -96,7 +100,7 @@ def test_bundles_are_judged_on_the_same_images(
     config = tmp_path / "quick.toml"
     config.write_text(
         'images = 40\nkinds = ["fgsm", "signs", "inflation"]\neps = [40.0]\nbaselines = []\n'
-        "adaptive_steps = 3\n"
+        "adaptive_steps = 3\ncounts = {fgsm = 30}\n"
     )
     command = ["detect", "evaluate", str(tiny_run), "--config", str(config), "--out", str(tmp_path / "run")]
     bundles = [text for name in ("masked", "bytes-int8") for text in ("--bundle", str(exported[name]))]
@@ -233,5 +237,9 @@ def test_a_folder_is_of_one_set_of_images(tmp_path: Path) -> None:
 def test_unknown_attacks_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="clean is 50; the 1000 images"):
         EvaluationConfig(clean=50)
+    with pytest.raises(ConfigurationError, match="counts of cw is 20; it must be between 1 and images, 10"):
+        EvaluationConfig(images=10, counts={"cw": 20})
+    with pytest.raises(ConfigurationError, match="no counts 'bim'"):
+        EvaluationConfig(counts={"bim": 20})
     with pytest.raises(ConfigurationError, match="no kinds 'bim'"):
         EvaluationConfig(kinds=("bim",))

@@ -86,3 +86,13 @@ def test_an_attack_that_turned_a_single_image_has_rounds_without_it() -> None:
     rounds = auroc_rounds(np.arange(5.0), [(np.full(10, 9.0), one), (np.full(10, 9.0), all_)])
     assert 0.2 < np.isnan(rounds[:, 0]).mean() < 0.5  # 0.9 ** 10
     assert (rounds[:, 1] == 1).all()
+
+
+def test_an_attack_on_the_first_images_only_has_its_share_of_the_same_draws() -> None:
+    draw = np.random.default_rng(0)
+    honest, scores = draw.normal(0, 1, 300), draw.normal(1, 1, 100)
+    every = np.ones(100, np.bool_)
+    whole, few = auroc_rounds(honest, [(scores, every), (scores[:30], every[:30])]).T
+    masked = auroc_rounds(honest, [(scores, every), (scores, np.arange(100) < 30)])[:, 1]
+    np.testing.assert_allclose(few, masked)
+    assert few.std() > 1.3 * whole.std()

@@ -10,7 +10,8 @@ from torch import nn
 from penstock.attacks import classifier as module
 from penstock.attacks.classifier import MaskedGradientsWarning, live_bits
 from penstock.attacks.pgd import PGD
-from penstock.attacks.toolbox import FGSM, Attack, AutoAttack, DeepFool, Square, Transfer
+from penstock.attacks.square import Square
+from penstock.attacks.toolbox import FGSM, AdaptivePGD, Attack, AutoAttack, DeepFool, Transfer
 from penstock.nn import gates
 from penstock.nn.gates import GateConfig
 from penstock.nn.path_network import PathNetwork
@@ -84,6 +85,37 @@ def test_attacks_ask_for_no_gradients_of_parameters_and_leave_these_as_they_were
     attack(network, images, said(network, images))
     assert all(parameter.grad is None for parameter in network.parameters())
     assert [each for each in network.parameters() if not each.requires_grad] == [fixed]
+
+
+def test_adaptive_steps_ask_once_for_a_loss_and_its_gradient_and_come_to_the_same(
+    network: PathNetwork, images: module.Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attack, labels = AdaptivePGD(eps=EPS, steps=10, restarts=1), said(network, images)
+    asked: list[int] = []
+    handle = network.register_forward_hook(lambda *_: asked.append(1))
+    attacked = attack(network, images, labels)
+    once = len(asked)
+    monkeypatch.setattr(module.LogitsOnly, "asked", asked_again)
+    asked.clear()
+    np.testing.assert_array_equal(attack(network, images, labels), attacked)
+    handle.remove()
+    assert (attacked != images).any()
+    assert once <= len(asked) - 8  # of 20, beside the first and last answers
+
+
+def asked_again(self: module.LogitsOnly, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    with torch.enable_grad():
+        leaf = x.detach().clone().requires_grad_()
+        return leaf, self.answer(leaf)
+
+
+def test_autoattack_leaves_alone_what_is_turned_already_and_what_it_cannot_turn_within_the_bound(
+    network: PathNetwork, images: module.Images
+) -> None:
+    wrong = (said(network, images) + 1) % 5
+    attack = AutoAttack(eps=1e-7, steps=2, restarts=1, queries=2)
+    np.testing.assert_array_equal(attack(network, images, wrong), images)
+    np.testing.assert_array_equal(attack(network, images, said(network, images)), images)
 
 
 def test_a_transfer_is_made_on_the_other_network(

@@ -92,6 +92,7 @@ RESULTS = {
                     attack("signs", 8.0, 0.5, 0.0),
                     attack("inflation", 0.0, 0.5, 0.0, active_macs=MACS),
                 ],
+                "planted": {"joint": estimate(0.95), "matching": estimate(0.6)},
                 "bundles": [{"name": "routed-fp32", "clean": CLEAN, "attacks": [INFLATED]}],
                 "means": {
                     "attacks": ["pgd-8", "pgd-2"],
@@ -122,20 +123,20 @@ def test_false_alarms_outside_of_what_was_expected_are_said_to_be() -> None:
 
 def test_attacks_controls_and_those_who_know_stand_apart() -> None:
     _, _, *lines = table_detection.detection(RESULTS)
-    assert [cells(line)[1:4] for line in lines[:3]] == [
-        ["pgd", "8/255", "90.0%"],
-        ["pgd", "2/255", "90.0%"],
-        ["jpeg", "-", "-"],
+    assert [cells(line)[1:5] for line in lines[:3]] == [
+        ["pgd", "8/255", "100", "90.0%"],
+        ["pgd", "2/255", "100", "90.0%"],
+        ["jpeg", "-", "100", "-"],
     ]
-    assert cells(lines[0])[5:] == [
+    assert cells(lines[0])[6:] == [
         *("20.0% (10.0% to 30.0%)", "60.0% (50.0% to 70.0%)"),
         *("20.0% (10.0% to 30.0%)", "40.0% (30.0% to 50.0%)", "energy", "0.800 (0.700 to 0.900)"),
     ]
-    assert cells(lines[2])[4] == "0.500 (0.400 to 0.600)"  # a control has no images that were turned
+    assert cells(lines[2])[5] == "0.500 (0.400 to 0.600)"  # a control has no images that were turned
     head, _, plain, knowing, *_ = table_detection.evasion(RESULTS)
-    assert cells(head)[2:] == ["2/255 (95 %)", "8/255 (95 %)"]
-    assert cells(plain)[1:] == ["pgd", "50.0% (40.0% to 60.0%)", "30.0% (20.0% to 40.0%)"]
-    assert cells(knowing)[1:] == ["joint", "-", "99.0% (89.0% to 109.0%)"]
+    assert cells(head)[2:] == ["images", "2/255 (95 %)", "8/255 (95 %)"]
+    assert cells(plain)[1:] == ["pgd", "100", "50.0% (40.0% to 60.0%)", "30.0% (20.0% to 40.0%)"]
+    assert cells(knowing)[1:] == ["joint", "100", "-", "99.0% (89.0% to 109.0%)"]
 
 
 def test_scores_are_ordered_by_their_mean_over_attacks() -> None:
@@ -149,13 +150,15 @@ def test_scores_are_ordered_by_their_mean_over_attacks() -> None:
 
 def test_inflation_says_what_images_cost_and_how_long_graphs_take() -> None:
     _, _, line, *_ = table_detection.inflation(RESULTS)
-    assert cells(line)[1:] == ["20.0%", "40.0%", "50.0%", "60.0%", "30.0% (20.0% to 40.0%)"]
+    assert cells(line)[1:] == ["100", "20.0%", "40.0%", "50.0%", "60.0%", "30.0% (20.0% to 40.0%)"]
     _, _, line, *_ = table_detection.inflated_latency(RESULTS)
     assert cells(line)[1:] == ["routed-fp32", "2.00", "3.00", "1.50"]
 
 
 def test_each_requirement_has_a_verdict() -> None:
     _, _, *lines = table_requirements.requirements(RESULTS)
+    found = [cells(line)[3:] for line in lines[:-2] if "planted" in line]
+    assert [verdict for _, verdict in found] == ["yes", "not measured", "**no**"]
     verdicts = {cells(line)[1]: cells(line)[3:] for line in lines[:-2]}
     assert cells(lines[0])[1:] == ["false alarms at 1%", "in the 99 % interval", "1 of 1 graphs", "yes"]
     assert verdicts["false alarms at 5%"] == ["0 of 1 graphs", "**no**"]

@@ -5,6 +5,7 @@ import numpy.typing as npt
 import pytest
 
 from penstock.detect import PathFeatures
+from penstock.paths import PathLayer, PathLayout, PathSet
 
 Floats = npt.NDArray[np.float64]
 
@@ -45,3 +46,11 @@ def features(from_logits: Callable[..., PathFeatures]) -> Callable[..., PathFeat
         return from_logits(means[predicted] + offset + spread * moves, predicted)
 
     return draw
+
+
+@pytest.fixture(scope="session")
+def masks() -> PathSet:
+    """Sub-architectures of four classes in two layers of 24 filters together: those that the class mostly opens."""
+    layers = tuple(PathLayer(name=name, filters=12, macs=1) for name in "ab")
+    usual = np.random.default_rng(0).normal(0.5, 1.5, (4, 24)) > 0
+    return PathSet(PathLayout(layers=layers, fixed_macs=0, dense_macs=2), usual.astype(np.uint8))

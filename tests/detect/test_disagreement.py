@@ -43,7 +43,7 @@ def test_paths_of_another_class_score_higher_and_honest_ones_keep_the_promise(
 
 def test_the_score_is_how_much_likelier_the_path_is_of_another_class(features: Draw) -> None:
     honest, test = features(400, seed=1), features(50, seed=2)
-    tables = DisagreementDetector(classes=4).fit(honest).tables
+    tables = DisagreementDetector(classes=4).fit(honest).fitted
     rates = np.array(
         [
             (honest.bits[honest.predicted == c].sum(axis=0) + 0.5) / ((honest.predicted == c).sum() + 1)
@@ -60,7 +60,7 @@ def test_the_score_is_how_much_likelier_the_path_is_of_another_class(features: D
 def test_sub_architectures_are_compared_layer_by_layer(features: Draw) -> None:
     honest, test = features(400, seed=1), features(50, seed=2)
     own = masks(honest)
-    tables = DisagreementDetector(classes=4, sub_architectures=own).fit(honest).tables
+    tables = DisagreementDetector(classes=4, sub_architectures=own).fit(honest).fitted
     differs = test.bits[:, None] != own.bits
     share = (differs[..., :8].mean(axis=2) + differs[..., 8:].mean(axis=2)) / 2
     for row, label in enumerate(test.predicted):
@@ -71,7 +71,7 @@ def test_sub_architectures_are_compared_layer_by_layer(features: Draw) -> None:
 
 def test_calls_out_of_order_name_the_missing_call(features: Draw) -> None:
     new = DisagreementDetector(classes=4)
-    for call in (new.score, new.predict, lambda _: new.tables, lambda _: new.threshold):
+    for call in (new.score, new.predict, lambda _: new.fitted, lambda _: new.threshold):
         with pytest.raises(NotFittedError, match=r"call fit\(\)"):
             call(features(5, seed=1))
     with pytest.raises(NotCalibratedError, match=r"call calibrate\(\)"):

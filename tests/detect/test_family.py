@@ -20,6 +20,7 @@ from penstock.detect.doubt import doubt
 from penstock.detect.recipe import COMBINED, PARTS
 from penstock.detect.surprisal import APART, MOST, Surprisal, combine
 from penstock.errors import InvalidArgumentError, NotCalibratedError, NotFittedError
+from penstock.paths import PathSet
 
 Draw = Callable[..., PathFeatures]
 
@@ -59,16 +60,22 @@ def test_scores_that_are_all_alike_or_no_numbers() -> None:
             Surprisal.fit(wrong)
 
 
-@pytest.mark.parametrize("how", COMBINATIONS)
-def test_combinations_are_those_of_pvalues(how: str) -> None:
+def test_combinations_are_those_of_pvalues() -> None:
     pvalues = np.random.default_rng(0).uniform(0.001, 1, (50, 3))
-    found = combine([-np.log(column) for column in pvalues.T], how)
-    np.testing.assert_allclose(found, COMBINATIONS[how](pvalues))
+    wanted = {
+        "fisher": -2 * np.log(pvalues).sum(axis=1),
+        "harmonic": np.log((1 / pvalues).mean(axis=1)),
+        "minimum": -np.log(pvalues.min(axis=1)),
+    }
+    assert set(COMBINATIONS) == set(wanted)
+    for how, values in wanted.items():
+        np.testing.assert_allclose(combine(-np.log(pvalues), how), values)
+        np.testing.assert_allclose(COMBINATIONS[how](pvalues), values)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_keeps_its_promise_and_sees_what_is_strange(name: str, features: Draw) -> None:
-    detector = FamilyDetector(name, classes=4)
+def test_each_keeps_its_promise_and_sees_what_is_strange(name: str, features: Draw, masks: PathSet) -> None:
+    detector = FamilyDetector(name, classes=4, sub_architectures=masks)
     with pytest.raises(NotFittedError):
         detector.score(features(5, seed=0))
     detector.fit(features(2000, seed=1))
@@ -102,15 +109,20 @@ def test_surprisals_may_be_ranked_by_inputs_of_their_own_and_need_doubts(feature
             FamilyDetector(name, classes=4).fit(replace(honest, doubt=None))
 
 
-def test_those_without_surprisals_are_the_known_ones(features: Draw) -> None:
+def test_those_without_surprisals_are_the_known_ones(features: Draw, masks: PathSet) -> None:
     honest, shown = features(800, seed=1), features(50, seed=2, spread=2.0)
     path = PathDetector(classes=4).fit(honest)
-    found = {name: FamilyDetector(name, classes=4).fit(honest).score(shown) for name in NAMES[:6]}
+    found = {
+        name: FamilyDetector(name, classes=4, sub_architectures=masks).fit(honest).score(shown)
+        for name in (*PARTS, "path-likelihood+gate-mahalanobis")
+    }
     np.testing.assert_allclose(found["path-likelihood+gate-mahalanobis"], path.score(shown), rtol=1e-5)
     np.testing.assert_allclose(found["path-likelihood"], path.components(shown)[:, 0], rtol=1e-5)
     np.testing.assert_allclose(found["gate-mahalanobis"], path.components(shown)[:, 1], rtol=1e-5)
     wanted = DisagreementDetector(classes=4).fit(honest).score(shown)
     np.testing.assert_array_equal(found["disagreement"], wanted)
+    by_masks = DisagreementDetector(classes=4, sub_architectures=masks).fit(honest).score(shown)
+    np.testing.assert_array_equal(found["sub-architecture"], by_masks)
 
 
 def test_wrong_names_and_too_little_are_refused(features: Draw) -> None:
@@ -118,3 +130,5 @@ def test_wrong_names_and_too_little_are_refused(features: Draw) -> None:
         FamilyDetector("entropy", classes=4)
     with pytest.raises(InvalidArgumentError, match="at least 50"):
         FamilyDetector("minimum:disagreement", classes=4).fit(features(49, seed=0))
+    with pytest.raises(InvalidArgumentError, match="name the run of `penstock disentangle`"):
+        FamilyDetector("sub-architecture", classes=4).fit(features(50, seed=0))

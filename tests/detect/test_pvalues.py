@@ -67,7 +67,7 @@ def test_calls_out_of_order_name_the_missing_call(features: Draw) -> None:
 def test_what_cannot_be_combined_is_refused(features: Draw) -> None:
     with pytest.raises(InvalidArgumentError, match="1 members; at least 2"):
         PValueDetector([PathDetector(classes=4)], classes=4)
-    with pytest.raises(InvalidArgumentError, match="no combination 'sum'; there are fisher"):
+    with pytest.raises(InvalidArgumentError, match="no combination 'sum'; there are minimum"):
         combined("sum")
     with pytest.raises(InvalidArgumentError, match="9 inputs to fit"):
         combined().fit(features(9, seed=1))

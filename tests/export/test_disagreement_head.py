@@ -28,7 +28,7 @@ def test_graphs_compute_the_same_disagreement(
         return PathFeatures(seen.bits, seen.gate_logits, seen.predicted)
 
     detector = DisagreementDetector(classes=5).fit(features(9))
-    served = ServedModel(network, DisagreementHead(detector.tables)).eval()
+    served = ServedModel(network, DisagreementHead(detector.fitted)).eval()
     model = capture(served, (3, 8, 8))
     Masked().lower(model)
     content = to_bytes(tidy(model))

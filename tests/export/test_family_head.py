@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,11 @@ from penstock.export.recalibrate import RecalibrateOptions, recalibrate
 from penstock.export.runtime import open_bundle
 from penstock.export.sample import Sample
 from penstock.nn.checkpoint import Checkpoint
-from penstock.nn.detecting import FIT_IMAGES, features_of
+from penstock.nn.detecting import FIT_IMAGES, features_of, masks_of
 from penstock.nn.family_head import FamilyHead
 from penstock.nn.inference import answer
+from penstock.nn.sub_architectures import SUB_ARCHITECTURES_FILE, SubArchitectures
+from penstock.paths import PathSet
 
 NAMES = (
     *PARTS,
@@ -33,10 +36,17 @@ NAMES = (
 )
 
 
+def masks(tiny: Checkpoint) -> PathSet:
+    """A sub-architecture for each class, by chance."""
+    layout = tiny.network.layout
+    return PathSet(layout, np.random.default_rng(3).integers(0, 2, (10, layout.bits), dtype=np.uint8))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_module_scores_as_numpy_does(name: str, tiny: Checkpoint) -> None:
     splits = load("digits")
-    detector = FamilyDetector(name, classes=10).fit(features_of(tiny.network, splits.train.images))
+    detector = FamilyDetector(name, classes=10, sub_architectures=masks(tiny))
+    detector.fit(features_of(tiny.network, splits.train.images))
     noise = np.random.default_rng(0).integers(0, 256, (100, 1, 8, 8), dtype=np.uint8)
     images = np.concatenate([splits.test.images[:100], noise])
     features, logits = (
@@ -85,6 +95,35 @@ def test_a_bundle_carries_the_detector_that_was_chosen(
     again = recalibrate(RecalibrateOptions(bundle=bundle.folder, fpr=0.2)).manifest.calibration
     assert again is not None
     assert (again.detector, again.target_fpr, again.images) == (name, 0.2, calibration.images)
+
+
+def test_a_bundle_compares_with_the_sub_architectures_of_a_run(
+    tiny_run: Path, tiny: Checkpoint, tmp_path: Path
+) -> None:
+    found = SubArchitectures(
+        backbone=tiny.backbone,
+        class_names=tiny.class_names,
+        input_shape=tiny.input_shape,
+        dense=tiny.dense,
+        layout=tiny.network.layout,
+        scores=torch.from_numpy(masks(tiny).bits).float() - 0.5,
+    )
+    found.save(tmp_path / SUB_ARCHITECTURES_FILE)
+    options = ["--lowering", "masked", "--repository", str(tmp_path), "--name", "net"]
+    options += ["--detector", "sub-architecture", "--sub-architectures"]
+    assert main(["export", str(tiny_run), *options, str(tmp_path)]) == 0
+    bundle = read_bundle(tmp_path / "net" / "1")
+    splits = load("digits")
+    detector = FamilyDetector("sub-architecture", classes=10, sub_architectures=masks(tiny))
+    detector.fit(features_of(tiny.network, splits.train.images[:FIT_IMAGES]))
+    got = open_bundle(bundle, threads=1).run(splits.test.images)["anomaly_score"][:, 0]
+    wanted = detector.score(features_of(tiny.network, splits.test.images))
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
+    replace(found, class_names=tuple("abcdefghij")).save(tmp_path / "letters.safetensors")
+    with pytest.raises(UnsupportedError, match="and not the same ones: disentangle"):
+        masks_of(tmp_path / "letters.safetensors", tiny)
+    with pytest.raises(InvalidArgumentError, match="takes the run of `penstock disentangle`"):
+        ExportOptions(source="x", repository=tmp_path, name="net", detector="minimum:sub-architecture+doubt")
 
 
 def test_what_cannot_be_fitted_or_is_unknown_is_refused(tiny: Checkpoint, tmp_path: Path) -> None:

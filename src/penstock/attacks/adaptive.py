@@ -14,6 +14,7 @@ these attacks the evasion at that threshold counts, and areas under curves say l
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -23,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from penstock.attacks.classifier import Images, Labels, warn_of_masked_gradients
+from penstock.attacks.classifier import Images, Labels, lead, warn_of_masked_gradients
 from penstock.errors import InvalidArgumentError
 from penstock.nn.path_network import GatedOutput, PathNetwork
 
@@ -97,51 +98,31 @@ class Adaptive:
             _Guides.of(network, score, guides) if self.method == "matching" and guides is not None else None
         )
         warn_of_masked_gradients(network, images)
-        pieces = []
-        for start in range(0, len(images), BATCH):
-            part = slice(start, start + BATCH)
-            draws = torch.Generator().manual_seed(self.seed + start)
-            victim = _Victim(network, score, threshold - MARGIN, torch.from_numpy(labels[part]))
-            pieces.append(self._attack(victim, torch.from_numpy(images[part]), draws, known))
-        attacked: npt.NDArray[np.float32] = torch.cat(pieces).numpy()
+        victim = _Victim(network, score, threshold - MARGIN, torch.from_numpy(labels))
+        attacked: npt.NDArray[np.float32] = self._attack(victim, torch.from_numpy(images), known).numpy()
         return attacked
 
-    def _attack(
-        self, victim: _Victim, images: Tensor, generator: torch.Generator, guides: _Guides | None
-    ) -> Tensor:
-        best, rank = images.clone(), torch.full((len(images),), torch.inf)
+    def _attack(self, victim: _Victim, images: Tensor, guides: _Guides | None) -> Tensor:
+        """Every image goes through its starts; the place of one that is won or at its end is the next one's."""
         direction = {"joint": self._joint, "orthogonal": _orthogonal, "matching": self._matching}[self.method]
-        for restart in range(self.restarts):
-            noise = torch.rand(images.shape, generator=generator) * 2 - 1
-            x = (images + self.eps * noise * (restart > 0)).clamp(0, 1)
-            if guides is not None:
-                victim = replace(victim, guide=guides.draw(victim.labels, generator))
-            for step in range(self.steps + 1):
-                left = rank > 0  # what is won is left alone
-                if not left.any():
-                    return best
-                one, own = victim.take(left), images[left]
-                moved = x[left].requires_grad_()
-                output = one.network(moved)
-                scores = one.score(output)
-                worth, known = one.rank(output, scores), rank[left]
-                better = (worth < known)[:, None, None, None]
-                best[left] = torch.where(better, moved.detach(), best[left])
-                rank[left] = torch.where(
-                    worth < known, worth, known
-                )  # a score that is no number wins nothing
-                if step == self.steps:
-                    break
-                # Large steps first, to get somewhere, small ones last, to stay there.
-                size = 2 * self.eps * max(0.02, 0.25 * (1 - step / self.steps))
-                stepped = moved.detach() - size * direction(one, moved, output, scores).sign()
-                x[left] = torch.minimum(torch.maximum(stepped, own - self.eps), own + self.eps).clamp(0, 1)
+        best, rank = images.clone(), torch.full((len(images),), torch.inf)
+        tries = _Tries(self, images, victim.labels, guides)
+        for rows in tries.rounds(rank):
+            one = victim.take(rows, tries.guides)
+            moved = tries.x[rows].requires_grad_()
+            output = one.network(moved)
+            scores = one.score(output)
+            worth = one.rank(output, scores)
+            better = worth < rank[rows]  # a score that is no number wins nothing
+            best[rows[better]], rank[rows[better]] = moved.detach()[better], worth[better]
+            if (rank[rows] > 0).any():
+                tries.move(rows, direction(one, moved, output, scores))
         return best
 
     def _joint(self, victim: _Victim, x: Tensor, output: GatedOutput, scores: Tensor) -> Tensor:
-        lead = F.relu(victim.lead(output) + 0.5)
+        margin = F.relu(victim.lead(output) + 0.5)
         excess = F.relu(scores - victim.threshold)
-        return _gradient((lead + self.weight * excess).sum(), x)
+        return _gradient((margin + self.weight * excess).sum(), x)
 
     def _matching(self, victim: _Victim, x: Tensor, output: GatedOutput, scores: Tensor) -> Tensor:
         assert victim.guide is not None
@@ -149,6 +130,59 @@ class Adaptive:
         apart = ((victim.score.seen(output) - wanted) ** 2).mean(1)
         read = F.cross_entropy(output.logits, label, reduction="none")
         return _gradient((read + self.weight * apart).sum(), x)
+
+
+class _Tries:
+    """Where each image stands: which start it is at, how many steps from it, and what it imitates there."""
+
+    def __init__(self, attack: Adaptive, images: Tensor, labels: Tensor, guides: _Guides | None) -> None:
+        self.attack = attack
+        self.images = images
+        self.x = images.clone()
+        self.step = torch.full((len(images),), -1)  # none looked at yet
+        self.start = torch.zeros(len(images), dtype=torch.int64)
+        self.guides = None if guides is None else guides.room_for(labels)
+        self._known = guides
+        self._labels = labels
+        self._draws = torch.Generator().manual_seed(attack.seed)
+
+    def rounds(self, rank: Tensor) -> Iterator[Tensor]:
+        """Which images to look at next, `BATCH` as long as there are so many that ``rank`` says are not won."""
+        working, waiting = torch.arange(0), torch.arange(len(self.images))
+        while True:
+            over = working[self.step[working] > self.attack.steps]
+            self.start[over] += 1
+            self._begin(over[self.start[over] < self.attack.restarts])
+            working = working[(rank[working] > 0) & (self.start[working] < self.attack.restarts)]
+            free = BATCH - len(working)
+            fresh, waiting = waiting[:free], waiting[free:]
+            self._begin(fresh)
+            working = torch.cat([working, fresh])
+            if not len(working):
+                return
+            yield working
+            self.step[working] += 1
+
+    def move(self, rows: Tensor, direction: Tensor) -> None:
+        """A step down ``direction``, large ones first, to get somewhere, small ones last, to stay there."""
+        eps, own = self.attack.eps, self.images[rows]
+        size = 2 * eps * (0.25 * (1 - self.step[rows] / self.attack.steps)).clamp_min(0.02)
+        stepped = self.x[rows].detach() - size[:, None, None, None] * direction.sign()
+        self.x[rows] = torch.minimum(torch.maximum(stepped, own - eps), own + eps).clamp(0, 1)
+
+    def _begin(self, rows: Tensor) -> None:
+        """The first start is at the image itself, the others about it."""
+        if not len(rows):
+            return
+        own, again = self.images[rows], (self.start[rows] > 0)[:, None, None, None]
+        noise = torch.rand(own.shape, generator=self._draws) * 2 - 1
+        self.x[rows] = (own + self.attack.eps * noise * again).clamp(0, 1)
+        self.step[rows] = 0
+        if self._known is not None and self.guides is not None:
+            for whole, drawn in zip(
+                self.guides, self._known.draw(self._labels[rows], self._draws), strict=True
+            ):
+                whole[rows] = drawn
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,6 +208,10 @@ class _Guides:
         drawn = torch.multinomial(others, 1, generator=generator)[:, 0]
         return self.seen[drawn], self.classes[drawn]
 
+    def room_for(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Room for what `draw` gives."""
+        return self.seen.new_empty(len(labels), self.seen.shape[1]), torch.zeros_like(labels)
+
 
 @dataclass(frozen=True, eq=False)
 class _Victim:
@@ -183,15 +221,14 @@ class _Victim:
     labels: Tensor
     guide: tuple[Tensor, Tensor] | None = None  # what the detector is to see [N, F], and classes [N]
 
-    def take(self, which: Tensor) -> _Victim:
-        """Those of a mask ``[N]``."""
-        guide = None if self.guide is None else (self.guide[0][which], self.guide[1][which])
-        return replace(self, labels=self.labels[which], guide=guide)
+    def take(self, rows: Tensor, guides: tuple[Tensor, Tensor] | None) -> _Victim:
+        """Some of them, with what these are to imitate."""
+        guide = None if guides is None else (guides[0][rows], guides[1][rows])
+        return replace(self, labels=self.labels[rows], guide=guide)
 
     def lead(self, output: GatedOutput) -> Tensor:
         """``[N]``: how far the right class leads the best wrong one."""
-        right = F.one_hot(self.labels, output.logits.shape[1]).bool()
-        return output.logits[right] - output.logits.masked_fill(right, -torch.inf).amax(1)
+        return lead(output.logits, self.labels)
 
     def rank(self, output: GatedOutput, scores: Tensor) -> Tensor:
         """``[N]``, smaller is better for the attacker, 0 or less is won."""
@@ -201,10 +238,10 @@ class _Victim:
 
 
 def _orthogonal(victim: _Victim, x: Tensor, output: GatedOutput, scores: Tensor) -> Tensor:
-    lead = victim.lead(output)
-    classifier = _gradient(lead.sum(), x, keep=True)
+    margin = victim.lead(output)
+    classifier = _gradient(margin.sum(), x, keep=True)
     detector = _gradient(scores.sum(), x)
-    wrong = (lead < 0)[:, None, None, None]
+    wrong = (margin < 0)[:, None, None, None]
     return torch.where(wrong, _without(detector, classifier), _without(classifier, detector))
 
 

@@ -31,7 +31,9 @@ from penstock.attacks.classifier import Images, LogitsOnly
 from penstock.detect import GateMahalanobis, PathFeatures
 from penstock.nn.cascade import Cascade
 from penstock.nn.gates import Gate
+from penstock.nn.prototypes import ConsolidatedNetwork
 from penstock.nn.routing import StageRouter
+from penstock.nn.static import compact
 
 Floats = npt.NDArray[np.float64]
 Floats32 = npt.NDArray[np.float32]
@@ -141,8 +143,11 @@ def log_spectrum(images: Images) -> Floats32:
 
 
 def channel_weights(network: nn.Module, images: Images) -> Floats32:
-    """Weights ``[N, channels]`` of all batch norms' outputs that keep the answer with as little weight as may be."""
-    model = LogitsOnly(_always_run(network))
+    """Weights ``[N, channels]`` of all batch norms' outputs that keep the answer with as little weight as may be.
+
+    Channels that are closed for every image have none: theirs would be the same for all.
+    """
+    model = LogitsOnly(_open_only(_always_run(network)))
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     pieces = []
     for start in range(0, len(images), BATCH):
@@ -203,6 +208,13 @@ def read(network: nn.Module, images: Images) -> Reading:
 def _always_run(network: nn.Module) -> nn.Module:
     """The part of a network that every image goes through: of a cascade its first member."""
     return network.first if isinstance(network, Cascade) else network
+
+
+def _open_only(network: nn.Module) -> nn.Module:
+    """A network with one prototype as the smaller one that it is."""
+    if isinstance(network, ConsolidatedNetwork) and network.config.count == 1:
+        return compact(network, responds=False)
+    return network
 
 
 def _of_logits(name: str, logits: Floats32) -> Floats:

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from penstock.attacks.classifier import Images, Labels, LogitsOnly, warn_of_masked_gradients
+from penstock.attacks.classifier import Images, Labels, LogitsOnly, lead, warn_of_masked_gradients
 
 BATCH = 128
 INSIDE = 0.999999  # of the way from grey to black or white: tanh has no inverse at its ends
@@ -103,12 +103,12 @@ class _Search:
         for step in range(self.attack.steps + 1):
             x = (torch.tanh(w) + 1) / 2
             size = ((x - self.images[rows]) ** 2).sum(dim=(1, 2, 3))
-            lead = self._lead(x, rows)
-            misread = self._keep(x.detach(), size.detach(), lead.detach(), rows)
+            margin = self._lead(x, rows)
+            misread = self._keep(x.detach(), size.detach(), margin.detach(), rows)
             turned[rows] |= misread & (step > 0)
             if step == self.attack.steps:
                 break
-            loss = size + weight[rows] * F.relu(lead + self.attack.confidence)
+            loss = size + weight[rows] * F.relu(margin + self.attack.confidence)
             if step and step % every == 0:
                 going = loss.detach() < PROGRESS * looked
                 if not going.any():
@@ -128,14 +128,11 @@ class _Search:
 
     def _lead(self, x: Tensor, rows: Tensor) -> Tensor:
         """``[n]``: how far the right class leads the best wrong one."""
-        logits = self.model(x)
-        right = F.one_hot(self.labels[rows], logits.shape[1]).bool()
-        lead: Tensor = logits[right] - logits.masked_fill(right, -torch.inf).amax(dim=1)
-        return lead
+        return lead(self.model(x), self.labels[rows])
 
-    def _keep(self, x: Tensor, size: Tensor, lead: Tensor, rows: Tensor) -> Tensor:
+    def _keep(self, x: Tensor, size: Tensor, margin: Tensor, rows: Tensor) -> Tensor:
         """Remember what is turned and nearer than before; gives what is turned."""
-        turned = lead < -self.attack.confidence
+        turned = margin < -self.attack.confidence
         nearer = turned & (size < self.size[rows])
         self.best[rows[nearer]], self.size[rows[nearer]] = x[nearer], size[nearer]
         return turned

@@ -11,11 +11,12 @@ import random
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from penstock.errors import UnsupportedError
@@ -38,17 +39,57 @@ class LogitsOnly(nn.Module):
 
     Args:
         network: answers images ``[N, C, H, W]`` in 0..1 with logits or as a `PathNetwork` does.
+        remembers: whether the images asked about last are known again: the toolbox asks for the loss of a step, and
+            then, for its gradient, the same once more. Only where gradients go to images alone, `frozen`.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, *, remembers: bool = False) -> None:
         super().__init__()
         self.network = network
+        self.remembers = remembers
+        self.last: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of ``x``."""
+        if self.remembers:
+            return cast(Tensor, _Remembered.apply(x, self))
+        return self.answer(x)
+
+    def asked(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The images ``x`` as a leaf, and their logits with what a gradient needs, from before where they are there."""
+        if self.last is None or not torch.equal(self.last[0], x):
+            self.last = None  # two graphs at once would take twice the memory
+            with torch.enable_grad():
+                leaf = x.detach().clone().requires_grad_()
+                self.last = leaf, self.answer(leaf)
+        return self.last
+
+    def answer(self, x: Tensor) -> Tensor:
+        """Logits of ``x``, asked now."""
         output = self.network(x)
         logits: Tensor = output if isinstance(output, Tensor) else output.logits
         return logits
+
+
+class _Remembered(torch.autograd.Function):
+    """Logits whose graph belongs to the module that remembers them."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, module: LogitsOnly) -> Tensor:
+        ctx.graph = module.asked(x)  # type: ignore[attr-defined]
+        return ctx.graph[1].detach().clone()  # type: ignore[attr-defined,no-any-return]
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        leaf, logits = ctx.graph  # type: ignore[attr-defined]
+        (found,) = torch.autograd.grad(logits, leaf, gradients[0], retain_graph=True)
+        return found, None
+
+
+def lead(logits: Tensor, labels: Tensor) -> Tensor:
+    """``[N]``: how far the right class leads the best wrong one in logits ``[N, classes]``."""
+    right = F.one_hot(labels, logits.shape[1]).bool()
+    return logits[right] - logits.masked_fill(right, -torch.inf).amax(1)
 
 
 def live_bits(network: nn.Module, images: Images) -> dict[str, float]:
@@ -114,12 +155,13 @@ def _moves(values: Tensor, x: Tensor) -> Tensor:
     return moved != 0
 
 
-def toolbox_classifier(network: nn.Module, images: Images) -> Any:
+def toolbox_classifier(network: nn.Module, images: Images, *, remembers: bool = False) -> Any:
     """The toolbox's classifier of a network that takes images in 0..1.
 
     Args:
         network: put into evaluation mode.
         images: ``[N, C, H, W]``, at least one, that are about to be attacked.
+        remembers: see `LogitsOnly`.
 
     Raises:
         UnsupportedError: the toolbox is not installed.
@@ -131,7 +173,7 @@ def toolbox_classifier(network: nn.Module, images: Images) -> Any:
         from art.estimators.classification import PyTorchClassifier
     except ImportError as error:
         raise UnsupportedError('attacks need an extra: pip install "penstock[attacks]"') from error
-    model = LogitsOnly(network).eval()
+    model = LogitsOnly(network, remembers=remembers).eval()
     warn_of_masked_gradients(network, images)
     with torch.no_grad():
         classes = model(torch.from_numpy(images[:1])).shape[1]

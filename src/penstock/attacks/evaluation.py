@@ -22,9 +22,10 @@ from penstock.attacks.baselines import fit_baselines
 from penstock.attacks.classifier import Images, live_bits
 from penstock.attacks.evaluation_bench import Bench, attack_file, kept, make_once
 from penstock.attacks.evaluation_claim import claim, digest
-from penstock.attacks.evaluation_config import OWN, EvaluationConfig
+from penstock.attacks.evaluation_config import ADAPTIVE, OWN, EvaluationConfig
 from penstock.attacks.evaluation_figures import Arrays, attack_figures, clean_figures, mean_figures
-from penstock.attacks.evaluation_work import Subject, do, other_network
+from penstock.attacks.evaluation_work import Subject, active_test, do, other_network
+from penstock.attacks.metrics import rate_estimate
 from penstock.attacks.served import Served, attack_served, check_served, clean_served
 from penstock.attacks.supervised_figures import codes_of, supervised_figures
 from penstock.data import ImageSet, Splits, load
@@ -91,7 +92,8 @@ def evaluate_detection(
     recipe = Recipe.parse(config.detector or checkpoint.detector_name)
     ranks = recipe.ranking(len(splits.calibration))
     say(f"fitting {recipe}")
-    score = fitted_score(checkpoint, str(recipe), splits.calibration.images[ranks], folder)
+    masks = Path(config.sub_architectures) if config.sub_architectures else None
+    score = fitted_score(checkpoint, str(recipe), splits.calibration.images[ranks], folder, masks)
     bench = Bench(
         checkpoint,
         score,
@@ -113,6 +115,10 @@ def evaluate_detection(
     subject = replace(_subject(bench, splits, clean, config), other=other)
     if "transfer" in config.kinds and other is None:
         say("no other network is named, so that no attack is transferred")
+    active = {}
+    if set(ADAPTIVE).intersection(config.kinds):
+        say("planting evasions that adaptive attacks must find")
+        active = kept(out / "planted.npz", partial(active_test, subject, config))
     work = {
         piece: (attack_file(out, *piece), partial(do, subject, bench, *piece, config, folder))
         for piece in config.plan
@@ -125,6 +131,7 @@ def evaluate_detection(
         "source": about,
         "config": asdict(config),
         "detector": str(recipe),
+        "planted": {kind: asdict(rate_estimate(got)) | {"images": len(got)} for kind, got in active.items()},
         "live_bits": live_bits(checkpoint.network, subject.victims.floats()),
     } | _figures(bench, config, clean, subject.before, founds)
     write_atomic(out / RESULTS, json.dumps(result, indent=2) + "\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from penstock.attacks.adaptive import METHODS
 from penstock.attacks.baselines import NAMES
@@ -26,6 +26,8 @@ class EvaluationConfig:
 
     Attributes:
         images: test images to attack, the first so many.
+        counts: by kind, how many of those that are read right are attacked, the first so many, where all would take too
+            long; results say how many each attack had, and their intervals are as wide as that makes them.
         clean: test images for false-positive rates, the first so many, those that are attacked among them; 0 takes all.
         fit: training images that baselines are fitted on, at most; by default all that the path detector is fitted on.
             `penstock.attacks.baselines` says which takes fewer.
@@ -42,6 +44,7 @@ class EvaluationConfig:
         adaptive_steps: of each adaptive attack and of compute inflation.
         adaptive_restarts: of each adaptive attack.
         detector: name of a recipe, `penstock.detect.recipe`; empty: the source's own.
+        sub_architectures: run of a disentanglement, for a detector that compares with these; empty: none.
         observe: attack the dense network that the source came from, with its gates as observers.
         supervised: numbers of images per class that supervised detectors learn from; none leaves them out.
         fpr: rate at which adaptive attacks must stay unflagged.
@@ -49,6 +52,7 @@ class EvaluationConfig:
     """
 
     images: int = 1000
+    counts: dict[str, int] = field(default_factory=dict)
     clean: int = 0
     fit: int = FIT_IMAGES
     kinds: tuple[str, ...] = KINDS
@@ -64,19 +68,26 @@ class EvaluationConfig:
     adaptive_steps: int = 1000
     adaptive_restarts: int = 2
     detector: str = ""
+    sub_architectures: str = ""
     observe: bool = False
     supervised: tuple[int, ...] = (1, 5, 10)
     fpr: float = 0.05
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, known in (("kinds", KINDS), ("baselines", NAMES)):
+        listed = {"kinds": KINDS, "baselines": NAMES, "counts": KINDS}
+        for name, known in listed.items():
             unknown = [value for value in getattr(self, name) if value not in known]
             if unknown:
                 raise ConfigurationError(f"no {name} {unknown[0]!r}; there are {', '.join(known)}")
         for name in ("images", "fit", "pgd_steps", "adaptive_steps", "adaptive_restarts"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for kind, count in self.counts.items():
+            if not 1 <= count <= self.images:
+                raise ConfigurationError(
+                    f"counts of {kind} is {count}; it must be between 1 and images, {self.images}"
+                )
         if 0 < self.clean < self.images:
             raise ConfigurationError(
                 f"clean is {self.clean}; the {self.images} images that are attacked are among them: take as many, or 0"

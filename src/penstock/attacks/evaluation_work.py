@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -30,13 +31,18 @@ from penstock.attacks.evaluation_config import ATTACKS, CHANGES, OWN, Evaluation
 from penstock.attacks.evaluation_figures import Arrays
 from penstock.attacks.inflation import Inflation, bound
 from penstock.attacks.pgd import PGD
-from penstock.attacks.toolbox import FGSM, Attack, AutoAttack, DeepFool, Square, Transfer
+from penstock.attacks.planted import found, plant
+from penstock.attacks.square import Square
+from penstock.attacks.toolbox import FGSM, Attack, AutoAttack, DeepFool, Transfer
 from penstock.data import ImageSet, load
 from penstock.detect import FamilyScore, conformal_threshold
 from penstock.errors import InvalidArgumentError
 from penstock.nn.checkpoint import Checkpoint, load_source
+from penstock.nn.lean import lean
+from penstock.nn.path_network import PathNetwork
 
 QUALITY = 75  # of JPEG, Pillow's own choice
+PLANTED = 30  # honest images from which evasions are planted
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -61,6 +67,18 @@ class Subject:
     guides: ImageSet
     other: nn.Module | None = None
 
+    @cached_property
+    def network(self) -> PathNetwork:
+        """What attacks ask: it answers as the checkpoint's network does, by which what they give is judged."""
+        return lean(self.checkpoint.network)
+
+    def first(self, count: int) -> Subject:
+        """The same with no more than so many victims."""
+        before = {name: array[:count] for name, array in self.before.items()}
+        return replace(
+            self, victims=self.victims.take(np.arange(min(count, len(self.victims)))), before=before
+        )
+
 
 def other_network(source: str, attacked: Checkpoint) -> tuple[nn.Module, dict[str, str]]:
     """A network whose adversarial images can be shown to the one that is attacked, and what it is.
@@ -78,7 +96,7 @@ def other_network(source: str, attacked: Checkpoint) -> tuple[nn.Module, dict[st
         raise InvalidArgumentError(
             f"the other network, {about['name']}, is made of the dense network that is attacked: name another"
         )
-    return other.network, about
+    return lean(other.network), about
 
 
 def do(
@@ -96,47 +114,65 @@ def do(
         ``noise``, the path detector's scores under normal noise of equal length (those of bundles under their own
         names), and for inflation ``bound`` ``[1]``, ``before`` ``[N]``, and what `Bench.time` says.
     """
+    subject = subject.first(config.counts.get(kind, config.images))
     if kind in ("mnist", "caltech25"):
         shown = foreign(load(kind, folder=folder).test, subject.checkpoint.input_shape, len(subject.victims))
         return bench.judge(shown) | {"labels": np.full(len(shown), -1), "l2": np.zeros(len(shown))}
     images, labels = subject.victims.floats(), subject.victims.labels
     changed = change(subject, kind, eps / 255, config)
     moved = np.sqrt(((changed - images) ** 2).sum(axis=(1, 2, 3)))
-    found = bench.judge(changed) | {"labels": labels, "l2": moved}
+    said = bench.judge(changed) | {"labels": labels, "l2": moved}
     if kind in ATTACKS:
         noise = bench.judge_alone(gaussian_like(images, changed, config.seed))
-        found["noise"] = noise[OWN]
+        said["noise"] = noise[OWN]
         for name in noise:
             bundle, _, what = name.partition(".")
             if what in (OWN, "flag"):
-                found[f"{bundle}.noise-{what}"] = noise[name]
+                said[f"{bundle}.noise-{what}"] = noise[name]
     if kind == "inflation":
-        found["bound"] = np.array([bound(subject.checkpoint.network)])
-        found["before"] = subject.before["active_macs"]
-        found |= bench.time(images, changed)
-    return found
+        said["bound"] = np.array([bound(subject.checkpoint.network)])
+        said["before"] = subject.before["active_macs"]
+        said |= bench.time(images, changed)
+    return said
 
 
 def change(subject: Subject, kind: str, eps: float, config: EvaluationConfig) -> Images:
     """The victims after an attack or control of ``KINDS``, with its bound in 0..1."""
-    images, labels, network = subject.victims.floats(), subject.victims.labels, subject.checkpoint.network
+    images, labels, network = subject.victims.floats(), subject.victims.labels, subject.network
     if kind in CHANGES:
         return _control(images, kind, eps, config.seed)
     if kind == "inflation":
         return Inflation(steps=config.adaptive_steps)(network, images)
     if kind in METHODS:
-        attack = Adaptive(
-            method=kind,
-            eps=eps,
-            steps=config.adaptive_steps,
-            restarts=config.adaptive_restarts,
-            seed=config.seed,
-        )
         threshold = conformal_threshold(subject.calibration, config.fpr)
-        guides = subject.guides.floats()
-        score = DetectorScore(subject.detector, subject.checkpoint.network.layout)
-        return attack(network, score, threshold, images, labels, guides)
+        score = DetectorScore(subject.detector, network.layout)
+        attack = _adaptive(kind, eps, config)
+        return attack(network, score, threshold, images, labels, subject.guides.floats())
     return _attack(subject, kind, eps, config)(network, images, labels)
+
+
+def active_test(subject: Subject, config: EvaluationConfig) -> Arrays:
+    """By adaptive attack, which evasions planted within its largest bound it found: `penstock.attacks.planted`."""
+    network, eps = subject.network, max(config.eps) / 255
+    score = DetectorScore(subject.detector, network.layout)
+    threshold = conformal_threshold(subject.calibration, config.fpr)
+    honest, guides = subject.first(PLANTED).victims.floats(), subject.guides.floats()
+    planted = plant(network, score, threshold, honest, eps, config.seed)
+    return {
+        kind: found(_adaptive(kind, eps, config), planted, network, score, threshold, guides)
+        for kind in METHODS
+        if kind in config.kinds and len(planted.images)
+    }
+
+
+def _adaptive(kind: str, eps: float, config: EvaluationConfig) -> Adaptive:
+    return Adaptive(
+        method=kind,
+        eps=eps,
+        steps=config.adaptive_steps,
+        restarts=config.adaptive_restarts,
+        seed=config.seed,
+    )
 
 
 def _control(images: Images, kind: str, eps: float, seed: int) -> Images:

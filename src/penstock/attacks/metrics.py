@@ -56,23 +56,25 @@ def auroc_rounds(
 ) -> Scores:
     """``[rounds, attacks]``: bootstrapped AUROC of several attacks on the same images, drawn once for all of them.
 
-    With one seed the draws are the same for any other score of the same images, too: differences are of pairs.
+    An attack on the first of them only has what a round drew of those. With one seed the draws are the same for any
+    other score of the same images, too: differences are of pairs.
 
     Args:
         honest: ``[N]`` scores.
-        attacks: of each attack scores ``[M]`` of all attacked images and which of them count; an attack of which a
+        attacks: of each attack scores ``[M]`` of its attacked images and which of them count; an attack of which a
             round draws no image that counts has no number there.
         seed: of the draws.
     """
-    draw, count = np.random.default_rng(seed), len(attacks[0][0])
+    draw, count = np.random.default_rng(seed), max(len(scores) for scores, _ in attacks)
     orders = [(_Order.of(honest, scores[counts]), counts) for scores, counts in attacks]
     values = np.full((ROUNDS, len(attacks)), np.nan)
     for round_ in range(ROUNDS):
         weights = np.bincount(draw.integers(0, len(honest), len(honest)), minlength=len(honest))
         chosen = np.bincount(draw.integers(0, count, count), minlength=count)
         for place, (order, counts) in enumerate(orders):
-            if chosen[counts].any():
-                values[round_, place] = np.average(order.above(weights), weights=chosen[counts])
+            own = chosen[: len(counts)][counts]
+            if own.any():
+                values[round_, place] = np.average(order.above(weights), weights=own)
     return values
 
 

@@ -119,14 +119,14 @@ def attack_served(
 
     Args:
         found: what the piece of work left.
-        before: what judges said of the victims before they were changed.
+        before: what judges said of all victims, of which the first were changed, as they were.
         clean: what they said of clean images.
         place: of the bundle.
         seed: of intervals.
     """
     view = served_view(found, place)
     if (view["labels"] >= 0).all():
-        read = served_view(before, place)["predicted"] == view["labels"]
+        read = served_view(before, place)["predicted"][: len(view["labels"])] == view["labels"]
         view = {name: array[read] if len(array) == len(read) else array for name, array in view.items()}
     views = {name: served_view(part, place) for name, part in clean.items()}
     figures = attack_figures(view, views, (OWN,), seed)

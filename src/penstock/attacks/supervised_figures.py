@@ -61,7 +61,9 @@ class Codes:
     def turned(self, attack: str, *, even: bool) -> PathFeatures:
         """The codes of those that an attack turned, at even places or at odd ones."""
         found = self.attacks[attack]
-        return self.features(found, (found["predicted"] != found["labels"]) & (self.even == even))
+        return self.features(
+            found, (found["predicted"] != found["labels"]) & (self.even[: len(found["labels"])] == even)
+        )
 
 
 def codes_of(

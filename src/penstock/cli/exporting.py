@@ -78,7 +78,14 @@ def _add_flags(group: argparse._ArgumentGroup) -> None:
         "--detector",
         metavar="D",
         help="PART[+PART...], their mean, or minimum:, harmonic: or fisher: before them, by p-values; parts are "
-        "path-likelihood, gate-mahalanobis, disagreement, doubt and router-gate (default: the source's own)",
+        "path-likelihood, gate-mahalanobis, disagreement, doubt, router-gate and sub-architecture (default: the "
+        "source's own)",
+    )
+    group.add_argument(
+        "--sub-architectures",
+        type=Path,
+        metavar="RUN",
+        help="of `penstock disentangle`, for a detector with the part sub-architecture",
     )
     group.add_argument(
         "--observe",

@@ -93,7 +93,7 @@ class CombinedScore:
         """
         if features.filters != self.filters:
             raise InvalidArgumentError(f"paths have {features.filters} bits; the detector has {self.filters}")
-        check_classes(features, self.classes)
+        features.check_classes(self.classes)
         own = features.predicted
         raw = _raw(self.likelihood, self.mahalanobis, features)
         return (raw - self.location[own]) / self.spread[own]
@@ -122,12 +122,6 @@ class CombinedScore:
             arrays["location"],
             arrays["spread"],
         )
-
-
-def check_classes(features: PathFeatures, classes: int) -> None:
-    """Refuse a predicted class that does not exist."""
-    if len(features) and features.predicted.max() >= classes:
-        raise InvalidArgumentError(f"predicted holds class {features.predicted.max()}; there are {classes}")
 
 
 def _raw(likelihood: BitLikelihood, mahalanobis: GateMahalanobis, features: PathFeatures) -> Floats:

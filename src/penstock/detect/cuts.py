@@ -14,7 +14,7 @@ from penstock.detect.doubt import DoubtScore
 from penstock.detect.family_score import FamilyScore, doubts_of
 from penstock.detect.features import PathFeatures
 from penstock.detect.grouping import Floats
-from penstock.detect.recipe import DISAGREEMENT, DOUBT, LIKELIHOOD, MAHALANOBIS
+from penstock.detect.recipe import DISAGREEMENT, DOUBT, LIKELIHOOD, MAHALANOBIS, SUB_ARCHITECTURE
 from penstock.detect.router_gate import GateDisagreement
 
 
@@ -69,6 +69,9 @@ def cut(part: str, score: FamilyScore, features: PathFeatures) -> Cut:
     if part == DISAGREEMENT:
         assert score.disagreement is not None
         return _disagreement(score.disagreement, features)
+    if part == SUB_ARCHITECTURE:
+        assert score.sub_architecture is not None
+        return _disagreement(score.sub_architecture, features)
     if part == DOUBT:
         assert score.doubt is not None
         return _doubt(score.doubt, features)

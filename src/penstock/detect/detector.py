@@ -8,16 +8,16 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from penstock.detect.combined import CombinedScore, check_classes
+from penstock.detect.combined import CombinedScore
 from penstock.detect.features import PathFeatures
 from penstock.detect.grouping import Floats
-from penstock.detect.lifecycle import Detector
-from penstock.errors import InvalidArgumentError, NotFittedError
+from penstock.detect.lifecycle import LearningDetector
+from penstock.errors import InvalidArgumentError
 
 THRESHOLD = "threshold"
 
 
-class PathDetector(Detector):
+class PathDetector(LearningDetector[CombinedScore]):
     """Tells paths that look like no honest path of the predicted class.
 
     Example:
@@ -34,7 +34,6 @@ class PathDetector(Detector):
             raise InvalidArgumentError(f"classes is {classes} and rank {rank}; both must be at least 1")
         super().__init__(classes=classes)
         self._rank = rank
-        self._fitted: CombinedScore | None = None
 
     def fit(self, honest: PathFeatures) -> Self:
         """Learn what honest paths look like, and forget any threshold.
@@ -45,12 +44,8 @@ class PathDetector(Detector):
             InvalidArgumentError: fewer than two inputs, or a predicted class that does not exist.
             UnsupportedError: scikit-learn is not installed.
         """
-        if len(honest) < 2:
-            raise InvalidArgumentError(f"{len(honest)} inputs to fit a detector to; at least 2 are needed")
-        check_classes(honest, self._classes)
-        self._fitted = CombinedScore.fit(honest, self._classes, self._rank)
-        self._thresholds = None
-        return self
+        self._check_honest(honest)
+        return self._learn(CombinedScore.fit(honest, self._classes, self._rank))
 
     def score(self, features: PathFeatures) -> npt.NDArray[np.float32]:
         """``[N]``, larger is stranger; the mean of `components`, in the precision that graphs have.
@@ -69,7 +64,7 @@ class PathDetector(Detector):
             NotFittedError: call `fit` first.
             InvalidArgumentError: the features have another number of filters or an unknown class.
         """
-        return self._score().components(features)
+        return self.fitted.components(features)
 
     def state(self) -> dict[str, npt.NDArray[np.float32]]:
         """All that was learnt, as float32 arrays: `penstock.detect.combined` says what is done with them.
@@ -80,7 +75,7 @@ class PathDetector(Detector):
         Raises:
             NotFittedError: call `fit` first.
         """
-        arrays = self._score().arrays()
+        arrays = self.fitted.arrays()
         if self._thresholds is not None:
             arrays[THRESHOLD] = self._thresholds
         return arrays
@@ -103,16 +98,3 @@ class PathDetector(Detector):
                     f"detector state {THRESHOLD!r} has shape {shape}; {possible[0]} or {possible[1]} is needed"
                 )
         return detector
-
-    def check_fitted(self) -> None:
-        """Refuse to go on without anything learnt.
-
-        Raises:
-            NotFittedError: call `fit` first.
-        """
-        self._score()
-
-    def _score(self) -> CombinedScore:
-        if self._fitted is None:
-            raise NotFittedError("nothing learnt yet: call fit() on honest inputs first")
-        return self._fitted

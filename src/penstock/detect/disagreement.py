@@ -30,11 +30,11 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from penstock.detect.combined import check_classes, location_and_spread
+from penstock.detect.combined import location_and_spread
 from penstock.detect.features import PathFeatures
 from penstock.detect.grouping import Floats, class_totals
-from penstock.detect.lifecycle import Detector
-from penstock.errors import InvalidArgumentError, NotFittedError
+from penstock.detect.lifecycle import LearningDetector
+from penstock.errors import InvalidArgumentError
 from penstock.paths import PathSet
 
 Table = npt.NDArray[np.float32]
@@ -98,7 +98,13 @@ class ClassDisagreement:
         return score
 
 
-class DisagreementDetector(Detector):
+def check_masks(masks: PathSet | None, classes: int) -> None:
+    """Refuse sub-architectures that are not one for each class."""
+    if masks is not None and len(masks) != classes:
+        raise InvalidArgumentError(f"{len(masks)} sub-architectures for {classes} classes")
+
+
+class DisagreementDetector(LearningDetector[ClassDisagreement]):
     """Flags paths that look like another class's.
 
     Args:
@@ -111,10 +117,8 @@ class DisagreementDetector(Detector):
         super().__init__(classes=classes)
         if classes < 2:
             raise InvalidArgumentError("classes is 1: with no other class there is nothing to disagree about")
-        if sub_architectures is not None and len(sub_architectures) != classes:
-            raise InvalidArgumentError(f"{len(sub_architectures)} sub-architectures for {classes} classes")
+        check_masks(sub_architectures, classes)
         self._masks = sub_architectures
-        self._fitted: ClassDisagreement | None = None
 
     def fit(self, honest: PathFeatures) -> Self:
         """Learn how honest inputs disagree, and forget any threshold.
@@ -123,15 +127,10 @@ class DisagreementDetector(Detector):
             InvalidArgumentError: fewer than two inputs, a predicted class that does not exist, or paths of another
                 network than the sub-architectures.
         """
-        if len(honest) < 2:
-            raise InvalidArgumentError(f"{len(honest)} inputs to fit a detector to; at least 2 are needed")
-        check_classes(honest, self._classes)
+        self._check_honest(honest)
         if self._masks is None:
-            self._fitted = ClassDisagreement.of_prototypes(honest, self._classes)
-        else:
-            self._fitted = ClassDisagreement.of_sub_architectures(self._masks, honest)
-        self._thresholds = None
-        return self
+            return self._learn(ClassDisagreement.of_prototypes(honest, self._classes))
+        return self._learn(ClassDisagreement.of_sub_architectures(self._masks, honest))
 
     def score(self, features: PathFeatures) -> npt.NDArray[np.float32]:
         """``[N]``, larger is stranger, in the precision that graphs have.
@@ -140,29 +139,10 @@ class DisagreementDetector(Detector):
             NotFittedError: call `fit` first.
             InvalidArgumentError: the features have another number of filters or an unknown class.
         """
-        tables = self.tables
+        tables = self.fitted
         if features.filters != len(tables.usual):
             raise InvalidArgumentError(
                 f"paths have {features.filters} bits; the detector has {len(tables.usual)}"
             )
-        check_classes(features, self._classes)
+        features.check_classes(self._classes)
         return tables.score(features).astype(np.float32)
-
-    @property
-    def tables(self) -> ClassDisagreement:
-        """What was learnt.
-
-        Raises:
-            NotFittedError: call `fit` first.
-        """
-        if self._fitted is None:
-            raise NotFittedError("nothing learnt yet: call fit() on honest inputs first")
-        return self._fitted
-
-    def check_fitted(self) -> None:
-        """Refuse to go on without anything learnt.
-
-        Raises:
-            NotFittedError: call `fit` first.
-        """
-        _ = self.tables

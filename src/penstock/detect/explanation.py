@@ -96,7 +96,7 @@ def _values(score: FamilyScore, parts: npt.NDArray[np.float32]) -> Floats:
     if not score.recipe.by_surprisal:
         means: Floats = parts.astype(np.float64) / parts.shape[1]
         return means
-    surprisals: Floats = np.column_stack(score.surprised(parts))
+    surprisals = score.surprised(parts)
     if score.recipe.how == "fisher":
         return np.multiply(surprisals, 2.0)
     if score.recipe.how == "minimum":
@@ -104,7 +104,7 @@ def _values(score: FamilyScore, parts: npt.NDArray[np.float32]) -> Floats:
     else:
         weights = np.exp(surprisals - surprisals.max(axis=1, keepdims=True))
     shares: Floats = weights / weights.sum(axis=1, keepdims=True)
-    values: Floats = combine(list(surprisals.T), score.recipe.how)[:, None] * shares
+    values: Floats = combine(surprisals, score.recipe.how)[:, None] * shares
     return values
 
 

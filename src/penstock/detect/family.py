@@ -7,18 +7,19 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from penstock.detect.combined import check_classes
+from penstock.detect.disagreement import check_masks
 from penstock.detect.family_score import FamilyScore
 from penstock.detect.features import PathFeatures
-from penstock.detect.lifecycle import Detector
+from penstock.detect.lifecycle import LearningDetector
 from penstock.detect.pvalues import RANKED
-from penstock.detect.recipe import DISAGREEMENT, Recipe
-from penstock.errors import InvalidArgumentError, NotFittedError
+from penstock.detect.recipe import COMPARING, Recipe
+from penstock.errors import InvalidArgumentError
+from penstock.paths import PathSet
 
 FEWEST = 50  # honest inputs to fit and to rank by surprisal
 
 
-class FamilyDetector(Detector):
+class FamilyDetector(LearningDetector[FamilyScore]):
     """Any detector of the family; graphs compute the same score to 1e-4 of ``max(1, |score|)``.
 
     Example:
@@ -30,19 +31,29 @@ class FamilyDetector(Detector):
         classes: number of classes that the network knows.
         rank: directions of the gate logits' covariance to keep, at most.
         seed: of the choice of inputs that rank.
+        sub_architectures: binary masks ``[classes, P]`` of a disentanglement, for recipes that compare with them.
 
     Raises:
         InvalidArgumentError: no such recipe, or it compares classes and there is only one.
     """
 
-    def __init__(self, name: str, *, classes: int, rank: int = 32, seed: int = 0) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        classes: int,
+        rank: int = 32,
+        seed: int = 0,
+        sub_architectures: PathSet | None = None,
+    ) -> None:
         super().__init__(classes=classes)
         self.recipe = Recipe.parse(name)
-        if classes < 2 and DISAGREEMENT in self.recipe.parts:
+        if classes < 2 and set(COMPARING).intersection(self.recipe.parts):
             raise InvalidArgumentError("classes is 1: with no other class there is nothing to disagree about")
+        check_masks(sub_architectures, classes)
+        self._masks = sub_architectures
         self._rank = rank
         self._seed = seed
-        self._fitted: FamilyScore | None = None
 
     def fit(self, honest: PathFeatures, ranking: PathFeatures | None = None) -> Self:
         """Learn what honest paths look like, and forget any threshold.
@@ -58,12 +69,7 @@ class FamilyDetector(Detector):
                 and not known.
             UnsupportedError: scikit-learn is not installed.
         """
-        fewest = FEWEST if self.recipe.by_surprisal else 2
-        if len(honest) < fewest:
-            raise InvalidArgumentError(
-                f"{len(honest)} inputs to fit a detector to; at least {fewest} are needed"
-            )
-        check_classes(honest, self._classes)
+        self._check_honest(honest, FEWEST if self.recipe.by_surprisal else 2)
         fitting = honest
         if ranking is None:
             ranking = honest
@@ -72,9 +78,9 @@ class FamilyDetector(Detector):
                 ranking, fitting = (
                     honest.take(part) for part in np.split(order, [round(RANKED * len(honest))])
                 )
-        self._fitted = FamilyScore.fit(self.recipe, fitting, ranking, self._classes, self._rank)
-        self._thresholds = None
-        return self
+        return self._learn(
+            FamilyScore.fit(self.recipe, fitting, ranking, self._classes, self._rank, self._masks)
+        )
 
     def score(self, features: PathFeatures) -> npt.NDArray[np.float32]:
         """``[N]``, larger is stranger, in the precision that graphs have.
@@ -84,22 +90,3 @@ class FamilyDetector(Detector):
             InvalidArgumentError: the features have another number of filters or an unknown class.
         """
         return self.fitted.score(features)
-
-    @property
-    def fitted(self) -> FamilyScore:
-        """What was learnt.
-
-        Raises:
-            NotFittedError: call `fit` first.
-        """
-        if self._fitted is None:
-            raise NotFittedError("nothing learnt yet: call fit() on honest inputs first")
-        return self._fitted
-
-    def check_fitted(self) -> None:
-        """Refuse to go on without anything learnt.
-
-        Raises:
-            NotFittedError: call `fit` first.
-        """
-        _ = self.fitted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,20 @@ from penstock.detect.disagreement import ClassDisagreement
 from penstock.detect.doubt import DoubtScore
 from penstock.detect.features import PathFeatures
 from penstock.detect.grouping import Floats
-from penstock.detect.recipe import DEFAULT, DISAGREEMENT, DOUBT, LIKELIHOOD, MAHALANOBIS, ROUTER_GATE, Recipe
+from penstock.detect.recipe import (
+    DEFAULT,
+    DISAGREEMENT,
+    DOUBT,
+    LIKELIHOOD,
+    MAHALANOBIS,
+    ROUTER_GATE,
+    SUB_ARCHITECTURE,
+    Recipe,
+)
 from penstock.detect.router_gate import GateDisagreement
 from penstock.detect.surprisal import Surprisal, combine
 from penstock.errors import InvalidArgumentError
+from penstock.paths import PathSet
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -33,6 +43,7 @@ class FamilyScore:
         doubt: where honest doubts lie.
         router_gate: which disagreement of routers and gates is usual.
         surprisals: one map for each part, where they are combined by p-values.
+        sub_architecture: disagreement by sub-architectures, if the recipe asks for it.
     """
 
     recipe: Recipe
@@ -41,10 +52,17 @@ class FamilyScore:
     doubt: DoubtScore | None = None
     router_gate: GateDisagreement | None = None
     surprisals: tuple[Surprisal, ...] = ()
+    sub_architecture: ClassDisagreement | None = None
 
     @classmethod
     def fit(
-        cls, recipe: Recipe, honest: PathFeatures, ranking: PathFeatures, classes: int, rank: int
+        cls,
+        recipe: Recipe,
+        honest: PathFeatures,
+        ranking: PathFeatures,
+        classes: int,
+        rank: int,
+        masks: PathSet | None = None,
     ) -> FamilyScore:
         """Learn from honest inputs.
 
@@ -54,9 +72,10 @@ class FamilyScore:
             ranking: inputs that say how unsure the network is, and how surprising a score.
             classes: number of classes.
             rank: directions of the gate logits' covariance to keep, at most.
+            masks: the classes' sub-architectures, for recipes that compare with them.
 
         Raises:
-            InvalidArgumentError: doubts are asked for and not known.
+            InvalidArgumentError: doubts or sub-architectures are asked for and not known.
         """
         wanted = recipe.parts
         parts = cls(
@@ -65,11 +84,14 @@ class FamilyScore:
             ClassDisagreement.of_prototypes(honest, classes) if DISAGREEMENT in wanted else None,
             DoubtScore.fit(doubts_of(ranking)) if DOUBT in wanted else None,
             GateDisagreement.fit(honest, classes) if ROUTER_GATE in wanted else None,
+            sub_architecture=(
+                ClassDisagreement.of_sub_architectures(_known(masks), honest)
+                if SUB_ARCHITECTURE in wanted
+                else None
+            ),
         )
         surprisals = (Surprisal.fit(part) for part in parts.parts(ranking).T) if recipe.by_surprisal else ()
-        return cls(
-            recipe, parts.combined, parts.disagreement, parts.doubt, parts.router_gate, tuple(surprisals)
-        )
+        return replace(parts, recipe=recipe, surprisals=tuple(surprisals))
 
     def parts(self, features: PathFeatures) -> npt.NDArray[np.float32]:
         """``[N, K]``: the recipe's parts in its order, each in standard deviations of honest inputs.
@@ -86,6 +108,8 @@ class FamilyScore:
             found[DOUBT] = self.doubt.score(doubts_of(features))
         if self.router_gate is not None:
             found[ROUTER_GATE] = self.router_gate.score(features)
+        if self.sub_architecture is not None:
+            found[SUB_ARCHITECTURE] = self.sub_architecture.score(features)
         return np.column_stack([found[name] for name in self.recipe.parts]).astype(np.float32)
 
     def score(self, features: PathFeatures) -> npt.NDArray[np.float32]:
@@ -100,9 +124,9 @@ class FamilyScore:
             return mean
         return combine(self.surprised(parts), self.recipe.how).astype(np.float32)
 
-    def surprised(self, parts: npt.NDArray[np.float32]) -> list[Floats]:
-        """The surprisal ``[N]`` of each of the parts ``[N, K]``."""
-        return [one(part) for one, part in zip(self.surprisals, parts.T, strict=True)]
+    def surprised(self, parts: npt.NDArray[np.float32]) -> Floats:
+        """The surprisals ``[N, K]`` of the parts ``[N, K]``."""
+        return np.stack([one(part) for one, part in zip(self.surprisals, parts.T, strict=True)], axis=1)
 
     def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
         """Everything, flat: the tables of `penstock.detect.combined`, then ``disagreement.usual`` and so on."""
@@ -127,16 +151,18 @@ class FamilyScore:
         classes, filters = combined.classes, combined.filters
         wide, column = (classes, filters), (classes, 1)
         read = _Reader(arrays)
-        disagreement = doubt = router_gate = None
+        disagreement = doubt = router_gate = sub_architecture = None
+        linear = {
+            "usual": (filters,),
+            "slope": wide,
+            "constant": (classes,),
+            "location": column,
+            "spread": column,
+        }
         if DISAGREEMENT in recipe.parts:
-            shapes = {
-                "usual": (filters,),
-                "slope": wide,
-                "constant": (classes,),
-                "location": column,
-                "spread": column,
-            }
-            disagreement = ClassDisagreement(**read.tables("disagreement", shapes))
+            disagreement = ClassDisagreement(**read.tables("disagreement", linear))
+        if SUB_ARCHITECTURE in recipe.parts:
+            sub_architecture = ClassDisagreement(**read.tables("sub_architecture", linear))
         if DOUBT in recipe.parts:
             found = read.tables("doubt", {"location": (), "spread": ()})
             doubt = DoubtScore(float(found["location"]), float(found["spread"]))
@@ -144,7 +170,7 @@ class FamilyScore:
             shapes = {"usual": wide, "surprise": wide, "location": column, "spread": column}
             router_gate = GateDisagreement(**read.tables("router_gate", shapes))
         surprisals = tuple(read.surprisal(place) for place in range(len(recipe.parts) * recipe.by_surprisal))
-        return cls(recipe, combined, disagreement, doubt, router_gate, surprisals)
+        return cls(recipe, combined, disagreement, doubt, router_gate, surprisals, sub_architecture)
 
     @classmethod
     def of_default(cls, arrays: Arrays) -> FamilyScore:
@@ -152,7 +178,7 @@ class FamilyScore:
         return cls.from_arrays(DEFAULT, {name: arrays[name] for name in SHAPES if name in arrays})
 
     def _more(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        for prefix in ("disagreement", "doubt", "router_gate"):
+        for prefix in ("disagreement", "doubt", "router_gate", "sub_architecture"):
             tables = getattr(self, prefix)
             if tables is not None:
                 yield prefix, vars(tables)
@@ -187,6 +213,15 @@ class _Reader:
         if shape is not None and found.shape != shape:
             raise InvalidArgumentError(f"detector state {name!r} has shape {found.shape}; {shape} is needed")
         return found
+
+
+def _known(masks: PathSet | None) -> PathSet:
+    if masks is None:
+        raise InvalidArgumentError(
+            f"{SUB_ARCHITECTURE} compares paths with the classes' sub-architectures, which are not given: name the run "
+            "of `penstock disentangle` that found them"
+        )
+    return masks
 
 
 def doubts_of(features: PathFeatures) -> npt.NDArray[np.float32]:

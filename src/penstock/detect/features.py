@@ -55,6 +55,15 @@ class PathFeatures:
         if len(self) and self.predicted.min() < 0:
             raise InvalidArgumentError(f"predicted holds {self.predicted.min()}; classes count from 0")
 
+    def check_classes(self, classes: int) -> None:
+        """Refuse a predicted class that does not exist.
+
+        Raises:
+            InvalidArgumentError: says which.
+        """
+        if len(self) and self.predicted.max() >= classes:
+            raise InvalidArgumentError(f"predicted holds class {self.predicted.max()}; there are {classes}")
+
     @classmethod
     def of(
         cls,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Self
+from typing import Generic, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from penstock.detect.calibration import class_thresholds, conformal_threshold
 from penstock.detect.features import PathFeatures
-from penstock.errors import InvalidArgumentError, NotCalibratedError, UnsupportedError
+from penstock.errors import InvalidArgumentError, NotCalibratedError, NotFittedError, UnsupportedError
+
+Tables = TypeVar("Tables")
 
 
 class Detector(ABC):
@@ -101,3 +103,52 @@ class Detector(ABC):
         if self._thresholds is not None and len(self._thresholds) > 1:
             raise UnsupportedError("each class has a threshold of its own: ask for `thresholds`")
         return float(thresholds[0])
+
+
+class LearningDetector(Detector, Generic[Tables]):
+    """A detector that keeps all that it has learnt in one value; how to learn and to score by it is its own.
+
+    Args:
+        classes: number of classes that the network knows.
+    """
+
+    def __init__(self, *, classes: int) -> None:
+        super().__init__(classes=classes)
+        self._fitted: Tables | None = None
+
+    @property
+    def fitted(self) -> Tables:
+        """What was learnt.
+
+        Raises:
+            NotFittedError: call ``fit`` first.
+        """
+        if self._fitted is None:
+            raise NotFittedError("nothing learnt yet: call fit() on honest inputs first")
+        return self._fitted
+
+    def check_fitted(self) -> None:
+        """Refuse to go on without anything learnt.
+
+        Raises:
+            NotFittedError: call ``fit`` first.
+        """
+        _ = self.fitted
+
+    def _check_honest(self, honest: PathFeatures, fewest: int = 2) -> None:
+        """Refuse inputs that nothing can be learnt from.
+
+        Raises:
+            InvalidArgumentError: fewer than ``fewest``, or a predicted class that does not exist.
+        """
+        if len(honest) < fewest:
+            raise InvalidArgumentError(
+                f"{len(honest)} inputs to fit a detector to; at least {fewest} are needed"
+            )
+        honest.check_classes(self._classes)
+
+    def _learn(self, fitted: Tables) -> Self:
+        """Keep what was learnt, and forget any threshold."""
+        self._fitted = fitted
+        self._thresholds = None
+        return self

@@ -26,6 +26,7 @@ rate of 1/(n + 1) are told apart, so n should be several times 1/fpr.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol, Self
 
 import numpy as np
@@ -34,13 +35,16 @@ import numpy.typing as npt
 from penstock.detect.features import PathFeatures
 from penstock.detect.grouping import Floats
 from penstock.detect.lifecycle import Detector
+from penstock.detect.recipe import COMBINED
+from penstock.detect.surprisal import combine
 from penstock.errors import InvalidArgumentError, NotFittedError
 
-COMBINATIONS: dict[str, Callable[[Floats], Floats]] = {
-    "fisher": lambda p: -2 * np.log(p).sum(axis=1),
-    "harmonic": lambda p: np.log((1 / p).mean(axis=1)),
-    "minimum": lambda p: -np.log(p.min(axis=1)),
-}
+
+def _of_pvalues(how: str, p: Floats) -> Floats:
+    return combine(-np.log(p), how)
+
+
+COMBINATIONS: dict[str, Callable[[Floats], Floats]] = {how: partial(_of_pvalues, how) for how in COMBINED}
 RANKED = 0.4  # share of the fit set that ranks scores; the rest fits the members
 
 
@@ -75,7 +79,7 @@ class PValueDetector(Detector):
         if len(members) < 2:
             raise InvalidArgumentError(f"{len(members)} members; at least 2 are needed to combine any")
         if combination not in COMBINATIONS:
-            raise InvalidArgumentError(f"no combination {combination!r}; there are {', '.join(COMBINATIONS)}")
+            raise InvalidArgumentError(f"no combination {combination!r}; there are {', '.join(COMBINED)}")
         self._members = tuple(members)
         self._combine = COMBINATIONS[combination]
         self._seed = seed

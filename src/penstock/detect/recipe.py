@@ -10,6 +10,7 @@ Parts:
     disagreement           `penstock.detect.disagreement`
     doubt                  `penstock.detect.doubt`
     router-gate            `penstock.detect.router_gate`
+    sub-architecture       disagreement by the classes' sub-architectures, which a disentanglement has found
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ import numpy.typing as npt
 from penstock.errors import InvalidArgumentError
 from penstock.paths import PathLayout
 
-LIKELIHOOD, MAHALANOBIS, DISAGREEMENT, DOUBT, ROUTER_GATE = PARTS = (
+LIKELIHOOD, MAHALANOBIS, DISAGREEMENT, DOUBT, ROUTER_GATE, SUB_ARCHITECTURE = PARTS = (
     "path-likelihood",
     "gate-mahalanobis",
     "disagreement",
     "doubt",
     "router-gate",
+    "sub-architecture",
 )
+COMPARING = (DISAGREEMENT, SUB_ARCHITECTURE)  # parts that compare a class with the others
 MEAN = "mean"
 COMBINED = ("minimum", "harmonic", "fisher")
 

@@ -106,10 +106,7 @@ class SupervisedDetector(Detector):
             raise InvalidArgumentError(
                 f"{len(features)} {what} inputs, {per_class} per class; at least 1 is needed of both"
             )
-        if features.predicted.max() >= self._classes:
-            raise InvalidArgumentError(
-                f"predicted holds class {features.predicted.max()}; there are {self._classes}"
-            )
+        features.check_classes(self._classes)
         order = draw.permutation(len(features))
         groups = [order[features.predicted[order] == label][:per_class] for label in range(self._classes)]
         chosen: npt.NDArray[np.uint8] = features.bits[np.concatenate(groups)]

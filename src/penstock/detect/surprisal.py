@@ -13,20 +13,20 @@ that is conformal for the combined score keeps its promise under this as under a
 
 Combinations of the surprisals g_i of K scores, named as in `penstock.detect.pvalues`:
 
-    fisher      2 sum_i g_i
-    harmonic    log mean_i exp(g_i)
     minimum     max_i g_i
+    harmonic    log mean_i exp(g_i)
+    fisher      2 sum_i g_i
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from penstock.detect.grouping import Floats
+from penstock.detect.recipe import COMBINED
 from penstock.errors import InvalidArgumentError
 
 APART = (
@@ -83,18 +83,18 @@ class Surprisal:
         return found
 
 
-def combine(surprisals: Sequence[Floats], combination: str) -> Floats:
-    """One score ``[N]`` of several surprisals ``[N]``.
+def combine(surprisals: Floats, combination: str) -> Floats:
+    """One score ``[N]`` of several surprisals ``[N, K]``: the only place where this is written in numpy.
 
     Raises:
         InvalidArgumentError: no such combination.
     """
-    stacked = np.stack(surprisals, axis=1)
+    if combination not in COMBINED:
+        raise InvalidArgumentError(f"no combination {combination!r}; there are {', '.join(COMBINED)}")
     if combination == "fisher":
-        return np.asarray(2 * stacked.sum(axis=1))
+        return np.asarray(2 * surprisals.sum(axis=1))
+    top = surprisals.max(axis=1)
     if combination == "minimum":
-        return np.asarray(stacked.max(axis=1))
-    if combination == "harmonic":
-        top = stacked.max(axis=1, keepdims=True)  # exp() of what is left never grows beyond all bounds
-        return np.asarray(top[:, 0] + np.log(np.exp(stacked - top).mean(axis=1)))
-    raise InvalidArgumentError(f"no combination {combination!r}; there are fisher, harmonic, minimum")
+        return np.asarray(top)
+    above = np.exp(surprisals - top[:, None])  # never grows beyond all bounds
+    return np.asarray(top + np.log(above.mean(axis=1)))

@@ -132,6 +132,10 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         if not isinstance(value, list):
             raise ConfigurationError(f"{where} is {value!r}; it must be a list")
         return tuple(_typed(each, get_args(hint)[0], where) for each in value)
+    if get_origin(hint) is dict:
+        if not isinstance(value, dict):
+            raise ConfigurationError(f"{where} is {value!r}; it must be a table of values by name")
+        return {key: _typed(each, get_args(hint)[1], f"{where}.{key}") for key, each in value.items()}
     real = float in (hint, *get_args(hint))
     fits = isinstance(value, hint) or (real and isinstance(value, int))
     if not fits or (isinstance(value, bool) and hint is not bool):

@@ -7,7 +7,15 @@ from torch import Tensor, nn
 
 from penstock.detect.doubt import DoubtScore
 from penstock.detect.family_score import FamilyScore
-from penstock.detect.recipe import DEFAULT, DISAGREEMENT, DOUBT, LIKELIHOOD, MAHALANOBIS, ROUTER_GATE
+from penstock.detect.recipe import (
+    DEFAULT,
+    DISAGREEMENT,
+    DOUBT,
+    LIKELIHOOD,
+    MAHALANOBIS,
+    ROUTER_GATE,
+    SUB_ARCHITECTURE,
+)
 from penstock.detect.router_gate import GateDisagreement
 from penstock.detect.surprisal import Surprisal
 from penstock.nn.detector_head import DetectorHead
@@ -90,6 +98,8 @@ class FamilyHead(nn.Module):
         self.disagreement = None if score.disagreement is None else DisagreementHead(score.disagreement)
         self.doubt = None if score.doubt is None else DoubtHead(score.doubt)
         self.router_gate = None if score.router_gate is None else RouterGateHead(score.router_gate)
+        masks = score.sub_architecture
+        self.sub_architecture = None if masks is None else DisagreementHead(masks)
         self.surprisals = nn.ModuleList(SurprisalHead(tables) for tables in score.surprisals)
 
     def forward(self, logits: Tensor, bits: Tensor, gate_logits: Tensor) -> Tensor:
@@ -114,10 +124,12 @@ class FamilyHead(nn.Module):
             found[DOUBT] = self.doubt(logits)
         if self.router_gate is not None:
             found[ROUTER_GATE] = self.router_gate(logits, bits, gate_logits)
+        if self.sub_architecture is not None:
+            found[SUB_ARCHITECTURE] = self.sub_architecture(logits, bits, gate_logits)
         return [found[name] for name in self.recipe.parts]
 
     def _combined(self, found: Tensor) -> Tensor:
-        """``[N, 1]`` of scores or surprisals ``[N, K]``."""
+        """``[N, 1]`` of scores or surprisals ``[N, K]``, as `penstock.detect.surprisal.combine` makes it."""
         how = self.recipe.how
         if how == "fisher":
             return 2 * found.sum(dim=1, keepdim=True)

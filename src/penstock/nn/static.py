@@ -25,13 +25,17 @@ class StaticConv2d(nn.Module):
         routed: what it computes the same as.
         filters: indices of the open filters.
         channels: indices of the input channels that may differ from zero.
+        responds: whether anybody wants responses; if not, codes stand in their place.
     """
 
     filters: Tensor
     channels: Tensor
 
-    def __init__(self, routed: RoutedConv2d, filters: Tensor, channels: Tensor) -> None:
+    def __init__(
+        self, routed: RoutedConv2d, filters: Tensor, channels: Tensor, *, responds: bool = True
+    ) -> None:
         super().__init__()
+        self.responds = responds
         self.register_buffer("filters", filters, persistent=False)
         self.register_buffer("channels", channels, persistent=False)
         self.out_channels = routed.conv.out_channels
@@ -58,13 +62,23 @@ class StaticConv2d(nn.Module):
         """Run on ``x`` ``[N, C, H, W]``; the results are those of `RoutedConv2d`, the response only where open."""
         entering = x if self.whole else x[:, self.channels]
         part = self.activation(self.norm(self.conv(entering)))
-        output = part.new_zeros(len(x), self.out_channels, *part.shape[2:])
-        response = part.new_zeros(len(x), self.out_channels).index_copy(1, self.filters, part.mean((2, 3)))
-        return output.index_copy(1, self.filters, part), code, opinion, response
+        response = self._spread(part.mean((2, 3))) if self.responds else code
+        return self._spread(part), code, opinion, response
+
+    def _spread(self, part: Tensor) -> Tensor:
+        """``[N, filters, ...]``: the open ones in their places among zeros."""
+        if len(self.filters) == self.out_channels:
+            return part
+        whole = part.new_zeros(len(part), self.out_channels, *part.shape[2:])
+        return whole.index_copy(1, self.filters, part)
 
 
-def compact(network: ConsolidatedNetwork) -> ConsolidatedNetwork:
+def compact(network: ConsolidatedNetwork, *, responds: bool = True) -> ConsolidatedNetwork:
     """A copy of a network with one prototype that computes only the open filters.
+
+    Args:
+        network: with observers or without.
+        responds: whether the copy's responses are wanted.
 
     Raises:
         InvalidArgumentError: the network has several prototypes.
@@ -76,12 +90,14 @@ def compact(network: ConsolidatedNetwork) -> ConsolidatedNetwork:
     codes = [path[part] for part in network.layout.slices]
     for own, layer in zip(codes, network.layout.layers, strict=True):
         routed = cast(RoutedConv2d, network.body.get_submodule(layer.name))
+        if layer.observes or isinstance(routed, StaticConv2d):
+            continue
         # Behind a concatenation the layout does not say which channel is whose: all of them are read there.
         alone = len(layer.sources) == 1 and not layer.ungated
         entering = codes[layer.sources[0]] if alone else path.new_ones(routed.conv.in_channels)
         plain = routed.conv.groups == 1 and not list(routed.activation.parameters())
         if plain and own.any() and entering.any():
-            module = StaticConv2d(routed, own.nonzero()[:, 0], entering.nonzero()[:, 0])
+            module = StaticConv2d(routed, own.nonzero()[:, 0], entering.nonzero()[:, 0], responds=responds)
             small.body.set_submodule(layer.name, module)
     return small
 

@@ -234,6 +234,7 @@ def _attack_table(run: DetectionRun) -> Html:
                 rows.append(
                     [
                         _title(attack),
+                        str(attack["attacked"]),
                         name,
                         "-" if control else f"{attack['turned'] / attack['attacked']:.1%}",
                         f"{area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f})",
@@ -243,7 +244,7 @@ def _attack_table(run: DetectionRun) -> Html:
                     ]
                 )
     headings = (
-        *("attack", "score", "misread", "AUROC", "flagged at 1%", "flagged at 5%"),
+        *("attack", "images", "score", "misread", "AUROC", "flagged at 1%", "flagged at 5%"),
         *("flagged at 5% where the attack failed", "evades at 5%"),
     )
     return _table(headings, rows, "Every attack and control, every score, with 95 % intervals")
