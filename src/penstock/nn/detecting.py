@@ -86,7 +86,7 @@ def masks_of(found: Path, checkpoint: Checkpoint) -> PathSet:
         raise UnsupportedError(
             f"the sub-architectures in {found} are of {len(its)} layers and {len(result.class_names)} classes, the "
             f"paths that the detector sees of {len(own)} layers and {len(checkpoint.class_names)} classes, and not the "
-            "same ones: disentangle the dense network that this one was made from; networks with observers show no others"
+            "same: disentangle the dense network that this one was made from; networks with observers show no other"
         )
     return PathSet(layout, result.paths.bits)
 
