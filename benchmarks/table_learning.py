@@ -31,7 +31,7 @@ def best_settings(results: dict[str, Any]) -> list[str]:
         (
             NETWORKS[line[0]["row"]["network"]],
             DATA[line[0]["data"]],
-            f"{line[0]['images']:,}",
+            ", ".join(f"{count:,}" for count in dict.fromkeys(_all(line, "images"))),
             KINDS[line[0]["row"]["kind"]],
             *_accuracies(line),
             share(_all(line, "mac_fraction")),

@@ -38,7 +38,7 @@ from penstock.nn.observing import observed_checkpoint, watched_checkpoint
 from penstock.nn.prototypes import ConsolidatedNetwork
 from penstock.nn.surgery import GatedNetwork
 from penstock.nn.unobserved import unobserved_checkpoint
-from penstock.standing_config import misfit, refuse_misfit
+from penstock.standing_config import edited, misfit, refuse_misfit
 
 UNSETTLED = "gates stay as they were learned: --settle was not given"
 NO_GATES = "no gates: what a prototype leaves closed is left out of it anyway"
@@ -71,7 +71,7 @@ def export(
         checkpoint = unobserved_checkpoint(checkpoint)
     if options.flagging and not checkpoint.detector:
         raise UnsupportedError(f"{options.source} holds no detector: export it with --no-flags")
-    forms = _forms(checkpoint, options)
+    forms = _forms(checkpoint, options, say)
     sample = sample_of(checkpoint, options.data, say)
     _refuse_made_up_images(checkpoint, sample, options.precision)
     if options.settle:
@@ -87,7 +87,7 @@ def export(
     return _write(checkpoint, compiled, origin, tuning, options, also)
 
 
-def _forms(checkpoint: Checkpoint, options: ExportOptions) -> tuple[bool, ...]:
+def _forms(checkpoint: Checkpoint, options: ExportOptions, say: Say) -> tuple[bool, ...]:
     """Whether the graph will take exactly one image at a time: those answers that fit the versions already there.
 
     Raises:
@@ -104,10 +104,12 @@ def _forms(checkpoint: Checkpoint, options: ExportOptions) -> tuple[bool, ...]:
         )
         for single in options.forms
     ]
-    fitting = tuple(each.single for each in called if misfit(options.home, each) is None)
+    fitting = [each for each in called if misfit(options.home, each) is None]
     if not fitting:
         refuse_misfit(options.home, called[0])
-    return fitting
+    for file in edited(options.home, fitting[0]):
+        say(f"{file} was edited: it stays as it is, and this version goes by it")
+    return tuple(each.single for each in fitting)
 
 
 def _refuse_to_settle(checkpoint: Checkpoint, sample: Sample, options: ExportOptions) -> None:

@@ -20,7 +20,7 @@ from penstock.errors import BundleError, InvalidArgumentError, NotFoundError
 from penstock.files import sha256
 from penstock.manifest import Choice, Tuning
 from penstock.paths import PathLayer, PathLayout
-from penstock.standing_config import misfit
+from penstock.standing_config import edited, misfit
 
 onnx = pytest.importorskip("onnx")
 
@@ -193,7 +193,85 @@ def test_without_a_version_the_configuration_belongs_to_nobody(written: Bundle, 
     assert write_bundle(home.parent, "net", other, model.read_bytes()).folder.name == "1"
     assert (home / "config.pbtxt").read_text() == config_text("net", Interface.of(other))
     assert (home / "labels.txt").read_text() == "cat\ncow\n"
-    assert misfit(home, Interface.of(written.manifest)) == home / "config.pbtxt"
+    found = misfit(home, Interface.of(written.manifest))
+    assert found is not None
+    assert found.file == home / "config.pbtxt"
+
+
+EDITS: dict[str, tuple[str, str]] = {
+    "instances": ("$", "\ninstance_group [{ count: 2 kind: KIND_CPU }]"),
+    "patience": ("dynamic_batching { }", "dynamic_batching { max_queue_delay_microseconds: 100 }"),
+    "smaller batches": ("max_batch_size: 8", "max_batch_size: 4 # what the memory allows"),
+    "fewer outputs": (
+        r"output \[.*\]\n(?=dyn)",
+        "output { name: 'logits', data_type: TYPE_FP32, dims: 2 };\n",
+    ),
+    "no name": ('name: "net"', ""),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+def test_an_edited_configuration_stays_and_further_versions_go_by_it(
+    edit: tuple[str, str], written: Bundle, model: Path
+) -> None:
+    config = written.folder.parent / "config.pbtxt"
+    text = re.sub(*edit, config.read_text(), count=1, flags=re.DOTALL)
+    assert text != config.read_text()
+    config.write_text(text)
+    labels = config.with_name("labels.txt")
+    labels.write_text("Katze\nHund\n")
+    interface = Interface.of(written.manifest)
+    assert edited(config.parent, interface) == [config, labels]
+    new = write_bundle(config.parent.parent, "net", written.manifest, model.read_bytes())
+    assert new.folder.name == "2"
+    assert (config.read_text(), labels.read_text()) == (text, "Katze\nHund\n")
+
+
+@pytest.mark.parametrize(
+    ("file", "edit", "change", "message"),
+    [
+        ("config", ("TYPE_FP32", "TYPE_UINT8"), {}, "input 'images' of TYPE_UINT8 .3, 4, 4., and the graph TYPE_FP32"),
+        ("config", ("", ""), {"input_shape": (3, 8, 8)}, r"'images' of TYPE_FP32 .3, 4, 4., and the graph .*8, 8"),
+        ("config", ("", ""), {"single": True}, "'images' of .*, and the graph .*1, 3, 4, 4"),
+        ("config", ('"logits"', '"answers"'), {}, "output 'answers' of TYPE_FP32 .2., and the graph no such tensor"),
+        ("config", ("max_batch_size: 8", "max_batch_size: 9"), {}, "max_batch_size 9, and the export .* of 8"),
+        ("config", ("", ""), {"max_batch": 4}, "max_batch_size 8, and the export a --max-batch of 4"),
+        ("config", ('name: "net"', 'name: "other"'), {}, "it is of the model 'other'"),
+        ("config", ("input \\[", "input ["), {"max_batch": 8}, None),
+        ("config", ("output \\[", "output {"), {}, "it cannot be read, line "),
+        ("labels", ("dog", "dog\ncow"), {}, "it has 3 lines, and there are 2 classes"),
+        ("labels", ("dog", "Hund"), {"class_names": ("cat", "cow")}, "its names are of other classes"),
+    ],
+)  # fmt: skip
+def test_an_edited_file_that_contradicts_a_version_is_refused(
+    file: str,
+    edit: tuple[str, str],
+    change: dict[str, Any],
+    message: str | None,
+    written: Bundle,
+    model: Path,
+) -> None:
+    home = written.folder.parent
+    path = home / {"config": "config.pbtxt", "labels": "labels.txt"}[file]
+    mark = "# edited\n" if file == "config" else ""
+    path.write_text(mark + re.sub(*edit, path.read_text(), count=1))
+    wanted = manifest(sha256(model), **change)
+    if message is None:
+        assert write_bundle(home.parent, "net", wanted, model.read_bytes()).folder.name == "2"
+        return
+    with pytest.raises(InvalidArgumentError, match=f"was edited and contradicts this export: .*{message}"):
+        write_bundle(home.parent, "net", wanted, model.read_bytes())
+    assert versions(home) == [1]
+
+
+def test_a_configuration_of_versions_that_others_put_there_counts_as_edited(
+    written: Bundle, model: Path
+) -> None:
+    home = written.folder.parent
+    (written.folder / "bundle.json").unlink()
+    new = manifest(sha256(model), max_batch=16)
+    assert write_bundle(home.parent, "net", new, model.read_bytes()).folder.name == "2"
+    assert "max_batch_size: 8" in (home / "config.pbtxt").read_text()
 
 
 def test_of_two_first_exports_at_once_the_other_finds_the_configuration_taken(

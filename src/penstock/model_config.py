@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from penstock import pbtxt
+from penstock.errors import InvalidArgumentError
 from penstock.manifest import FLAG, INPUT, INPUT_TYPES, LOGITS, PATH, Manifest, output_widths
 
 CONFIG_FILE = "config.pbtxt"
@@ -95,3 +98,61 @@ def config_text(name: str, interface: Interface) -> str:
         lines.append(f'parameters {{ key: "{MAX_BATCH_PARAMETER}" value {value} }}')
     text = "\n".join(lines) + "\n"
     return text if interface.single or interface.max_batch == 1 else text + BATCHING
+
+
+def contradiction(text: str, name: str, interface: Interface) -> str | None:
+    """What in an edited configuration keeps a version from being served by it, if anything does.
+
+    Tensors must be those of the graph, though outputs may be left out, which hides them; the largest batch may be
+    lowered. All else is for who edits.
+
+    Args:
+        text: as it stands in the folder.
+        name: of the model.
+        interface: of the version.
+    """
+    try:
+        have = pbtxt.parse(text)
+        want = pbtxt.parse(config_text(name, interface))
+    except InvalidArgumentError as error:
+        return f"it cannot be read, {error}"
+    if have.get("name", [name]) != [name]:
+        return f"it is of the model {have['name'][0]!r}"
+    for kind in KINDS:
+        tensors = dict(_tensors(want, kind))
+        for tensor, told in _tensors(have, kind):
+            if told != tensors.get(tensor):
+                return (
+                    f"it has {kind} {tensor!r} of {_shown(told)}, and the graph {_shown(tensors.get(tensor))}"
+                )
+    if [tensor for tensor, _ in _tensors(have, "input")] != [INPUT]:
+        return f"it has not {INPUT!r} alone as its input"
+    if not have.get("output"):
+        return "it has no outputs"
+    return _batch_contradiction(have, interface)
+
+
+KINDS = ("input", "output")
+Told = tuple[object, tuple[object, ...]]
+"""A tensor's type and dims, as written."""
+
+
+def _tensors(config: pbtxt.Message, kind: str) -> Iterator[tuple[str, Told]]:
+    """Names, types and dims of the tensors of a configuration, one kind of them."""
+    for tensor in config.get(kind, []):
+        if isinstance(tensor, dict):
+            (name, *_), (datatype, *_) = tensor.get("name", [""]), tensor.get("data_type", [""])
+            yield str(name), (datatype, tuple(tensor.get("dims", [])))
+
+
+def _shown(told: Told | None) -> str:
+    return "no such tensor" if told is None else f"{told[0]} {list(told[1])}"
+
+
+def _batch_contradiction(config: pbtxt.Message, interface: Interface) -> str | None:
+    (largest, *_) = config.get("max_batch_size", [0])
+    if interface.single:
+        return f"it has max_batch_size {largest}, and the graph takes single images" if largest else None
+    if isinstance(largest, int) and 1 <= largest <= interface.max_batch:
+        return None
+    return f"it has max_batch_size {largest}, and the export a --max-batch of {interface.max_batch}"

@@ -296,6 +296,21 @@ def test_auto_goes_on_without_a_lowering_that_refuses(
         export(replace(options, lowering="gathered", name="net"))
 
 
+def test_an_edited_configuration_is_kept_and_said_so(tiny_run: Path, tmp_path: Path) -> None:
+    options = ExportOptions(source=str(tiny_run), repository=tmp_path, name="net", dense=True)
+    config = export(options).folder.parent / "config.pbtxt"
+    edited = config.read_text() + "instance_group [{ count: 2 }]\n"
+    config.write_text(edited)
+    said: list[str] = []
+    assert export(options, said.append).folder.name == "2"
+    assert f"{config} was edited: it stays as it is, and this version goes by it" in said
+    assert config.read_text() == edited
+    with pytest.raises(
+        InvalidArgumentError, match="was edited and contradicts this export: it has input 'images'"
+    ):
+        export(replace(options, input_type="uint8"))
+
+
 def test_versions_count_up_and_another_configuration_is_refused(
     tiny: Checkpoint, tiny_run: Path, tmp_path: Path
 ) -> None:
