@@ -89,7 +89,7 @@ class Engine:
             The outputs asked for, of a bundle all that its contract has; and how long it took.
 
         Raises:
-            UnavailableError: too many requests are waiting.
+            OverloadedError: too many requests are waiting, or this one has waited too long.
             FlaggedError: images are flagged, and the model's policy is to refuse such requests.
         """
         names = model.computed(tuple(output.name for output in work.outputs))

@@ -22,11 +22,12 @@ from penstock.detect import Explanation, FamilyScore, PathFeatures, explain
 from penstock.detect.doubt import doubt
 from penstock.detect.recipe import MAHALANOBIS, Recipe
 from penstock.detect.tables import tables_from_bytes
-from penstock.errors import InvalidArgumentError, UnavailableError, UnsupportedError
+from penstock.errors import InvalidArgumentError, OverloadedError, UnavailableError, UnsupportedError
 from penstock.service.answers import Images
 from penstock.service.devices import FATAL_ONLY
 from penstock.service.model import Model
 from penstock.service.observing import with_output
+from penstock.service.queueing import QUEUE_FULL
 
 log = logging.getLogger(__name__)
 
@@ -75,10 +76,12 @@ class Explainer:
         Raises:
             UnsupportedError: the model has no detector, or its bundle carries no tables.
             InvalidArgumentError: an image is not made of numbers.
-            UnavailableError: too many requests wait.
+            OverloadedError: too many requests wait.
         """
         if self._waiting >= _WAITING:
-            raise UnavailableError(f"{_WAITING} requests for explanations are waiting; try again later")
+            raise OverloadedError(
+                f"{QUEUE_FULL}: {_WAITING} requests for explanations are waiting; try again later"
+            )
         self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, self._explain, model, images)

@@ -17,9 +17,10 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 
-from penstock.errors import UnavailableError, UnsupportedError
+from penstock.errors import OverloadedError, UnavailableError, UnsupportedError
 from penstock.service.access import Access
 from penstock.service.logs import request_id, request_id_of
+from penstock.service.overload import Overload
 from penstock.service.statuses import UnparsableError, status_of
 from penstock.service.telemetry import Telemetry
 from penstock.service.tracing import Finish, NoTracer, Tracer
@@ -41,14 +42,20 @@ class Guard:
         telemetry: counts the calls by status.
         access: tells who may call what; by default everyone everything.
         tracer: makes a span of every call; by default none.
+        overload: what those hear for whom there is no room; by default UNAVAILABLE.
     """
 
     def __init__(
-        self, telemetry: Telemetry, access: Access | None = None, tracer: Tracer | NoTracer | None = None
+        self,
+        telemetry: Telemetry,
+        access: Access | None = None,
+        tracer: Tracer | NoTracer | None = None,
+        overload: Overload | None = None,
     ) -> None:
         self._telemetry = telemetry
         self._access = access or Access({})
         self._tracer = tracer or NoTracer()
+        self._overload = overload or Overload()
         self._draining = False
         self._running = 0
         self._idle = asyncio.Event()
@@ -133,6 +140,7 @@ class Guard:
         self, name: str, behaviour: Any, request: Any, context: Context, finish: Finish
     ) -> AsyncIterator[None]:
         code, refusal = grpc.StatusCode.OK, ""
+        trailing: tuple[tuple[str, str], ...] = ()
         try:
             self._access.check(name, context.invocation_metadata() or ())
             if behaviour is None:
@@ -146,12 +154,14 @@ class Guard:
             code = grpc.StatusCode.CANCELLED
             raise
         except Exception as error:
-            code, refusal = status_of(error, name)
+            code, refusal = status_of(error, name, self._overload.code)
+            if isinstance(error, OverloadedError):
+                trailing = self._overload.trailing
         finally:
             finish(code.name)
             self._telemetry.called(name, code.name)
         if code is not grpc.StatusCode.OK:  # at last, so that whoever has heard it finds it counted
-            await context.abort(code, refusal)
+            await context.abort(code, refusal, trailing)
 
 
 def _parsing(behaviour: Any) -> Any:

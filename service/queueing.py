@@ -9,6 +9,9 @@ from typing import Any
 from penstock.bundle import CONFIG_FILE
 from penstock.errors import BundleError
 
+QUEUE_FULL, TOO_LATE = "Exceeds maximum queue size", "Request timeout expired"
+"""How refusals for overload begin: Triton's words, by which clients know them."""
+
 _MICRO = 1e-6
 
 

@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from typing import Generic
 
-from penstock.errors import UnavailableError
-from penstock.service.queueing import Waiting
+from penstock.errors import OverloadedError, UnavailableError
+from penstock.service.queueing import QUEUE_FULL, TOO_LATE, Waiting
 from penstock.service.queues import Entry, P, Queue, R, Ran, Request, gather
 
 
@@ -72,15 +72,14 @@ class Scheduler(Generic[P, R]):
             The results in the order of the pieces.
 
         Raises:
-            UnavailableError: too many requests are waiting, or this one has waited too long.
+            OverloadedError: too many requests are waiting, or this one has waited too long.
         """
         level = self._rules.level_of(priority)
         policy = self._rules.policy_of(level)
         waiting = self._waiting.setdefault(level, 0)
         if waiting >= policy.max_size:
-            raise UnavailableError(
-                f"Exceeds maximum queue size: {waiting} requests for model {self._name!r} are waiting; "
-                "try again later"
+            raise OverloadedError(
+                f"{QUEUE_FULL}: {waiting} requests for model {self._name!r} are waiting; try again later"
             )
         loop = asyncio.get_running_loop()
         request: Request[R] = Request(level, loop.create_future(), [None] * len(pieces))
@@ -116,7 +115,7 @@ class Scheduler(Generic[P, R]):
         if request.started or request.future.done():
             return
         if not delays:
-            request.fail(UnavailableError("Request timeout expired: it waited too long for its turn"))
+            request.fail(OverloadedError(f"{TOO_LATE}: it waited too long for its turn"))
             return
         in_time, late = self._queues[request.level]
         late[request] = in_time.pop(request)

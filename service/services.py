@@ -21,6 +21,7 @@ from penstock.service.flag_metrics import FlagMetrics
 from penstock.service.flags import Flags
 from penstock.service.handlers import Guard
 from penstock.service.health import HealthServicer
+from penstock.service.overload import Overload
 from penstock.service.path_servicer import PATHS, PathServicer
 from penstock.service.polling import Polling
 from penstock.service.repository import Repository
@@ -53,7 +54,9 @@ class Services:
         self.telemetry = Telemetry()
         self.repository = Repository(settings)
         self._tracer = tracer or open_tracer(settings.otlp_endpoint)
-        self._guard = Guard(self.telemetry, Access(_token_files(settings)), self._tracer)
+        self._guard = Guard(
+            self.telemetry, Access(_token_files(settings)), self._tracer, Overload.of(settings)
+        )
         self._flag_metrics = FlagMetrics(self.telemetry.registry, self.telemetry.series)
         self._watchers = Watchers(settings.watch_buffer, settings.max_watchers, self._flag_metrics)
         self._explainer = Explainer(settings.model_repository)

@@ -21,6 +21,7 @@ CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 
 CHOICES = {
     "model_control_mode": ("none", "poll", "explicit"),
+    "overload_status": ("unavailable", "resource_exhausted"),
     "flag_policy": ("annotate", "reject", "shadow"),
     "sink_format": ("jsonl", "parquet"),
     "log_level": ("debug", "info", "warning", "error"),
@@ -80,6 +81,12 @@ class Settings:
 
     max_queue: int = 256
     """Requests of one model version that may wait; the next one is refused at once."""
+
+    overload_status: str = "unavailable"
+    """Status of a request that is refused for overload: ``unavailable``, as Triton's, or ``resource_exhausted``."""
+
+    overload_pushback_ms: int = 0
+    """When such a client is told to ask again, in milliseconds; 0: it is told nothing; -1: not to ask again."""
 
     max_message_mib: int = 64
     """Largest message in either direction, in MiB."""
@@ -164,6 +171,11 @@ class Settings:
             self._check(name, 0 <= getattr(self, name) <= 65535, "0 (any free port) to 65535")
         self._check("repository_poll_secs", 0 < self.repository_poll_secs < float("inf"), "above 0 seconds")
         self._check("max_queue", self.max_queue >= 1, "1 or more")
+        self._check(
+            "overload_pushback_ms",
+            -1 <= self.overload_pushback_ms < 2**31,
+            "-1 (never again), 0 (nothing is said) or more",
+        )
         self._check("max_message_mib", 1 <= self.max_message_mib <= 2047, "1 to 2047 MiB")
         for name in ("sink_file_mib", "watch_buffer", "max_watchers"):
             self._check(name, getattr(self, name) >= 1, "1 or more")

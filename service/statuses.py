@@ -13,6 +13,7 @@ from penstock.errors import (
     InvalidArgumentError,
     NotFoundError,
     OperationError,
+    OverloadedError,
     PenstockError,
     UnauthenticatedError,
     UnavailableError,
@@ -20,6 +21,7 @@ from penstock.errors import (
 )
 from penstock.service.line_limit import LineLimit
 from penstock.service.logs import request_id
+from penstock.service.queueing import QUEUE_FULL, TOO_LATE
 
 log = logging.getLogger(__name__)
 
@@ -55,14 +57,20 @@ TABLE: tuple[tuple[type[PenstockError], grpc.StatusCode], ...] = (
 )
 
 
-def status_of(error: Exception, method: str) -> tuple[grpc.StatusCode, str]:
-    """Status and message for a client.
+_OVERLOADED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
+
+
+def status_of(
+    error: Exception, method: str, overloaded: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
+) -> tuple[grpc.StatusCode, str]:
+    """Status and message for a client; ``overloaded`` is the status of an `OverloadedError`.
 
     Anything that is not in the table is our fault: its text, which may name files or libraries, goes to the
     log under a request id, and the client gets the id only.
     """
-    for kind, code in TABLE:
+    for kind, known in TABLE:
         if isinstance(error, kind):
+            code = overloaded if isinstance(error, OverloadedError) else known
             message = str(error)[:_LONGEST_MESSAGE]
             _log_refusal(method, code, message)
             return code, message
@@ -81,7 +89,12 @@ def _log_refusal(method: str, code: grpc.StatusCode, message: str) -> None:
 
 
 def error_of(code: grpc.StatusCode, message: str) -> PenstockError:
-    """The error that a client raises for a status; the inverse of the table."""
+    """The error that a client raises for a status; the inverse of the table.
+
+    Overload may have the status of other errors, and is known by its words, which are Triton's.
+    """
+    if code in _OVERLOADED and any(words in message for words in (QUEUE_FULL, TOO_LATE)):
+        return OverloadedError(message)
     for kind, known in TABLE:
         if code is known:
             return kind(message)

@@ -7,7 +7,7 @@ have, and gives back bytes: errors, tokens, statistics and spans are the same co
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, NoReturn
 
 import grpc
@@ -98,7 +98,8 @@ class _Call:
 
     def __init__(self, context: Any, replica: str) -> None:
         self._context = context
-        context.set_trailing_metadata([(REPLICA, replica)])
+        self._trailing = ((REPLICA, replica),)
+        context.set_trailing_metadata([*self._trailing])
 
     def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
         return tuple(self._context.invocation_metadata())
@@ -106,7 +107,10 @@ class _Call:
     async def send_initial_metadata(self, _: Any) -> None:
         """The proxy has sent them."""
 
-    async def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
+    async def abort(
+        self, code: grpc.StatusCode, details: str, trailing: Sequence[tuple[str, str]] = ()
+    ) -> NoReturn:
+        self._context.set_trailing_metadata([*self._trailing, *trailing])
         self._context.set_code(code)
         self._context.set_details(details)
         raise _RefusedError

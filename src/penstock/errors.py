@@ -5,7 +5,8 @@
     │   └── ConfigurationError    a setting in a file, a flag or the environment
     ├── AlreadyExistsError        a name that is taken
     ├── NotFoundError             a file, a model, a version, a checkpoint that is not there
-    ├── UnavailableError          right request, wrong moment: loading, draining, overloaded
+    ├── UnavailableError          right request, wrong moment: loading, draining
+    │   └── OverloadedError       ... too much work: no room to wait, or waited too long
     ├── OperationError            right request, tried, and failed; the message is fit for strangers
     ├── UnsupportedError          understood, but not something this build or model can do
     ├── FlaggedError              images were flagged as adversarial, and the model refuses such requests
@@ -45,6 +46,10 @@ class NotFoundError(PenstockError):
 
 class UnavailableError(PenstockError):
     """The request is right but cannot be served at this moment."""
+
+
+class OverloadedError(UnavailableError):
+    """There is too much work: the request has no room to wait, or has waited too long."""
 
 
 class OperationError(PenstockError):
