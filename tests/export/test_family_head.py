@@ -120,7 +120,7 @@ def test_a_bundle_compares_with_the_sub_architectures_of_a_run(
     wanted = detector.score(features_of(tiny.network, splits.test.images))
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
     replace(found, class_names=tuple("abcdefghij")).save(tmp_path / "letters.safetensors")
-    with pytest.raises(UnsupportedError, match="and not the same: disentangle"):
+    with pytest.raises(UnsupportedError, match="and not the same ones: disentangle"):
         masks_of(tmp_path / "letters.safetensors", tiny)
     with pytest.raises(InvalidArgumentError, match="takes the run of `penstock disentangle`"):
         ExportOptions(source="x", repository=tmp_path, name="net", detector="minimum:sub-architecture+doubt")

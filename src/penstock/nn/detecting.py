@@ -85,8 +85,9 @@ def masks_of(found: Path, checkpoint: Checkpoint) -> PathSet:
     if own != its or result.class_names != checkpoint.class_names:
         raise UnsupportedError(
             f"the sub-architectures in {found} are of {len(its)} layers and {len(result.class_names)} classes, the "
-            f"paths that the detector sees of {len(own)} layers and {len(checkpoint.class_names)} classes, and not the "
-            "same: disentangle the dense network that this one was made from; networks with observers show no other"
+            f"paths that the detector sees of {len(own)} layers and {len(checkpoint.class_names)} classes, and not "
+            "the same ones: disentangle the dense network that this one was made from; networks with observers show no "
+            "others"
         )
     return PathSet(layout, result.paths.bits)
 
