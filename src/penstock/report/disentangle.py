@@ -16,13 +16,13 @@ COLUMNS = 3  # networks side by side
 
 
 def draw_depth(figures: Mapping[str, Mapping[str, Any]], file: Path) -> None:
-    """Write a PNG: path hit rate, similarity of classes and diversity of concepts against depth.
+    """Write a PNG: path hit rate, similarity of classes and diversity of concepts against depth, beside chance.
 
     Args:
         figures: for each network, by name, what ``figures.json`` of its run holds.
         file: where to write.
     """
-    panels = canvas(15, 4.2)
+    panels = canvas(15, 4.8)
     axes = panels.subplots(1, 3)
     for colour, (name, found) in enumerate(figures.items()):
         place = np.linspace(0, 1, len(found["layers"]))
@@ -31,17 +31,18 @@ def draw_depth(figures: Mapping[str, Mapping[str, Any]], file: Path) -> None:
             mean, error = np.array(hits["mean"]), np.array(hits["error"])
             axes[0].plot(place, mean, **style)
             axes[0].fill_between(place, mean - 2 * error, mean + 2 * error, color=f"C{colour}", alpha=0.2)
-            axes[0].set_title(f"Path hit rate, highest {hits['mask_rate']:.0%} of the pixels")
-        axes[1].plot(place, found["similarity_by_layer"], **style)
-        axes[1].plot(place, found["expected_similarity_by_layer"], color=f"C{colour}", linestyle=":")
-        axes[2].plot(place, found["concepts"]["diversity_by_layer"], **style)
-        axes[2].plot(place, found["concepts"]["whole_by_layer"], color=f"C{colour}", linestyle=":")
-    axes[0].axhline(CHANCE, color="black", linewidth=0.6)
-    axes[1].set_title("Similarity of two classes' paths (dotted: independent ones)")
-    axes[2].set_title("Concepts of a path (dotted: of the layer)")
-    for each in axes:
+            axes[0].set_title(f"Path hit rate, highest {hits['mask_rate']:.0%} of the pixels", fontsize=10)
+        beyond = np.subtract(found["similarity_by_layer"], found["expected_similarity_by_layer"])
+        axes[1].plot(place, beyond, **style)
+        concepts = found["concepts"]
+        axes[2].plot(place, np.subtract(concepts["diversity_by_layer"], concepts["whole_by_layer"]), **style)
+    axes[1].set_title("Similarity of two classes' paths, less that of independent ones", fontsize=10)
+    axes[2].set_title("Concepts of a path, less those of its layer", fontsize=10)
+    for each, nothing in zip(axes, (CHANCE, 0, 0), strict=True):
+        each.axhline(nothing, color="black", linewidth=0.6)
         each.set_xlabel("depth, first masked layer to last")
-    axes[1].legend()
+    lines, names = axes[1].get_legend_handles_labels()
+    panels.legend(lines, names, loc="outside lower center", ncols=3)
     write_png(panels, file)
 
 
@@ -54,13 +55,13 @@ def draw_confusions(figures: Mapping[str, Mapping[str, Any]], file: Path) -> Non
     """
     columns = min(len(figures), COLUMNS)
     rows = -(-len(figures) // columns)
-    panels = canvas(4.2 * columns, 3.8 * rows)
+    panels = canvas(4.2 * columns, 4 * rows)
     for place, (name, found) in enumerate(figures.items(), start=1):
         axes = panels.add_subplot(rows, columns, place)
         similar, confused = pairs(found["agreement"])
         axes.scatter(similar, confused, s=14, alpha=0.7)
         axes.set_yscale("log")
-        axes.set_title(f"{name}: Spearman {found['agreement']['spearman']:.2f}", fontsize=10)
+        axes.set_title(f"{name}\nSpearman {found['agreement']['spearman']:.2f}", fontsize=10)
         axes.set_xlabel("similarity of two classes' sub-architectures")
         axes.set_ylabel("mean softmax output for the other class")
     write_png(panels, file)
