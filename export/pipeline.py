@@ -28,7 +28,7 @@ from penstock.export.options import AUTO, LOWERINGS, ExportOptions
 from penstock.export.passes.drop_closed import DropClosedFilters
 from penstock.export.passes.merge_open import MergeOpenFilters
 from penstock.export.passes.simplify import tidy
-from penstock.export.precision.agreement import warnings_of
+from penstock.export.precision.agreement import warning_of
 from penstock.export.precision.narrowing import narrow
 from penstock.export.sample import Sample, sample_of
 from penstock.export.source import load
@@ -82,7 +82,8 @@ def export(
     for record in (*compiled.passes, *compiled.choices):
         say(str(record))
     if compiled.agreement is not None:
-        for warning in warnings_of(compiled.agreement, compiled.precision):
+        warning = warning_of(compiled.agreement, compiled.precision)
+        if warning is not None:
             say(warning)
     return _write(checkpoint, compiled, origin, tuning, options, also)
 

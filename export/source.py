@@ -9,7 +9,7 @@ from penstock.files import sha256
 from penstock.nn.cascade_member import member_checkpoint
 from penstock.nn.checkpoint import Checkpoint, find_source, load_source
 from penstock.nn.class_network import class_checkpoint
-from penstock.nn.sub_architectures import SUB_ARCHITECTURES_FILE
+from penstock.nn.sub_architectures import sub_architectures_file
 
 
 def source_file(source: str, class_name: str | None) -> Path:
@@ -26,8 +26,7 @@ def source_file(source: str, class_name: str | None) -> Path:
     """
     if class_name is None:
         return find_source(source)
-    path = Path(source)
-    file = path / SUB_ARCHITECTURES_FILE if path.is_dir() else path
+    file = sub_architectures_file(Path(source))
     if not file.is_file():
         raise NotFoundError(
             f"no sub-architectures at {file}: name the folder of a `penstock disentangle` run"

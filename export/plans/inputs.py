@@ -27,7 +27,7 @@ from penstock.errors import BundleError, InvalidArgumentError, NotFoundError, Un
 from penstock.export.options import ExportOptions
 from penstock.export.source import source_file
 from penstock.files import sha256
-from penstock.nn.sub_architectures import SUB_ARCHITECTURES_FILE
+from penstock.nn.sub_architectures import sub_architectures_file
 
 INPUTS_FILE = "inputs.json"
 SCHEMA = 2
@@ -63,7 +63,7 @@ def inputs_of(options: ExportOptions) -> dict[str, Any]:
 def _sub_architectures(found: Path | None) -> str | None:
     if found is None:
         return None
-    file = found / SUB_ARCHITECTURES_FILE if found.is_dir() else found
+    file = sub_architectures_file(found)
     return sha256(file) if file.is_file() else None
 
 

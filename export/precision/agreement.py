@@ -81,7 +81,7 @@ def verify_agreement(found: Agreement, precision: str) -> None:
         )
 
 
-def warnings_of(found: Agreement, precision: str) -> tuple[str, ...]:
+def warning_of(found: Agreement, precision: str) -> str | None:
     """What is no reason to refuse a graph, but should be known: paths that are not those of the float32 graph.
 
     Args:
@@ -90,10 +90,10 @@ def warnings_of(found: Agreement, precision: str) -> tuple[str, ...]:
     """
     least = LIMITS[precision].same_bits
     if found.same_bits >= least:
-        return ()
+        return None
     return (
         f"warning: at {precision}, only {found.same_bits:.1%} of the path bits are those of the float32 graph, and "
         f"{found.same_path:.1%} of the images take the same path; at least {least:.1%} of the bits are usual: the "
         "detector was fitted to other paths: see with `penstock detect evaluate --bundle` what it still finds, or keep "
-        "--precision fp32",
+        "--precision fp32"
     )

@@ -1,5 +1,7 @@
 """Protobuf's text form, as far as model configurations use it: read without the messages' definition.
 
+protobuf's own parser wants that definition, which only clients and servers of the protocol install; exports do not.
+
     name: "net"  max_batch_size: 8  # fields, separated by white space, commas or semicolons
     input [ { name: "images" dims: [3, 32, 32] } ]
     dynamic_batching { }
@@ -70,7 +72,7 @@ class _Reader:
         kind, token = self._next()
         if token in ENDS and kind == "mark":
             return self.message(ENDS[token])
-        if kind == "mark" or not kind or not (colon):
+        if kind == "mark" or not kind or not colon:
             self._refuse(f"{token or 'the end of the text'!r} where a value is expected")
         if kind == "word":
             return int(token) if re.fullmatch(r"[-+]?\d+", token) else token

@@ -30,7 +30,7 @@ from penstock.export.lowerings.routed import Routed
 from penstock.export.passes.reporting import Report
 from penstock.export.passes.simplify import tidy
 from penstock.export.precision import borders, fp16, masks, pooling, quantizable, stem
-from penstock.export.precision.agreement import LIMITS, compare, verify_agreement, warnings_of
+from penstock.export.precision.agreement import LIMITS, compare, verify_agreement, warning_of
 from penstock.export.precision.borders import NarrowBorders
 from penstock.export.precision.forms import behind, narrowing
 from penstock.export.precision.fp16 import to_fp16
@@ -399,8 +399,8 @@ def test_the_figures_of_an_agreement() -> None:
         real=False,
     )
     assert found.logit_error == pytest.approx(np.sqrt(2 / 5))
-    assert "only 93.8% of the path bits" in " ".join(warnings_of(replace(found, same_bits=15 / 16), INT8))
-    assert warnings_of(replace(found, same_bits=LIMITS[INT8].same_bits), INT8) == ()
+    assert "only 93.8% of the path bits" in str(warning_of(replace(found, same_bits=15 / 16), INT8))
+    assert warning_of(replace(found, same_bits=LIMITS[INT8].same_bits), INT8) is None
     assert found.top1_agreement is None
     got["logits"][0] = np.nan
     with pytest.raises(VerificationError, match="2 logits of 8 are no finite numbers"):

@@ -17,7 +17,7 @@ from penstock.nn.assembly import Member, assemble
 from penstock.nn.checkpoint import Checkpoint
 from penstock.nn.gates import GateConfig
 from penstock.nn.prototypes import ConsolidatedNetwork, PrototypeConfig, set_prototypes, stages_by_size
-from penstock.nn.sub_architectures import SUB_ARCHITECTURES_FILE, SubArchitectures, load_sub_architectures
+from penstock.nn.sub_architectures import SubArchitectures, load_sub_architectures, sub_architectures_file
 from penstock.nn.surgery import attach_gates
 
 # What was measured of every class, by its name in `penstock.learn.class_tasks.TaskFigures`, and what it is called here.
@@ -46,7 +46,11 @@ def class_checkpoint(source: SubArchitectures | Path, class_name: str) -> Checkp
         NotFoundError: there is no such file, or no such class in it; the message lists those that there are.
         UnsupportedError: the masks do not belong to the layers that would be masked now.
     """
-    found = source if isinstance(source, SubArchitectures) else load_sub_architectures(_file(source))
+    found = (
+        source
+        if isinstance(source, SubArchitectures)
+        else load_sub_architectures(sub_architectures_file(source))
+    )
     if class_name not in found.class_names:
         raise NotFoundError(f"no class {class_name!r}; there are {', '.join(found.class_names)}")
     row = found.class_names.index(class_name)
@@ -64,10 +68,6 @@ def class_checkpoint(source: SubArchitectures | Path, class_name: str) -> Checkp
         config={**found.config, "class": class_name},
         figures=_figures(found, row),
     )
-
-
-def _file(source: Path) -> Path:
-    return source / SUB_ARCHITECTURES_FILE if source.is_dir() else source
 
 
 def _unmasked(found: SubArchitectures) -> tuple[Member, ConsolidatedNetwork]:

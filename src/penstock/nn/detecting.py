@@ -16,7 +16,7 @@ from penstock.errors import NotFoundError, UnsupportedError
 from penstock.nn.checkpoint import Checkpoint
 from penstock.nn.inference import Answers, Levels, answer
 from penstock.nn.path_network import PathNetwork
-from penstock.nn.sub_architectures import SUB_ARCHITECTURES_FILE, load_sub_architectures
+from penstock.nn.sub_architectures import load_sub_architectures, sub_architectures_file
 from penstock.paths import PathSet
 
 FIT_IMAGES = 20_000  # training images that a detector is fitted on, at most
@@ -79,7 +79,7 @@ def masks_of(found: Path, checkpoint: Checkpoint) -> PathSet:
         NotFoundError: there is no such file.
         UnsupportedError: they are of other layers or classes.
     """
-    result = load_sub_architectures(found / SUB_ARCHITECTURES_FILE if found.is_dir() else found)
+    result = load_sub_architectures(sub_architectures_file(found))
     layout = checkpoint.network.layout.watching
     own, its = ([(layer.name, layer.filters) for layer in each.layers] for each in (layout, result.layout))
     if own != its or result.class_names != checkpoint.class_names:

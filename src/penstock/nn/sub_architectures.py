@@ -28,6 +28,11 @@ SCHEMA = 1
 SUB_ARCHITECTURES_FILE = "sub_architectures.safetensors"
 
 
+def sub_architectures_file(found: Path) -> Path:
+    """The file of a disentanglement, of which the run folder or the file itself is named."""
+    return found / SUB_ARCHITECTURES_FILE if found.is_dir() else found
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SubArchitectures:
     """A network with one sub-architecture for each class.

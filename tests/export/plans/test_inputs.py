@@ -1,0 +1,98 @@
+"""What a bundle depends on, so that one that would come out the same is not made again."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from penstock.errors import NotFoundError
+from penstock.export.options import ExportOptions
+from penstock.export.pipeline import export
+from penstock.export.plans.inputs import INPUTS_FILE, inputs_of, standing, to_json
+from tests.export.plans.plan_files import untrained
+
+
+def test_inputs_follow_content_and_options_not_places(options: ExportOptions, checkpoints: Path) -> None:
+    inputs = inputs_of(options)
+    assert inputs == inputs_of(replace(options, source=str(checkpoints / "0.safetensors"), name="other"))
+    assert inputs != inputs_of(replace(options, source=str(checkpoints / "1.safetensors")))
+    for change in ({"dense": False}, {"lowering": "masked"}, {"fpr": 0.1}, {"threads": 2}):
+        assert inputs != inputs_of(replace(options, **change))
+    assert inputs["versions"].keys() >= {"penstock", "torch", "onnx", "onnxruntime"}
+
+
+def test_inputs_follow_the_images(options: ExportOptions, tmp_path: Path) -> None:
+    assert inputs_of(options)["images"] is None
+    replace(untrained(0), config={"data": "digits"}).save(tmp_path / "digits.safetensors")
+    images = inputs_of(replace(options, source=str(tmp_path / "digits.safetensors")))["images"]
+    assert list(images) == ["calibration"]
+    assert re.fullmatch("[0-9a-f]{64}", images["calibration"])
+    replace(untrained(0), config={"data": "cifar10"}).save(tmp_path / "cifar10.safetensors")
+    with pytest.raises(NotFoundError, match="no cifar10_train"):
+        inputs_of(replace(options, source=str(tmp_path / "cifar10.safetensors"), data=tmp_path))
+
+
+def folder_set(root: Path, *, training_level: int) -> str:
+    """The name of a data set of 60 images in two classes; of one training image the level is given."""
+    draw = np.random.default_rng(0)
+    for part, label, number in product(("train", "test"), ("cat", "dog"), range(15)):
+        file = root / part / label / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        level = training_level if (part, label, number) == ("train", "cat", 3) else 0
+        pixels = draw.integers(0, 200, (8, 8, 3), np.uint8) + np.uint8(level)
+        Image.fromarray(pixels).save(file)
+    return f"folder:{root}?size=8"
+
+
+def test_inputs_follow_training_images_where_a_detector_is_fitted_to_them(
+    options: ExportOptions, tmp_path: Path
+) -> None:
+    def images(level: int, **change: Any) -> dict[str, str]:
+        name = folder_set(tmp_path / f"images{level}", training_level=level)
+        source = tmp_path / f"{level}.safetensors"
+        replace(untrained(0), config={"data": name}).save(source)
+        found: dict[str, str] = inputs_of(replace(options, source=str(source), **change))["images"]
+        return found
+
+    assert images(0) == images(50)  # with gates or dense as they are, nobody looks at training images
+    gates = str(shutil.copy(options.source, tmp_path / "gates.safetensors"))
+    for change in (
+        {"observe": True},
+        {"dense": False, "gates": gates},
+        {"dense": False, "detector": "doubt"},
+    ):
+        before, after = images(0, **change), images(50, **change)
+        assert before["calibration"] == after["calibration"]
+        assert before["train"] != after["train"]
+    assert images(0, dense=False, flags=False) == images(0)
+
+
+def test_inputs_of_what_no_file_holds_are_its_name(options: ExportOptions) -> None:
+    assert inputs_of(replace(options, source="timing:resnet18"))["source"] == {"name": "timing:resnet18"}
+
+
+def test_only_a_whole_newest_version_of_the_same_inputs_stands(options: ExportOptions) -> None:
+    inputs = inputs_of(options)
+    home = options.repository / options.name
+    assert standing(options, inputs) is None
+    made = export(options, also={INPUTS_FILE: to_json(inputs)})
+    assert standing(options, inputs) == made
+    assert standing(options, inputs | {"images": "other"}) is None
+    shutil.copytree(home / "1", home / "2")
+    with (home / "2" / "model.onnx").open("ab") as file:
+        file.write(b"damaged")
+    assert standing(options, inputs) is None
+    shutil.rmtree(home / "2")
+    for text in ("{", "[]"):
+        (home / "1" / INPUTS_FILE).write_text(text)
+        assert standing(options, inputs) is None
+    (home / "1" / INPUTS_FILE).unlink()  # nobody says what it was made from
+    assert standing(options, inputs) is None
