@@ -81,6 +81,14 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         check_name(self.name)
+        self._check_choices()
+        self._check_numbers()
+        self._check_part()
+        self._check_precision()
+        self._check_detector()
+        self._check_gates()
+
+    def _check_choices(self) -> None:
         choices: tuple[tuple[str, str | None, tuple[str | None, ...]], ...] = (
             ("lowering", self.lowering, (AUTO, *LOWERINGS)),
             ("precision", self.precision, PRECISIONS),
@@ -92,13 +100,27 @@ class ExportOptions:
             if value not in known:
                 names = ", ".join(filter(None, known))
                 raise InvalidArgumentError(f"no {what} {value!r}; there are {names}")
-        if self.detector is not None:
-            Recipe.parse(self.detector)
-            if not self.flagging:
-                raise InvalidArgumentError(
-                    f"detector {self.detector!r} is for exports that flag: leave it out beside --no-flags, --class, "
-                    "--member and --dense without --observe"
-                )
+
+    def _check_numbers(self) -> None:
+        if not 0 < self.fpr < 1:
+            raise InvalidArgumentError(f"fpr is {self.fpr}; a false-positive rate lies between 0 and 1")
+        for name in ("max_batch", "batch", "threads"):
+            if getattr(self, name) < 1:
+                raise InvalidArgumentError(f"{name} is {getattr(self, name)}; at least 1")
+        if self.batch > self.max_batch:
+            raise InvalidArgumentError(f"batch is {self.batch}, more than max_batch {self.max_batch} allows")
+
+    def _check_part(self) -> None:
+        if self.dense and self.class_name is not None:
+            raise InvalidArgumentError(
+                f"dense and class_name {self.class_name!r}: the dense network is that of all classes; take one of both"
+            )
+        if self.member is not None and (self.dense or self.class_name is not None):
+            raise InvalidArgumentError(
+                f"member {self.member!r} is one of a cascade's own two networks: leave dense and class_name out"
+            )
+
+    def _check_precision(self) -> None:
         if self.precision == INT8 and self.lowering == Gathered.name and not self.dense:
             raise InvalidArgumentError(
                 "precision int8 and lowering gathered: it gathers other weights for each image, which have no fixed "
@@ -110,20 +132,28 @@ class ExportOptions:
                 "int8 is checked; take provider cpu, or precision fp32, which OpenVINO narrows to bf16 by itself where "
                 "the processor can"
             )
-        if self.dense and self.class_name is not None:
+        if self.observe and self.precision == FP16:
             raise InvalidArgumentError(
-                f"dense and class_name {self.class_name!r}: the dense network is that of all classes; take one of both"
+                "observe and precision fp16: processors, on which exports are checked, round float16 at other places "
+                "when somebody looks on, so that answers cannot be shown to be untouched; take fp32 or int8"
             )
-        if self.member is not None and (self.dense or self.class_name is not None):
-            raise InvalidArgumentError(
-                f"member {self.member!r} is one of a cascade's own two networks: leave dense and class_name out"
-            )
+
+    def _check_detector(self) -> None:
+        if self.detector is not None:
+            Recipe.parse(self.detector)
+            if not self.flagging:
+                raise InvalidArgumentError(
+                    f"detector {self.detector!r} is for exports that flag: leave it out beside --no-flags, --class, "
+                    "--member and --dense without --observe"
+                )
         asked = self.detector is not None and SUB_ARCHITECTURE in Recipe.parse(self.detector).parts
         if asked != (self.sub_architectures is not None):
             raise InvalidArgumentError(
                 f"detector {self.detector!r}, sub_architectures {str(self.sub_architectures)!r}: a detector with the "
                 f"part {SUB_ARCHITECTURE} takes the run of `penstock disentangle` that found them, and no other does"
             )
+
+    def _check_gates(self) -> None:
         if self.gates is not None and (self.dense or not self.flags):
             raise InvalidArgumentError(
                 f"gates {self.gates!r} look on beside routers, for a detector: leave out --dense and --no-flags"
@@ -133,20 +163,8 @@ class ExportOptions:
                 "observe lets gates look on at the dense network, to flag by what they see: add --dense, and leave out "
                 "--no-flags"
             )
-        if self.observe and self.precision == FP16:
-            raise InvalidArgumentError(
-                "observe and precision fp16: processors, on which exports are checked, round float16 at other places "
-                "when somebody looks on, so that answers cannot be shown to be untouched; take fp32 or int8"
-            )
         if self.settle and self.flags:
             raise InvalidArgumentError("settle takes gates away that the detector looks at: add --no-flags")
-        if not 0 < self.fpr < 1:
-            raise InvalidArgumentError(f"fpr is {self.fpr}; a false-positive rate lies between 0 and 1")
-        for name in ("max_batch", "batch", "threads"):
-            if getattr(self, name) < 1:
-                raise InvalidArgumentError(f"{name} is {getattr(self, name)}; at least 1")
-        if self.batch > self.max_batch:
-            raise InvalidArgumentError(f"batch is {self.batch}, more than max_batch {self.max_batch} allows")
 
     @property
     def home(self) -> Path:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from penstock.attacks.baselines import fit_baselines
 from penstock.attacks.classifier import Images, live_bits
@@ -33,7 +32,7 @@ from penstock.data.splitting import at_most
 from penstock.detect import Recipe
 from penstock.errors import InvalidArgumentError
 from penstock.files import write_atomic
-from penstock.nn.checkpoint import load_source
+from penstock.nn.checkpoint import Checkpoint, load_source
 from penstock.nn.detecting import FIT_SEED, fitted_score
 from penstock.nn.observing import observed_checkpoint
 
@@ -90,42 +89,15 @@ def evaluate_detection(
         say("fitting a detector to what the gates see of the dense network")
         checkpoint = observed_checkpoint(checkpoint, folder)
     recipe = Recipe.parse(config.detector or checkpoint.detector_name)
-    ranks = recipe.ranking(len(splits.calibration))
     say(f"fitting {recipe}")
-    masks = Path(config.sub_architectures) if config.sub_architectures else None
-    score = fitted_score(checkpoint, str(recipe), splits.calibration.images[ranks], folder, masks)
-    bench = Bench(
-        checkpoint,
-        score,
-        partial(
-            fit_baselines,
-            config.baselines,
-            checkpoint.network,
-            partial(_honest, splits, config.fit),
-            lambda name, make: kept(out / f"fit-{name}.npz", make),
-        ),
-        bundles,
-    )
+    bench = _bench(checkpoint, recipe, config, splits, out, folder, bundles)
     say("scoring clean images")
-    ranked_by_any = np.any([ranks, *(each.recipe.ranking(len(ranks)) for each in bundles)], axis=0)
     clean = {
         name: kept(out / f"clean-{name}.npz", partial(_judged, bench, part))
-        for name, part in _clean_parts(splits, config, ~ranked_by_any).items()
+        for name, part in _clean_parts(splits, config, recipe, bundles).items()
     }
     subject = replace(_subject(bench, splits, clean, config), other=other)
-    if "transfer" in config.kinds and other is None:
-        say("no other network is named, so that no attack is transferred")
-    active = {}
-    if set(ADAPTIVE).intersection(config.kinds):
-        say("planting evasions that adaptive attacks must find")
-        active = kept(out / "planted.npz", partial(active_test, subject, config))
-    work = {
-        piece: (attack_file(out, *piece), partial(do, subject, bench, *piece, config, folder))
-        for piece in config.plan
-    }
-    for piece in track(list(work)):
-        make_once(*work[piece], wait=False)
-    founds = {piece: kept(*work[piece]) for piece in work}
+    active, founds = _attacked(subject, bench, config, out, folder, say, track)
     say("counting")
     result = {
         "source": about,
@@ -136,6 +108,55 @@ def evaluate_detection(
     } | _figures(bench, config, clean, subject.before, founds)
     write_atomic(out / RESULTS, json.dumps(result, indent=2) + "\n")
     return result
+
+
+def _bench(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    config: EvaluationConfig,
+    splits: Splits,
+    out: Path,
+    folder: Path | None,
+    bundles: Sequence[Served],
+) -> Bench:
+    """All that judges images: the fitted detector, scores to compare it with, which are fitted when asked, exports."""
+    masks = Path(config.sub_architectures) if config.sub_architectures else None
+    ranking = splits.calibration.images[recipe.ranking(len(splits.calibration))]
+    baselines = partial(
+        fit_baselines,
+        config.baselines,
+        checkpoint.network,
+        partial(_honest, splits, config.fit),
+        lambda name, make: kept(out / f"fit-{name}.npz", make),
+    )
+    return Bench(
+        checkpoint, fitted_score(checkpoint, str(recipe), ranking, folder, masks), baselines, bundles
+    )
+
+
+def _attacked(
+    subject: Subject,
+    bench: Bench,
+    config: EvaluationConfig,
+    out: Path,
+    folder: Path | None,
+    say: Say,
+    track: Track,
+) -> tuple[Arrays, dict[tuple[str, float], Arrays]]:
+    """What planted evasions and all attacks and controls left, made where it is not there yet."""
+    if "transfer" in config.kinds and subject.other is None:
+        say("no other network is named, so that no attack is transferred")
+    active: Arrays = {}
+    if set(ADAPTIVE).intersection(config.kinds):
+        say("planting evasions that adaptive attacks must find")
+        active = kept(out / "planted.npz", partial(active_test, subject, config))
+    work = {
+        piece: (attack_file(out, *piece), partial(do, subject, bench, *piece, config, folder))
+        for piece in config.plan
+    }
+    for piece in track(list(work)):
+        make_once(*work[piece], wait=False)
+    return active, {piece: kept(*work[piece]) for piece in work}
 
 
 def _figures(
@@ -180,12 +201,15 @@ def _judged(bench: Bench, part: ImageSet) -> Arrays:
 
 
 def _clean_parts(
-    splits: Splits, config: EvaluationConfig, thresholds: npt.NDArray[np.bool_]
+    splits: Splits, config: EvaluationConfig, recipe: Recipe, bundles: Sequence[Served]
 ) -> dict[str, ImageSet]:
-    """Calibration images that thresholds are set on, without those that scores are ranked by; and test images."""
+    """Calibration images that thresholds are set on, without those that any scores are ranked by; and test images."""
+    ranked = np.any(
+        [each.ranking(len(splits.calibration)) for each in (recipe, *(one.recipe for one in bundles))], axis=0
+    )
     count = min(config.clean or len(splits.test), len(splits.test))
     return {
-        "calibration": splits.calibration.take(thresholds),
+        "calibration": splits.calibration.take(~ranked),
         "test": splits.test.take(np.arange(count)),
     }
 
