@@ -224,6 +224,11 @@ def test_auto_takes_what_it_measured_as_fastest(tiny: Checkpoint, tiny_run: Path
     assert list(tuning.layers) == list(tiny.network.layout.names)
     assert manifest.lowering == ("masked" if set(tuning.layers.values()) == {MASKED} else "gathered")
     assert tuning.ratio == tuning.dense_ms / tuning.chosen_ms
+    assert [name for stage in tuning.stages for name in stage.layers] == list(tuning.layers)
+    for stage in tuning.stages:
+        assert stage.tried_ms.keys() == set(PICKINGS)
+        assert {tuning.layers[name] for name in stage.layers} == {stage.chosen}
+        assert str(stage) in said
     assert f"taking {manifest.lowering}" in said
 
 
