@@ -25,8 +25,8 @@ from penstock.errors import (
 )
 from penstock.export.autotune.stages import MASKED, PICKINGS
 from penstock.export.lowerings.executed import Executed
-from penstock.export.lowerings.gated_conv import read_gated_conv
 from penstock.export.lowerings.masked import Masked
+from penstock.export.nodes.gated_conv import read_gated_conv
 from penstock.export.options import LOWERINGS
 from penstock.export.passes.reporting import Report
 from penstock.export.pipeline import ExportOptions, export
