@@ -23,7 +23,7 @@ from penstock.bundle import FLAG, LOGITS, SCORE, Calibration
 from penstock.detect import class_thresholds, conformal_threshold
 from penstock.errors import VerificationError
 from penstock.export.building import Builder
-from penstock.export.lowerings.regions import drop_unused
+from penstock.export.nodes.regions import drop_unused
 from penstock.export.runtime import Outputs
 
 THRESHOLD = "threshold"

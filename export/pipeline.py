@@ -12,7 +12,8 @@ from penstock.bundle import DETECTOR_FILE, Bundle, Interface, Manifest
 from penstock.bundle_writing import write_bundle
 from penstock.detect.tables import tables_to_bytes
 from penstock.errors import InvalidArgumentError, UnsupportedError
-from penstock.export.autotune.tune import Target, tune
+from penstock.export.autotune.target import Target
+from penstock.export.autotune.tune import tune
 from penstock.export.captured import CapturedNetwork, capture_paths, settled
 from penstock.export.compiling import (
     Compiled,
@@ -190,7 +191,10 @@ def _fastest(
     for reason in tuning.declined:
         say(f"without {reason}")
     times = ", ".join(f"{name} {milliseconds:.3f} ms" for name, milliseconds in tuning.tried_ms.items())
-    say(f"{times}; tuned {tuning.chosen_ms:.3f} ms, {tuning.ratio:.2f} times as fast as dense")
+    say(f"{times}, all stages alike")
+    for stage in tuning.stages:
+        say(str(stage))
+    say(f"tuned {tuning.chosen_ms:.3f} ms, {tuning.ratio:.2f} times as fast as dense")
     if options.dense_will_do and False in forms and tuning.ratio < 1:
         say("taking the dense network")
         return dense, tuning.of_dense()

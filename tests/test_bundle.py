@@ -18,13 +18,23 @@ from penstock.bundle import Bundle, Calibration, Interface, Manifest, config_tex
 from penstock.bundle_writing import write_bundle, write_next_version
 from penstock.errors import BundleError, InvalidArgumentError, NotFoundError
 from penstock.files import sha256
-from penstock.manifest import Choice, Tuning
+from penstock.manifest import Choice, TunedStage, Tuning
 from penstock.paths import PathLayer, PathLayout
 from penstock.standing_config import edited, misfit
 
 onnx = pytest.importorskip("onnx")
 
 LAYOUT = PathLayout(layers=(PathLayer(name="conv", filters=4, macs=100),), fixed_macs=10, dense_macs=100)
+LOST = Tuning(
+    provider="cpu",
+    batch=1,
+    threads=1,
+    tried_ms={"masked": 3.0},
+    dense_ms=2.0,
+    chosen_ms=2.5,
+    layers={"conv": "masked"},
+    declined=(),
+)
 
 
 def write_model(path: Path, value: float) -> Path:
@@ -318,22 +328,38 @@ def test_a_missing_bundle_is_refused(repository: Path) -> None:
 def test_another_schema_is_refused(written: Bundle) -> None:
     edit(written, schema=1)
     with pytest.raises(
-        BundleError, match="schema 1; this version reads 5 and 6 and 7 and 8 and 9: export again"
+        BundleError, match="schema 1; this version reads 5 and 6 and 7 and 8 and 9 and 10: export again"
     ):
         read_bundle(written.folder)
 
 
-@pytest.mark.parametrize("schema", [5, 6, 7, 8])
+@pytest.mark.parametrize("schema", [5, 6, 7, 8, 9])
 def test_schemas_before_the_last_are_read(schema: int, written: Bundle) -> None:
     file = written.folder / "bundle.json"
     old = json.loads(file.read_text())
     for key in ("passes",)[: schema < 7] + ("choices",)[: schema < 8]:
         del old[key]
-    del old["calibration"]["ranked_by"]
+    if schema < 9:
+        del old["calibration"]["ranked_by"]
     for key in ("data", "class_thresholds", "class_images") if schema == 5 else ():
         del old["calibration"][key]
     file.write_text(json.dumps(old | {"schema": schema}))
     assert read_bundle(written.folder).manifest == written.manifest
+
+
+def test_what_tuning_measured_of_each_stage_is_kept_and_may_be_missing(written: Bundle) -> None:
+    stage = TunedStage(
+        layers=("conv1", "conv2"), tried_ms={"masked": 3.0, "gathered": 2.5}, chosen="gathered"
+    )
+    tuning = dataclasses.replace(LOST, stages=(stage,))
+    tuned = dataclasses.replace(written.manifest, tuning=tuning)
+    assert Manifest.from_json(tuned.to_json()) == tuned
+    old = json.loads(tuned.to_json()) | {"schema": 9}
+    del old["tuning"]["stages"]
+    assert Manifest.from_json(json.dumps(old)).tuning == LOST
+    assert str(stage) == "at conv1 and 1 more: masked 3.000 ms, gathered 2.500 ms, taken gathered"
+    alone = dataclasses.replace(stage, layers=("conv1",), tried_ms={})
+    assert str(alone) == "at conv1: taken gathered"
 
 
 def test_a_routed_graph_without_a_choice_is_static() -> None:
@@ -360,17 +386,7 @@ def test_each_image_is_compared_with_the_threshold_of_its_class() -> None:
 
 
 def test_the_record_of_a_dense_network_that_won_is_its_own() -> None:
-    lost = Tuning(
-        provider="cpu",
-        batch=1,
-        threads=1,
-        tried_ms={"masked": 3.0},
-        dense_ms=2.0,
-        chosen_ms=2.5,
-        layers={"conv": "masked"},
-        declined=(),
-    )
-    won = lost.of_dense()
+    won = LOST.of_dense()
     assert (won.chosen_ms, won.ratio, won.layers) == (2.0, 1.0, {})
     assert won.tried_ms == {"masked": 3.0, "tuned": 2.5}
 

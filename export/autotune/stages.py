@@ -9,12 +9,12 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from penstock.export.lowerings.gated_conv import read_gated_conv
 from penstock.export.lowerings.gathered import Gathered, Picking
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.masked import Masked
 from penstock.export.lowerings.routed import Routed
-from penstock.export.lowerings.routed_conv import read_routed_conv
+from penstock.export.nodes.gated_conv import read_gated_conv
+from penstock.export.nodes.routed_conv import read_routed_conv
 from penstock.export.passes.align_widths import Widths
 
 # How a stage with gates can run: whether its layers are masked or gathered, and which convolutions are turned then.

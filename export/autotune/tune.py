@@ -2,43 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
 from penstock.errors import UnsupportedError
-from penstock.export.autotune.engines import Loaded, load
+from penstock.export.autotune.bench import Bench, Finish
+from penstock.export.autotune.engines import load
 from penstock.export.autotune.measure import measure
-from penstock.export.autotune.search import search
-from penstock.export.autotune.stages import Choice, Tunable, tunable
+from penstock.export.autotune.search import Found, search
+from penstock.export.autotune.stages import Tunable, tunable
+from penstock.export.autotune.target import Target
 from penstock.export.lowerings.lowering import Lowering
-from penstock.manifest import Tuning
+from penstock.manifest import TunedStage, Tuning
 
 DENSE = "dense"
 CHOSEN = "chosen"
 IMAGES = 32  # paths differ, and so does their time
 SECONDS = 5.0  # of the measurement against the dense network, which decides and is reported
-
-Finish = Callable[[ir.Model, Lowering], bytes]
-"""Makes a file of a lowered graph, at the precision that is wanted."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """What a graph is to be fast on.
-
-    Attributes:
-        provider: one of `penstock.export.autotune.engines.PROVIDERS`.
-        batch: images in one request.
-        threads: of one run on the CPU.
-    """
-
-    provider: str = "cpu"
-    batch: int = 1
-    threads: int = 1
 
 
 def tune(
@@ -64,49 +47,31 @@ def tune(
         UnsupportedError: no lowering can do this network on this provider.
     """
     parts = tunable(model.graph, single=single)
-    reasons: list[str] = []
-
-    def loaded(choice: Choice) -> Loaded | None:
-        lowering = parts.lowering(choice)
-        candidate = model.clone()
-        try:
-            lowering.lower(candidate)
-            content = finish(candidate, lowering)
-            return load(content, target.provider, single=lowering.single, threads=target.threads)
-        except UnsupportedError as error:
-            reasons.append(f"{lowering.name}: {error}")
-            return None
-
-    def times(choices: Mapping[str, Choice]) -> dict[str, float]:
-        graphs = {name: graph for name, choice in choices.items() if (graph := loaded(choice)) is not None}
-        return measure(graphs, images[:IMAGES], batch=target.batch) if graphs else {}
-
+    bench = Bench(model, parts, images[:IMAGES], target, finish)
     try:
-        choice, tried = search(len(parts.stages), parts.options, times)
+        found = search(len(parts.stages), parts.options, bench)
     except UnsupportedError as error:
-        raise UnsupportedError(f"{error}: {'; '.join(dict.fromkeys(reasons))}") from error
-    chosen = loaded(choice)
-    assert chosen is not None
+        raise UnsupportedError(f"{error}: {'; '.join(dict.fromkeys(bench.reasons))}") from error
     baseline = load(dense, target.provider, single=False, threads=target.threads)
-    last = measure({DENSE: baseline, CHOSEN: chosen}, images[:IMAGES], batch=target.batch, seconds=SECONDS)
-    return parts.lowering(choice), _record(parts, choice, tried, last, target, reasons)
+    both = {DENSE: baseline, CHOSEN: bench.graph(found.choice)}
+    last = measure(both, images[:IMAGES], batch=target.batch, seconds=SECONDS)
+    return parts.lowering(found.choice), _record(parts, found, last, target, bench.reasons)
 
 
 def _record(
-    parts: Tunable,
-    choice: Choice,
-    tried: Mapping[str, float],
-    last: Mapping[str, float],
-    target: Target,
-    reasons: list[str],
+    parts: Tunable, found: Found, last: Mapping[str, float], target: Target, reasons: Sequence[str]
 ) -> Tuning:
+    stages = zip(parts.stages, found.rounds, found.choice, strict=True)
     return Tuning(
         provider=target.provider,
         batch=target.batch,
         threads=target.threads,
-        tried_ms=dict(tried),
+        tried_ms=found.uniform,
+        stages=tuple(
+            TunedStage(layers=layers, tried_ms=times, chosen=chosen) for layers, times, chosen in stages
+        ),
         dense_ms=last[DENSE],
         chosen_ms=last[CHOSEN],
-        layers=dict(parts.by_layer(choice)),
+        layers=dict(parts.by_layer(found.choice)),
         declined=tuple(dict.fromkeys(reasons)),
     )

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from penstock.export.capture.operators import DOMAIN, ESCALATE, RESOLVE
+from penstock.export.operators import DOMAIN, ESCALATE, RESOLVE
 from penstock.nn.cascade import Cascade, confidence
 from penstock.nn.path_network import GatedOutput
 

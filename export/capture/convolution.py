@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from penstock.errors import UnsupportedError
-from penstock.export.capture.operators import DOMAIN
+from penstock.export.operators import DOMAIN
 
 
 class CapturedConvolution(nn.Module):

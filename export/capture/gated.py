@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from penstock.export.capture.convolution import CapturedConvolution, check_foldable
-from penstock.export.capture.operators import GATED_CONV
+from penstock.export.operators import GATED_CONV
 from penstock.nn.gates import GatedConv2d
 
 

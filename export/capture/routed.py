@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from penstock.export.capture.convolution import CapturedConvolution, check_foldable
 from penstock.export.capture.observed import CapturedGate
-from penstock.export.capture.operators import ROUTED_CONV
+from penstock.export.operators import ROUTED_CONV
 from penstock.nn.routing import Route, RoutedConv2d, RoutedNorm, StageRouter
 from penstock.nn.watched import WatchedRouter
 

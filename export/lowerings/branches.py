@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from penstock.export.building import Builder, inner_graph, is_constant
-from penstock.export.lowerings.regions import outside_values
+from penstock.export.nodes.regions import outside_values
 
 
 def choose_one(build: Builder, chosen: ir.Value, branches: Sequence[ir.Graph]) -> list[ir.Value]:

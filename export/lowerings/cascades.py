@@ -5,9 +5,9 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from penstock.export.building import Builder, inner_graph, supersede
-from penstock.export.capture.operators import ESCALATE, RESOLVE
 from penstock.export.lowerings.branches import pick_rows
-from penstock.export.lowerings.regions import bring_constants, drop_unused, member_region
+from penstock.export.nodes.regions import bring_constants, drop_unused, member_region
+from penstock.export.operators import ESCALATE, RESOLVE
 
 
 def lower_cascades(graph: ir.Graph, *, single: bool) -> None:

@@ -11,8 +11,8 @@ import onnx_ir as ir
 
 from penstock.errors import UnsupportedError
 from penstock.export.building import fix_batch
-from penstock.export.capture.operators import DOMAIN, GATED_CONV
 from penstock.export.lowerings.executed import Executed, OpenOnly
+from penstock.export.operators import DOMAIN, GATED_CONV
 from penstock.export.passes.align_widths import AlignWidths
 from penstock.export.passes.keep_compact import KeepCompact
 from penstock.export.passes.long_gathers import LongGathers

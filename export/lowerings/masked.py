@@ -15,11 +15,11 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from penstock.export.building import Builder
-from penstock.export.capture.operators import DOMAIN, ESCALATE, RESOLVE
 from penstock.export.lowerings.executed import Executed, everything
-from penstock.export.lowerings.gated_conv import read_gated_conv
-from penstock.export.lowerings.masked_conv import mask_gated, spatial
-from penstock.export.lowerings.routed_conv import RoutedConvNode, read_routed_conv
+from penstock.export.nodes.gated_conv import read_gated_conv
+from penstock.export.nodes.masked_conv import mask_gated, spatial
+from penstock.export.nodes.routed_conv import RoutedConvNode, read_routed_conv
+from penstock.export.operators import DOMAIN, ESCALATE, RESOLVE
 from penstock.export.passes.align_widths import AlignWidths
 from penstock.export.passes.keep_compact import KeepCompact
 from penstock.export.passes.long_gathers import LongGathers

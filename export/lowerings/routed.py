@@ -23,12 +23,12 @@ from penstock.errors import UnsupportedError
 from penstock.export.building import Builder, fix_batch, supersede
 from penstock.export.lowerings.branches import choose_one, group_rows
 from penstock.export.lowerings.cascades import lower_cascades
-from penstock.export.lowerings.channelwise import MASK_FORMS
-from penstock.export.lowerings.compact import Index
 from penstock.export.lowerings.executed import Executed, Prototypes, Stage
-from penstock.export.lowerings.gated_conv import read_gated_conv
-from penstock.export.lowerings.regions import copied, drop_unused, stage_region
-from penstock.export.lowerings.routed_conv import RoutedConvNode, read_routed_conv
+from penstock.export.nodes.channelwise import MASK_FORMS
+from penstock.export.nodes.compact import Index
+from penstock.export.nodes.gated_conv import read_gated_conv
+from penstock.export.nodes.regions import copied, drop_unused, stage_region
+from penstock.export.nodes.routed_conv import RoutedConvNode, read_routed_conv
 from penstock.export.passes.align_widths import AlignWidths, Widths
 from penstock.export.passes.keep_compact import KeepCompact
 from penstock.export.passes.long_gathers import LongGathers

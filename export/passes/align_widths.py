@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from penstock.export.lowerings.channelwise import is_channelwise, is_flattening
-from penstock.export.lowerings.routed_conv import WIDTH, RoutedConvNode, read_routed_conv
+from penstock.export.nodes.channelwise import is_channelwise, is_flattening
+from penstock.export.nodes.routed_conv import WIDTH, RoutedConvNode, read_routed_conv
 from penstock.export.passes.reporting import Effect
 
 GROUPED = "a convolution with groups computes all its filters"

@@ -1,7 +1,7 @@
 """Keep activations compact from the convolution that makes them to those that read them.
 
 Behind a gated convolution only the open channels are there. They stay compact through operators that treat channels
-alike into the next convolution or linear layer (`penstock.export.lowerings.readers`), so that ``k_out k_in`` of
+alike into the next convolution or linear layer (`penstock.export.passes.readers`), so that ``k_out k_in`` of
 ``C_out C_in`` products remain. Only where something needs all channels are they put back to their places: there the
 pass declines.
 
@@ -23,15 +23,15 @@ import numpy as np
 import onnx_ir as ir
 
 from penstock.export.building import Builder, supersede
-from penstock.export.lowerings.channelwise import MASK_FORMS
-from penstock.export.lowerings.compact import NOTHING, Compact, Index, covers, given, picked, silenced, take
-from penstock.export.lowerings.gated_conv import GatedConvNode, read_gated_conv
-from penstock.export.lowerings.gathered_conv import gather_conv
-from penstock.export.lowerings.masked_conv import mask_gated
-from penstock.export.lowerings.readers import Readers, share_of
-from penstock.export.lowerings.routed_conv import WIDTH, RoutedConvNode, read_routed_conv
-from penstock.export.lowerings.tracking import Tracked
+from penstock.export.nodes.channelwise import MASK_FORMS
+from penstock.export.nodes.compact import NOTHING, Compact, Index, covers, given, picked, silenced, take
+from penstock.export.nodes.gated_conv import GatedConvNode, read_gated_conv
+from penstock.export.nodes.gathered_conv import gather_conv
+from penstock.export.nodes.masked_conv import mask_gated
+from penstock.export.nodes.routed_conv import WIDTH, RoutedConvNode, read_routed_conv
+from penstock.export.passes.readers import Readers, share_of
 from penstock.export.passes.reporting import Effect
+from penstock.export.passes.tracking import Tracked
 
 MASKED = "asked for whole and masked: lowering auto found that faster"
 WIDE = "all its filters are computed: open ones, aligned ones, or a convolution with groups"

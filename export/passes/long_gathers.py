@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from penstock.export.building import Builder, attributes_of, constant_array, is_constant
-from penstock.export.lowerings.compact import LAYER, Array
+from penstock.export.nodes.compact import LAYER, Array
 from penstock.export.passes.reporting import Effect
 
 STRIDED = "only with stride 1, and padding within its reach, is a convolution a transposed one"

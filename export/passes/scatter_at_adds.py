@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from penstock.export.building import supersede
-from penstock.export.lowerings.compact import PLACED
+from penstock.export.nodes.compact import PLACED
 from penstock.export.passes.reporting import Effect
 
 BROADCAST = "the other summand has another shape, or is made of open channels itself"

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from penstock.export.building import Builder
-from penstock.export.lowerings.gated_conv import GatedConvNode, read_gated_conv
+from penstock.export.nodes.gated_conv import GatedConvNode, read_gated_conv
 from penstock.export.passes.reporting import Effect
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from penstock.export.building import Builder, supersede
-from penstock.export.lowerings.regions import inner_graphs
+from penstock.export.nodes.regions import inner_graphs
 from penstock.export.passes.reporting import Effect
 from penstock.export.precision.forms import Narrow, behind, narrowing
 from penstock.export.precision.standalone import IF, convolves, picked, picks_rows

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from penstock.export.building import Builder, constant_array, is_constant
-from penstock.export.lowerings.regions import all_graphs
+from penstock.export.nodes.regions import all_graphs
 from penstock.export.passes.reporting import Effect, Report
 from penstock.export.passes.simplify import tidy
 from penstock.export.precision.borders import NarrowBorders

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from penstock.bundle import INPUT
 from penstock.errors import InvalidArgumentError, UnsupportedError
 from penstock.export.building import is_constant
-from penstock.export.lowerings.regions import all_graphs
+from penstock.export.nodes.regions import all_graphs
 from penstock.export.passes.reporting import Report
 from penstock.export.passes.simplify import tidy
 from penstock.export.precision.borders import NarrowBorders

@@ -10,7 +10,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from penstock.export.building import Builder
-from penstock.export.lowerings.channelwise import MASK_FORMS
+from penstock.export.nodes.channelwise import MASK_FORMS
 from penstock.export.passes.reporting import Effect
 from penstock.export.precision.forms import Form, Scale, behind, narrowing
 

@@ -8,7 +8,7 @@ import onnx
 import onnx_ir as ir
 from onnx import helper, shape_inference
 
-from penstock.export.lowerings.regions import inner_graphs
+from penstock.export.nodes.regions import inner_graphs
 from penstock.export.passes.reporting import Effect
 
 # They keep the scale of what they read, so that int8 passes through.

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from penstock.export.lowerings.regions import reads
+from penstock.export.nodes.regions import reads
 from penstock.export.passes.reporting import Effect
 from penstock.export.precision.forms import Scale
 from penstock.export.precision.quantizable import answering, quantizable

@@ -15,7 +15,7 @@ import onnx
 import onnx_ir as ir
 from onnxruntime.quantization.quant_utils import compute_scale_zp
 
-from penstock.export.lowerings.regions import outside_values
+from penstock.export.nodes.regions import outside_values
 from penstock.export.precision.forms import Scale, behind
 from penstock.export.precision.standalone import IF, Feed, picked, picks_rows
 

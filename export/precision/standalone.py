@@ -12,7 +12,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 from onnx import helper
 
-from penstock.export.lowerings.regions import bring_constants, drop_unused, inner_graphs, reads
+from penstock.export.nodes.regions import bring_constants, drop_unused, inner_graphs, reads
 
 Feed: TypeAlias = Mapping[str, npt.NDArray[Any]]
 """What one image gives to the values that a graph reads from around it, by name."""

@@ -14,10 +14,10 @@ from penstock.bundle import FLAG, SCORE
 from penstock.errors import VerificationError
 from penstock.export.building import Builder
 from penstock.export.capture.contract import ServedModel
-from penstock.export.capture.operators import ESCALATE
-from penstock.export.lowerings.gated_conv import GatedConvNode, read_gated_conv
 from penstock.export.lowerings.lowering import Lowering
-from penstock.export.lowerings.routed_conv import read_routed_conv
+from penstock.export.nodes.gated_conv import GatedConvNode, read_gated_conv
+from penstock.export.nodes.routed_conv import read_routed_conv
+from penstock.export.operators import ESCALATE
 from penstock.export.passes.simplify import tidy
 from penstock.export.runtime import Graph, Outputs, open_graph
 from penstock.export.verify.parity import MARGIN, reference, verify

@@ -14,10 +14,10 @@ from penstock.records import read_record
 
 # 2: layers read several others, depthwise convolutions follow them; 3: what tuning measured; 4: pixels may be bytes,
 # and precision less; 5: further files are hashed, the detector's tables among them; 6: classes may have thresholds of
-# their own; 7: what passes did; 8: what a routed graph chose; 9: which images rank scores. Manifests of schemas 5 to 8
-# lack that and nothing else.
-SCHEMA = 9
-READABLE = (5, 6, 7, 8, SCHEMA)
+# their own; 7: what passes did; 8: what a routed graph chose; 9: which images rank scores; 10: what tuning measured of
+# each stage. Manifests of schemas 5 to 9 lack that and nothing else.
+SCHEMA = 10
+READABLE = (5, 6, 7, 8, 9, SCHEMA)
 MANIFEST_FILE = "bundle.json"
 
 FP32, INT8, FP16 = PRECISIONS = ("fp32", "int8", "fp16")
@@ -111,6 +111,27 @@ class Choice:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TunedStage:
+    """What was measured to choose an option for one stage, the others being as they were chosen until then.
+
+    Attributes:
+        layers: the gated layers in it, in order.
+        tried_ms: milliseconds of the whole network with each option here: median over runs, mean over batches. Options
+            that come to the same graph are measured as one; none, where there was one option only.
+        chosen: the option taken; not the fastest, where that was faster by so little that it may be noise.
+    """
+
+    layers: tuple[str, ...]
+    tried_ms: dict[str, float]
+    chosen: str
+
+    def __str__(self) -> str:
+        more = f" and {len(self.layers) - 1} more" if len(self.layers) > 1 else ""
+        times = [f"{option} {milliseconds:.3f} ms" for option, milliseconds in self.tried_ms.items()]
+        return f"at {self.layers[0]}{more}: {', '.join([*times, f'taken {self.chosen}'])}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tuning:
     """What was measured to choose a lowering, on the machine of the export.
 
@@ -120,6 +141,7 @@ class Tuning:
         threads: of one run on the CPU.
         tried_ms: milliseconds of each option, the same in all stages: median over runs, mean over batches; and, where
             the dense network was taken, of the stage by stage ``tuned`` form that lost against it.
+        stages: what was measured and chosen of each after that, in order; none in a bundle of an earlier schema.
         dense_ms: of the dense network, at the same precision, measured beside the choice.
         chosen_ms: of the choice.
         layers: the option that each gated layer got; none in the dense network.
@@ -134,6 +156,7 @@ class Tuning:
     chosen_ms: float
     layers: dict[str, str]
     declined: tuple[str, ...]
+    stages: tuple[TunedStage, ...] = ()
 
     @property
     def ratio(self) -> float:

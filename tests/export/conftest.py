@@ -24,11 +24,11 @@ from penstock.detect import FamilyScore, PathDetector, PathFeatures
 from penstock.export.building import Builder, constant_array
 from penstock.export.capture.contract import ServedModel
 from penstock.export.capture.exporting import capture
-from penstock.export.lowerings.gated_conv import read_gated_conv
 from penstock.export.lowerings.gathered import Gathered
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.masked import Masked
-from penstock.export.lowerings.routed_conv import read_routed_conv
+from penstock.export.nodes.gated_conv import read_gated_conv
+from penstock.export.nodes.routed_conv import read_routed_conv
 from penstock.export.passes.simplify import tidy
 from penstock.export.pipeline import ExportOptions, export
 from penstock.export.runtime import Graph, open_graph

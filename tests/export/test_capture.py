@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from penstock.errors import UnsupportedError
 from penstock.export.capture.contract import ServedModel
 from penstock.export.capture.exporting import capture
-from penstock.export.capture.operators import DOMAIN
 from penstock.export.lowerings.gathered import Gathered
 from penstock.export.lowerings.masked import Masked
+from penstock.export.operators import DOMAIN
 from penstock.export.passes.simplify import tidy
 from penstock.export.runtime import open_graph
 from penstock.export.verify.parity import reference, verify

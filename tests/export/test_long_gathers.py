@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.export.building import Builder
-from penstock.export.lowerings.compact import LAYER, Index, picked
+from penstock.export.nodes.compact import LAYER, Index, picked
 from penstock.export.passes.long_gathers import STRIDED, UNASKED, LongGathers
 from penstock.export.passes.reporting import Effect
 

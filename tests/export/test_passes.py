@@ -14,13 +14,13 @@ import pytest
 
 from penstock.bundle import Bundle
 from penstock.export.building import Builder, fix_batch
-from penstock.export.lowerings.compact import Compact, whole
-from penstock.export.lowerings.gated_conv import read_gated_conv
 from penstock.export.lowerings.gathered import Gathered, Picking
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.masked import Masked
 from penstock.export.lowerings.routed import Routed
-from penstock.export.lowerings.routed_conv import WIDTH, read_routed_conv
+from penstock.export.nodes.compact import Compact, whole
+from penstock.export.nodes.gated_conv import read_gated_conv
+from penstock.export.nodes.routed_conv import WIDTH, read_routed_conv
 from penstock.export.passes import align_widths, fold_batch_norm, scatter_at_adds
 from penstock.export.passes.align_widths import AlignWidths, Widths
 from penstock.export.passes.drop_closed import DropClosedFilters

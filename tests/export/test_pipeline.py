@@ -25,8 +25,8 @@ from penstock.errors import (
 )
 from penstock.export.autotune.stages import MASKED, PICKINGS
 from penstock.export.lowerings.executed import Executed
-from penstock.export.lowerings.gated_conv import read_gated_conv
 from penstock.export.lowerings.masked import Masked
+from penstock.export.nodes.gated_conv import read_gated_conv
 from penstock.export.options import LOWERINGS
 from penstock.export.passes.reporting import Report
 from penstock.export.pipeline import ExportOptions, export
@@ -224,6 +224,11 @@ def test_auto_takes_what_it_measured_as_fastest(tiny: Checkpoint, tiny_run: Path
     assert list(tuning.layers) == list(tiny.network.layout.names)
     assert manifest.lowering == ("masked" if set(tuning.layers.values()) == {MASKED} else "gathered")
     assert tuning.ratio == tuning.dense_ms / tuning.chosen_ms
+    assert [name for stage in tuning.stages for name in stage.layers] == list(tuning.layers)
+    for stage in tuning.stages:
+        assert stage.tried_ms.keys() == set(PICKINGS)
+        assert {tuning.layers[name] for name in stage.layers} == {stage.chosen}
+        assert str(stage) in said
     assert f"taking {manifest.lowering}" in said
 
 

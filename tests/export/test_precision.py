@@ -25,8 +25,8 @@ from penstock.export.capture.exporting import capture
 from penstock.export.lowerings.gathered import Gathered, Picking
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.masked import Masked
-from penstock.export.lowerings.regions import all_graphs
 from penstock.export.lowerings.routed import Routed
+from penstock.export.nodes.regions import all_graphs
 from penstock.export.passes.reporting import Report
 from penstock.export.passes.simplify import tidy
 from penstock.export.precision import borders, fp16, masks, pooling, quantizable, stem

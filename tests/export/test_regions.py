@@ -10,7 +10,8 @@ import onnx_ir as ir
 import pytest
 
 from penstock.export.building import Builder
-from penstock.export.lowerings.regions import (
+from penstock.export.lowerings.routed import Routed
+from penstock.export.nodes.regions import (
     copied,
     drop_unused,
     inner_graphs,
@@ -18,8 +19,7 @@ from penstock.export.lowerings.regions import (
     outside_values,
     stage_region,
 )
-from penstock.export.lowerings.routed import Routed
-from penstock.export.lowerings.routed_conv import read_routed_conv
+from penstock.export.nodes.routed_conv import read_routed_conv
 
 Named = Callable[[str], Any]
 NETWORKS = ("chain", "residual", "fire", "inverted", "odd", "cascade", "backed")

@@ -20,8 +20,8 @@ from penstock.export.lowerings.executed import Executed, Prototypes
 from penstock.export.lowerings.gathered import Gathered
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.masked import Masked
-from penstock.export.lowerings.regions import inner_graphs
 from penstock.export.lowerings.routed import Routed
+from penstock.export.nodes.regions import inner_graphs
 from penstock.export.passes.reporting import Report
 from penstock.export.verify.extremes import verify_extremes
 from penstock.export.verify.parity import reference, verify

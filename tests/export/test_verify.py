@@ -16,10 +16,10 @@ from penstock.errors import VerificationError
 from penstock.export.building import Builder
 from penstock.export.capture.contract import Answer, ServedModel
 from penstock.export.capture.exporting import capture
-from penstock.export.lowerings.gated_conv import codes, gate_logits, pooled_input, read_gated_conv
 from penstock.export.lowerings.gathered import Gathered
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.masked import Masked
+from penstock.export.nodes.gated_conv import codes, gate_logits, pooled_input, read_gated_conv
 from penstock.export.runtime import Outputs, open_graph
 from penstock.export.verify.extremes import verify_extremes
 from penstock.export.verify.parity import MARGIN, Reference, reference, verify, verify_flags

@@ -12,8 +12,8 @@ import onnx_ir as ir
 
 from penstock.errors import UnsupportedError
 from penstock.export.building import Builder, dimension
-from penstock.export.lowerings.channelwise import is_channelwise, is_flattening, keeps_zeros
-from penstock.export.lowerings.compact import Compact, Index, whole
+from penstock.export.nodes.channelwise import is_channelwise, is_flattening, keeps_zeros
+from penstock.export.nodes.compact import Compact, Index, whole
 
 
 @dataclass(eq=False)

@@ -15,11 +15,11 @@ import numpy as np
 import onnx_ir as ir
 
 from penstock.export.building import Builder, attributes_of, constant_array, dimension, is_constant
-from penstock.export.lowerings.channelwise import is_flattening, keeps_zeros
-from penstock.export.lowerings.compact import Compact, given, joined, picked, shifted, take
-from penstock.export.lowerings.regions import origin
-from penstock.export.lowerings.tracking import Tracked
+from penstock.export.nodes.channelwise import is_flattening, keeps_zeros
+from penstock.export.nodes.compact import Compact, given, joined, picked, shifted, take
+from penstock.export.nodes.regions import origin
 from penstock.export.passes.reporting import Effect
+from penstock.export.passes.tracking import Tracked
 
 # What stands in front of a network's own names; of a cascade's member, the layout names keep which one it is.
 WRAPPING = re.compile(r"^network\.((?:first\.|second\.)?)body\.")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from penstock.export.building import inner_graph
-from penstock.export.capture.operators import DOMAIN, RESOLVE
+from penstock.export.operators import DOMAIN, RESOLVE
 
 ORIGIN = "origin"  # among a constant's properties: what it was called where it was copied from
 

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from penstock.export.building import constant_array
-from penstock.export.capture.operators import DOMAIN, ROUTED_CONV
-from penstock.export.lowerings.gated_conv import conv_attributes
+from penstock.export.nodes.gated_conv import conv_attributes
+from penstock.export.operators import DOMAIN, ROUTED_CONV
 
 Floats = npt.NDArray[np.float32]
 WIDTH = "width"  # attribute of the node: how many filters the static convolution gets

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from penstock.export.building import Builder, constant_array
-from penstock.export.capture.operators import DOMAIN, GATED_CONV
-from penstock.export.lowerings.compact import Index, given, take
+from penstock.export.nodes.compact import Index, given, take
+from penstock.export.operators import DOMAIN, GATED_CONV
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from penstock.export.building import Builder
-from penstock.export.lowerings.gated_conv import GatedConvNode, codes, gate_logits, pooled_input
+from penstock.export.nodes.gated_conv import GatedConvNode, codes, gate_logits, pooled_input
 
 
 def mask_gated(graph: ir.Graph, conv: GatedConvNode) -> None:

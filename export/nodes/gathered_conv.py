@@ -13,8 +13,8 @@ import onnx_ir as ir
 
 from penstock.errors import UnsupportedError
 from penstock.export.building import Builder
-from penstock.export.lowerings.compact import LAYER, NOTHING, Array, Compact, Index, given, picked, take
-from penstock.export.lowerings.gated_conv import GatedConvNode, codes, gate_logits, pooled_input
+from penstock.export.nodes.compact import LAYER, NOTHING, Array, Compact, Index, given, picked, take
+from penstock.export.nodes.gated_conv import GatedConvNode, codes, gate_logits, pooled_input
 
 
 def gather_conv(
