@@ -95,6 +95,7 @@ PAGES: Mapping[str, Mapping[str, Table]] = {
     "docs/serving-results.md": {
         "serving-servers": _serving(table_serving.servers),
         "serving-limits": _serving(table_serving.limits),
+        "serving-overload": _serving(table_serving.overload),
         "serving-phases": _serving(table_serving.phases),
         "ray-scaling": Table("ray.json", "ray_scaling.py", table_ray.scaling),
     },
