@@ -37,8 +37,8 @@ class Polling:
         self._seconds = seconds
         self._on_lost = lost
         self._lost = False
-        last = repository.contents.look()
-        self._place, self._seen = last.place, last.models
+        # Of before the models were read: what was changed while they were is not in them.
+        self._place, self._seen = repository.first.place, dict(repository.first.models)
 
     async def run(self) -> None:
         """Look for ever."""

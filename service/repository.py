@@ -54,6 +54,7 @@ class Repository:
     Attributes:
         folder: where they are.
         contents: looks at it.
+        first: how it was before the first model was read: what changes from then on is news.
 
     Raises:
         ConfigurationError: the folder is not there.
@@ -66,7 +67,8 @@ class Repository:
         if not self.folder.is_dir():
             raise ConfigurationError(f"model repository {str(self.folder)!r} is not a folder")
         self.contents = Contents(self.folder, lambda name: bool(self.ready_versions(name)))
-        found = self.found().models
+        self.first = self.contents.look()
+        found = list(self.first.models)
         self._loader = Loader(settings)
         if settings.model_control_mode == "explicit" and "*" not in settings.load_model:
             missing = set(settings.load_model) - set(found)

@@ -191,3 +191,26 @@ def test_folder_that_fails_while_it_is_read_keeps_no_other_model_waiting(
     asyncio.run(follow(polled))
     assert repository.ready_versions("late") == [1]
     repository.close()
+
+
+def test_change_between_load_and_first_look_is_seen(models: Path) -> None:
+    """Loading takes long, and what is written meanwhile is of no look before."""
+
+    async def nothing() -> None:
+        pass
+
+    async def follow(polled: Polling) -> None:
+        polling = asyncio.create_task(polled.run())
+        async with asyncio.timeout(10):
+            while repository.ready_versions("model") != [2] or repository.ready_versions("late") != [1]:
+                await asyncio.sleep(0.01)
+        polling.cancel()
+
+    settings = Settings(model_repository=models, model_control_mode="poll")
+    repository = Repository(settings)
+    add_model(models, "model", adding(2), version=2)
+    add_model(models, "late", adding(3))
+    shutil.rmtree(models / "other")
+    asyncio.run(follow(Polling(repository, ModelControl(repository, settings, nothing), 0.05, lambda: None)))
+    assert repository.ready_versions("other") == []
+    repository.close()
