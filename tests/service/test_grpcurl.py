@@ -22,7 +22,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from penstock.service.reflection import SERVICE
 from penstock.service.services import SERVICES
-from tests.service.conftest import add_bundle
+from tests.service.bundles import add_bundle
 
 PAGE = Path(__file__).parents[2] / "docs" / "protocol.md"
 GRPCURL = os.environ.get("PENSTOCK_GRPCURL", "")

@@ -20,7 +20,7 @@ from flood import flood
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from penstock.service.statuses import REFUSALS_LOGGED
-from tests.service.conftest import add_bundle
+from tests.service.bundles import add_bundle
 from tests.service.scale import FULL, long, scaled
 from tests.service.test_stress import metrics, one_call, resident_mib
 
