@@ -7,7 +7,9 @@ The model is small (a convolution and a linear layer), so that what is measured 
 same requests of one image by the same client, in turn: every round asks each for some seconds at each concurrency. The
 client has a core of its own where there are two. Peers are installed into environments of their own, kept in
 ``--environments``; one that cannot be installed or started is left out, with the reason. The bare server is always
-measured: it is the floor.
+measured: it is the floor. Then Penstock alone is asked five times as much as it can answer (`overload`):
+
+    python benchmarks/serving.py --only Penstock --sizes --overload 10 --out /tmp/serving.json    # nothing but that
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ import grpc
 import numpy as np
 import onnx
 import onnxruntime
+import overload
 from machine import RESULTS, about
 from onnx import TensorProto, helper, numpy_helper
 from serving_peers import FLOOR, PEERS, PENSTOCK, RAW, Peer, Unavailable, python_of, running, versions_of
@@ -46,10 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", action="append", metavar="NAME", help="a peer; may be repeated (all)")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[32, 224])
+    parser.add_argument("--sizes", type=int, nargs="*", default=[32, 224])
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=3.0, help="of one measurement")
+    parser.add_argument(
+        "--overload", type=float, default=60.0, metavar="SECONDS", help="of too much load; 0: none"
+    )
     parser.add_argument("--environments", type=Path, default=Path.home() / ".cache" / "penstock" / "peers")
     parser.add_argument("--out", type=Path, default=RESULTS / FILE)
     given = parser.parse_args(arguments)
@@ -65,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, reason in skipped.items():
         print(f"{name} left out: {reason}")
     results = {"machine": machine, "rows": rows, "skipped": skipped, "peers": versions}
+    if given.overload and any(peer.name == PENSTOCK for peer in peers):
+        results["overload"] = overload.measure(request(overload.SIZE), given.overload, theirs, ask)
     write_atomic(given.out, json.dumps(results, indent=2) + "\n")
     return 0
 

@@ -103,13 +103,31 @@ def running(peer: Peer, python: Path, repository: Path, cores: Sequence[int], lo
     Raises:
         Unavailable: it ends, or is silent for a minute.
     """
+    with serving(peer, python, repository, cores, log) as (url, _):
+        yield url
+
+
+@contextmanager
+def serving(
+    peer: Peer,
+    python: Path,
+    repository: Path,
+    cores: Sequence[int],
+    log: Path,
+    options: Sequence[str] = (),
+) -> Iterator[tuple[str, int]]:
+    """As `running`, with the number of its process; the options are Penstock's.
+
+    Raises:
+        Unavailable: it ends, or is silent for a minute.
+    """
     port = free_port()
     if peer.script:
         command = [str(python), str(SCRIPTS / peer.script), _model(repository), str(port)]
     else:
         command = [str(python), "-m", "penstock.cli", "serve", "--model-repository", str(repository)]
         command += ["--grpc-port", str(port), "--metrics-port", "0", "--threads", "1"]
-        command += ["--log-level", "error"]
+        command += ["--log-level", "error", *options]
     with log.open("w") as file:
         process = subprocess.Popen(
             command,
@@ -122,7 +140,7 @@ def running(peer: Peer, python: Path, repository: Path, cores: Sequence[int], lo
             if cores:
                 os.sched_setaffinity(process.pid, cores)
             _wait(process, port, log)
-            yield f"127.0.0.1:{port}"
+            yield f"127.0.0.1:{port}", process.pid
         finally:
             process.terminate()
             try:

@@ -1,13 +1,18 @@
-"""The tables of ``results/serving.json``: servers around the same small model, and where Penstock's time goes."""
+"""The tables of ``results/serving.json``: servers around the same small model, where time goes, and overload."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from math import inf
 from statistics import geometric_mean
 from typing import Any
 
 from table_text import markdown, measured
 
 PENSTOCK, FLOOR, RAW = "Penstock", "bare grpc.aio", "ONNX Runtime, no server"
+REFUSAL = "UNAVAILABLE: Exceeds maximum queue size"
+SOON_MS = 50
+Promise = tuple[str, str, str, bool]
 
 
 def servers(results: dict[str, Any]) -> list[str]:
@@ -53,14 +58,22 @@ def phases(results: dict[str, Any]) -> list[str]:
 
 
 def limits(results: dict[str, Any]) -> list[str]:
-    """What was promised, what was measured, and whether that keeps the promise; nothing without peers to judge by."""
+    """What was promised, what was measured, and whether that keeps the promise; nothing without figures to judge."""
+    promises = [*_beside_peers(results), *_under_load(results.get("overload"))]
+    if not promises:
+        return []
+    lines = [[what, measure, limit, "yes" if kept else "no"] for what, measure, limit, kept in promises]
+    return [*markdown(["", "measured", "promised", "kept"], lines), "", measured([results["machine"]])]
+
+
+def _beside_peers(results: dict[str, Any]) -> Iterator[Promise]:
     rows = {(row["server"], row["size"], row["concurrency"]): row for row in results["rows"]}
     points = [key[1:] for key in rows if key[0] == PENSTOCK]
     peers = {row["server"] for row in rows.values() if not row["native"]} - {PENSTOCK, FLOOR, RAW}
     peers = {peer for peer in peers if all((peer, *point) in rows for point in points)}
     alone = [point for point in points if point[1] == 1]
     if not (peers and alone):
-        return []
+        return
 
     def rate(server: str, point: tuple[int, int]) -> float:
         return float(rows[server, *point]["requests_per_second"])
@@ -69,10 +82,42 @@ def limits(results: dict[str, Any]) -> list[str]:
     worst = min(rate(PENSTOCK, point) / max(rate(peer, point) for peer in peers) for point in points)
     means = {server: geometric_mean([rate(server, at) for at in points]) for server in (*peers, PENSTOCK)}
     best = means[PENSTOCK] / max(means[peer] for peer in peers)
-    promises = (
-        ("p50 / floor, 1 at once", slowest, "at most 1.25", slowest <= 1.25),
-        ("requests/s / best Python peer, worst point", worst, "at least 0.97", worst >= 0.97),
-        ("requests/s / best Python peer, geometric means", best, "above 1", best > 1),
+    yield "p50 / floor, 1 at once", f"{slowest:.2f}", "at most 1.25", slowest <= 1.25
+    yield "requests/s / best Python peer, worst point", f"{worst:.2f}", "at least 0.97", worst >= 0.97
+    yield "requests/s / best Python peer, geometric means", f"{best:.2f}", "above 1", best > 1
+
+
+def _under_load(load: dict[str, Any] | None) -> Iterator[Promise]:
+    """Of five times as much as the server can answer; somebody has to have been refused, or it was no overload."""
+    if load is None:
+        return
+    accepted, refused = load["accepted"], load["refused"]
+    of_bound = accepted.get("p99_ms", inf) / load["bound_ms"]
+    yield "overload: p99 of the accepted / full queue", f"{of_bound:.2f}", "at most 2", of_bound <= 2
+    for what, name in (("p99", "p99_ms"), ("largest", "largest_ms")):
+        ms = refused.get(name, inf)
+        yield f"overload: {what} of refusals, ms", f"{ms:.1f}", f"at most {SOON_MS}", ms <= SOON_MS
+    as_said = sum(count for outcome, count in load["refusals"].items() if outcome.startswith(REFUSAL))
+    share = as_said / max(1, refused["count"])
+    yield "overload: refusals with the documented status", f"{share:.1%}", "100%", share == 1
+    growth, soon = load["memory_growth"], load["recovery_ms"]
+    yield "overload: memory, after / before", f"{growth:.3f}", "at most 1.03", growth <= 1.03
+    yield "first answer after it, ms", f"{soon:.1f}", "at most 1000", soon <= 1000
+
+
+def overload(results: dict[str, Any]) -> list[str]:
+    """Times of the accepted and the refused, and how far the client kept to its timetable."""
+    if not (load := results.get("overload")):
+        return []
+    lines = []
+    for name in ("accepted", "refused"):
+        times = load[name]
+        shown = [f"{times[key]:.1f}" if key in times else "-" for key in ("p50_ms", "p99_ms", "largest_ms")]
+        lines.append([name, f"{times['count']:,}", *shown])
+    said = (
+        f"{load['offered_per_second']:,.0f} requests a second for {load['seconds']:.0f} s, of which the server can "
+        f"answer {load['capacity_per_second']:,.0f}; a full queue is {load['bound_ms']:.0f} ms. The client was at most "
+        f"{load['generator_late_ms']:.1f} ms behind its timetable."
     )
-    lines = [[what, f"{value:.2f}", limit, "yes" if kept else "no"] for what, value, limit, kept in promises]
-    return [*markdown(["", "measured", "promised", "kept"], lines), "", measured([results["machine"]])]
+    head = ["requests", "how many", "p50, ms", "p99, ms", "largest, ms"]
+    return [*markdown(head, lines), "", said, "", measured([results["machine"]])]

@@ -21,6 +21,7 @@ import table_detection
 import table_disentangle
 import table_learning
 import table_main_job
+import table_mixed_batches
 import table_ray
 import table_requirements
 import table_serving
@@ -77,6 +78,10 @@ def _serving(lines: Callable[[dict[str, Any]], list[str]]) -> Table:
     return Table("serving.json", "serving.py", lines)
 
 
+def _mixed(source: str, option: str) -> Table:
+    return Table(source, f"mixed_batches.py{option}", table_mixed_batches.everything)
+
+
 BEST = _learning(table_learning.best_settings)
 PAGES: Mapping[str, Mapping[str, Table]] = {
     "README.md": {
@@ -95,11 +100,16 @@ PAGES: Mapping[str, Mapping[str, Table]] = {
     "docs/serving-results.md": {
         "serving-servers": _serving(table_serving.servers),
         "serving-limits": _serving(table_serving.limits),
+        "serving-overload": _serving(table_serving.overload),
         "serving-phases": _serving(table_serving.phases),
         "ray-scaling": Table("ray.json", "ray_scaling.py", table_ray.scaling),
     },
     "docs/batching.md": {
         "batching": Table("batching.json", "batching.py", table_batching.everything),
+    },
+    "docs/decisions/0014-no-path-aware-batching-yet.md": {
+        "mixed-batches": _mixed("mixed_batches.json", ""),
+        "mixed-batches-gpu": _mixed("mixed_batches_gpu.json", " --gpu"),
     },
     "docs/detection-results.md": {
         "detection-requirements": _detection(table_requirements.requirements),

@@ -70,10 +70,9 @@ class ModelControl:
                         f"its files cannot be written ({reason})"
                     ) from None
                 await self._load(name, home, override)
-        elif name in self._repository.found():
-            await self._load(name, self._repository.folder / name, override)
         else:
-            raise OperationError(f"failed to load {name[:200]!r}, failed to poll from model repository")
+            self._check_found(name)
+            await self._load(name, self._repository.folder / name, override)
 
     async def unload(self, name: str) -> None:
         """Serve a model no more; requests under way finish. An unknown model is no error.
@@ -131,6 +130,16 @@ class ModelControl:
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
         await self._changed()
+
+    def _check_found(self, name: str) -> None:
+        found = self._repository.found()
+        if name not in found.models:
+            reason = (
+                f": its folder cannot be read ({found.unreadable[name]})" if name in found.unreadable else ""
+            )
+            raise OperationError(
+                f"failed to load {name[:200]!r}, failed to poll from model repository{reason}"
+            )
 
     def _check_explicit(self) -> None:
         if self._mode != "explicit":

@@ -3,7 +3,7 @@
 A volume that goes away takes no model along. What it leaves is a folder that is not there or cannot be read, or an
 empty one, the mount point. So nothing is unloaded by a look that finds no models where the last one found several, or
 that finds none in another folder than the last one's. Models that are taken away in several looks are unloaded, the
-last one too.
+last one too. A model whose own folder is there and cannot be read is left as it is until it can.
 """
 
 from __future__ import annotations
@@ -11,27 +11,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from penstock.errors import OperationError, UnavailableError
 from penstock.service.control import ModelControl
-from penstock.service.loading import folder_stamp
 from penstock.service.repository import Repository
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Look:
-    """What was found.
-
-    Attributes:
-        place: device and number of the folder, which are others where a volume is mounted or not.
-        models: a stamp for each, which changes with its files.
-    """
-
-    place: tuple[int, int]
-    models: dict[str, str]
 
 
 class Polling:
@@ -42,9 +27,6 @@ class Polling:
         control: loads and unloads them.
         seconds: between two looks.
         lost: is called each time that the folder is lost, not for every look at what is lost.
-
-    Raises:
-        UnavailableError: the folder cannot be read.
     """
 
     def __init__(
@@ -55,8 +37,8 @@ class Polling:
         self._seconds = seconds
         self._on_lost = lost
         self._lost = False
-        last = self._look()
-        self._place, self._seen = last.place, last.models
+        # Of before the models were read: what was changed while they were is not in them.
+        self._place, self._seen = repository.first.place, dict(repository.first.models)
 
     async def run(self) -> None:
         """Look for ever."""
@@ -69,17 +51,18 @@ class Polling:
 
     async def _follow(self) -> None:
         try:
-            now = await asyncio.to_thread(self._look)
+            now = await asyncio.to_thread(self._repository.contents.look)
         except UnavailableError as error:
             self._keep(str(error))
             return
-        if self._seen and not now.models and (len(self._seen) > 1 or now.place != self._place):
+        gone = self._seen.keys() - now.models.keys() - now.unreadable
+        if gone and not now.models and (len(gone) > 1 or now.place != self._place):
             self._keep("it holds no models any more")
             return
         if self._lost:
             log.info("model repository %s is there again", self._repository.folder)
         self._lost, self._place = False, now.place
-        for name in sorted(self._seen.keys() - now.models.keys()):
+        for name in sorted(gone):
             await self._control.drop(name)
             del self._seen[name]
         for name in sorted(now.models):
@@ -89,7 +72,10 @@ class Polling:
                 await self._control.reload(name)
             except OperationError as error:
                 log.error("%s", error)
-            except Exception:  # such as a folder that vanishes while it is read; the next look tries again
+            except OSError as error:  # the folder vanished since the look, say
+                log.error("model %s could not be loaded, which the next look tries again: %s", name, error)
+                continue
+            except Exception:  # whatever it is, the other models are looked after
                 log.exception("model %s could not be loaded", name)
                 continue
             self._seen[name] = now.models[name]
@@ -104,10 +90,3 @@ class Polling:
             self._repository.folder,
             reason,
         )
-
-    def _look(self) -> _Look:
-        place = self._repository.place()
-        models = {name: folder_stamp(self._repository.folder / name) for name in self._repository.found()}
-        if self._repository.place() != place:  # half of it is of one folder and half of another
-            raise UnavailableError("the model repository changed while it was read")
-        return _Look(place, models)

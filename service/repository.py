@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from penstock.bundle import CONFIG_FILE, versions
+from penstock.bundle import versions
 from penstock.errors import BundleError, ConfigurationError, NotFoundError, PenstockError, UnavailableError
 from penstock.service.configuration import ModelConfig, read_config, wanted_versions
+from penstock.service.contents import Contents, Found
 from penstock.service.loading import Loader
 from penstock.service.model import Model
 from penstock.service.settings import Settings
@@ -50,6 +51,11 @@ class Repository:
     Args:
         settings: names the folder and says how to run.
 
+    Attributes:
+        folder: where they are.
+        contents: looks at it.
+        first: how it was before the first model was read: what changes from then on is news.
+
     Raises:
         ConfigurationError: the folder is not there.
         UnavailableError: it cannot be read, or a GPU is required and cannot be used.
@@ -60,7 +66,9 @@ class Repository:
         self._models: dict[str, Versions] = {}
         if not self.folder.is_dir():
             raise ConfigurationError(f"model repository {str(self.folder)!r} is not a folder")
-        found = self.found()
+        self.contents = Contents(self.folder, lambda name: bool(self.ready_versions(name)))
+        self.first = self.contents.look()
+        found = list(self.first.models)
         self._loader = Loader(settings)
         if settings.model_control_mode == "explicit" and "*" not in settings.load_model:
             missing = set(settings.load_model) - set(found)
@@ -83,29 +91,13 @@ class Repository:
         tried = [name for name, known in self._models.items() if UNLOADED not in known.values()]
         return not tried or any(self.ready_versions(name) for name in tried)
 
-    def found(self) -> list[str]:
-        """Names of the models in the folder as it stands.
+    def found(self) -> Found:
+        """What the folder holds as it stands.
 
         Raises:
             UnavailableError: it cannot be read, such as a volume that is not mounted any more.
         """
-        try:
-            homes = sorted(entry for entry in self.folder.iterdir() if entry.is_dir())
-        except OSError as error:
-            raise _unreadable(error) from error
-        return [home.name for home in homes if not home.name.startswith(".") and self._is_model(home)]
-
-    def place(self) -> tuple[int, int]:
-        """Device and number of the folder: others under the same name where a volume is mounted or not.
-
-        Raises:
-            UnavailableError: it cannot be read.
-        """
-        try:
-            state = self.folder.stat()
-        except OSError as error:
-            raise _unreadable(error) from error
-        return state.st_dev, state.st_ino
+        return self.contents.found()
 
     def ready_versions(self, name: str) -> list[int]:
         """Versions of a model that can answer, ascending; none for an unknown model."""
@@ -146,7 +138,7 @@ class Repository:
         """Every model, loaded or only found in the folder; what is loaded serves on without the folder."""
         lines = []
         try:
-            found = self.found()
+            found = self.found().models
         except UnavailableError as error:
             log.warning("the index lists loaded models only: %s", error)
             found = []
@@ -170,6 +162,9 @@ class Repository:
 
         Returns:
             The versions that the configuration asks for.
+
+        Raises:
+            OSError: its folder cannot be read.
         """
         numbers = versions(home)
         if not numbers:
@@ -200,15 +195,6 @@ class Repository:
         for model in self.models():
             model.close()
 
-    def _is_model(self, home: Path) -> bool:
-        try:
-            return bool(versions(home)) or (home / CONFIG_FILE).exists()
-        except OSError as error:  # such as the lost+found of a volume, which only its owner may read
-            if home.name in self._models:  # it was one, and nobody knows that it is none any more
-                return True
-            log.warning("folder %s is passed over: it cannot be read (%s)", home, error.strerror)
-            return False
-
     def _load_version(
         self, home: Path, number: int, config: ModelConfig, present: Model | str | None
     ) -> Model | str:
@@ -232,8 +218,3 @@ def _public(error: Exception, home: Path) -> str:
     for place in (home, home.resolve()):
         text = text.replace(str(place), home.name)
     return _PRIVATE.sub("", text)[:300]
-
-
-def _unreadable(error: OSError) -> UnavailableError:
-    """Strangers may read this: no word of where the folder is."""
-    return UnavailableError(f"the model repository cannot be read ({error.strerror})")

@@ -53,6 +53,7 @@ class Services:
         self._settings = settings
         self.telemetry = Telemetry()
         self.repository = Repository(settings)
+        self.telemetry.watch_unreadable(lambda: self.repository.contents.unreadable)
         self._tracer = tracer or open_tracer(settings.otlp_endpoint)
         self._guard = Guard(
             self.telemetry, Access(_token_files(settings)), self._tracer, Overload.of(settings)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from threading import Thread
 from wsgiref.simple_server import WSGIServer
@@ -95,6 +95,16 @@ class Telemetry:
             "Times that the polled repository could not be read any more or was empty, so that all models were kept",
             registry=self.registry,
         )
+
+        self._unreadable = Gauge(
+            "penstock_repository_unreadable_folders",
+            "Folders of the repository that could not be read when it was last looked",
+            registry=self.registry,
+        )
+
+    def watch_unreadable(self, count: Callable[[], int]) -> None:
+        """Show how many folders of the repository cannot be read."""
+        self._unreadable.set_function(count)
 
     def lost(self) -> None:
         """Count that the polled repository has gone."""

@@ -17,7 +17,7 @@ from penstock.service.configuration import check_identity, wanted_versions
 from penstock.service.probe import PREFIX
 from penstock.service.probe import main as probe
 from penstock.service.settings import Settings
-from tests.service.conftest import add_bundle
+from tests.service.bundles import add_bundle
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 KSERVE = DEPLOY / "kserve"

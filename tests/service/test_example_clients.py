@@ -25,7 +25,7 @@ from onnx import TensorProto
 from tritonclient.grpc import model_config_pb2, service_pb2
 from tritonclient.utils import InferenceServerException, serialize_byte_tensor
 
-from tests.service.conftest import CLASSES, SHAPE, add_bundle
+from tests.service.bundles import CLASSES, SHAPE, add_bundle
 from tests.service.plain import SIMPLE_CONFIG, add_examples, add_model, simple
 
 Client = Any  # tritonclient is not typed

@@ -16,10 +16,11 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 import pytest
+from flood import flood
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from penstock.service.statuses import REFUSALS_LOGGED
-from tests.service.conftest import add_bundle
+from tests.service.bundles import add_bundle
 from tests.service.scale import FULL, long, scaled
 from tests.service.test_stress import metrics, one_call, resident_mib
 
@@ -165,42 +166,31 @@ def cores() -> Iterator[tuple[set[int], set[int]]]:
 def test_overload(tmp_path: Path, start: Any, request_for: Request, cores: tuple[set[int], set[int]]) -> None:
     """The queue is full all the time: who is accepted waits no longer than it is deep, and the rest hear so at once.
 
-    The full form judges the times too, which takes a core for the server and one for the load.
+    The full form judges the times too, which takes a core for the server and one for the load. `flood` says what is in
+    them of the client: of refusals the largest is judged where nothing but the load runs beside, in ``benchmarks``.
     """
     add_bundle(tmp_path / "models", "slow", single=True, work="slow", shape=SHAPE)
     image = np.zeros((1, *SHAPE), np.float32)
     image[0, 0, 0, 0] = PIXEL
     request = request_for("slow", image)
-    times: dict[str, list[float]] = {}
 
-    async def scenario(running: Any) -> tuple[float, float]:
+    async def capacity_of(running: Any) -> float:
         async with grpc.aio.insecure_channel(running.url) as channel:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-
-            async def send() -> None:
-                begin = time.perf_counter()
-                try:
-                    await stub.ModelInfer(request, timeout=60)
-                    outcome = "OK"
-                except grpc.aio.AioRpcError as error:
-                    outcome = f"{error.code().name}: {error.details()}"
-                times.setdefault(outcome, []).append(time.perf_counter() - begin)
-
-            capacity = await closed_loop(send, scaled(5, 1.5), at_once=4)
-            await open_loop(send, scaled(10, 1), 5 * capacity)
-            before = await asyncio.to_thread(resident_mib, running)
-            times.clear()
-            await open_loop(send, OVERLOAD_SECONDS, 5 * capacity)
-            growth = await asyncio.to_thread(resident_mib, running) / before
-            begin = time.perf_counter()
-            await stub.ModelInfer(request, timeout=60)
-            assert time.perf_counter() - begin < max(1.0, 5 / capacity), "recovers at once"
-            return capacity, growth
+            return await closed_loop(lambda: stub.ModelInfer(request, timeout=60), scaled(5, 1.5), at_once=4)
 
     os.sched_setaffinity(0, cores[0])  # a process that is started inherits it
     with start(tmp_path / "models", threads=1, max_queue=QUEUE) as running:
         os.sched_setaffinity(0, cores[1])
-        capacity, growth = asyncio.run(scenario(running))
+        capacity = asyncio.run(capacity_of(running))
+        flood(running.url, request, scaled(10, 1), 5 * capacity)
+        before = resident_mib(running)
+        times = flood(running.url, request, OVERLOAD_SECONDS, 5 * capacity).times
+        growth = resident_mib(running) / before
+        with grpc.insecure_channel(running.url) as channel:
+            begin = time.perf_counter()
+            service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=60)
+            assert time.perf_counter() - begin < max(1.0, 5 / capacity), "recovers at once"
         assert running.stop() == 0
         lines = running.log.read_text().count(" refused with ")
     refusal = next((outcome for outcome in times if outcome != "OK"), "")

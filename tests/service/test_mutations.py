@@ -25,7 +25,7 @@ from tritonclient.grpc import service_pb2
 from penstock.service.path_servicer import PATHS
 from penstock.service.servicer import INFERENCE
 from penstock.service.v1 import paths_pb2
-from tests.service.conftest import add_bundle
+from tests.service.bundles import add_bundle
 from tests.service.plain import FLOAT, add_examples, identity
 from tests.service.scale import long, scaled
 from tests.service.test_stress import metrics

@@ -22,7 +22,7 @@ from penstock.service.configuration import completed, wanted_versions
 from penstock.service.devices import CPU, Device
 from penstock.service.session import GraphTensor, Session
 from penstock.service.tensors import DATATYPES, decode, encode
-from tests.service.conftest import CLASSES
+from tests.service.bundles import CLASSES
 from tests.service.plain import FLOAT, INT32, add_examples, add_model, graph, identity
 
 Client = Any  # tritonclient is not typed

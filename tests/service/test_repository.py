@@ -15,7 +15,7 @@ from grpc import StatusCode
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from penstock.bundle import CONFIG_FILE, MANIFEST_FILE, MODEL_FILE, Bundle, read_bundle, versions
+from penstock.bundle import CONFIG_FILE, MANIFEST_FILE, MODEL_FILE, Bundle, read_bundle
 from penstock.files import sha256
 from penstock.service.repository import Repository
 from penstock.service.settings import Settings
@@ -210,22 +210,15 @@ def test_damage_that_nobody_foresaw(
     loaded.close()
 
 
-def test_folder_that_may_not_be_read_is_passed_over(
-    repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+def test_folder_that_cannot_be_read_is_passed_over(
+    repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As the ``lost+found`` of a volume. Root may read everything, so the refusal is imitated."""
+    """As the ``lost+found`` of a volume; root may read everything but what leads nowhere."""
     copy_model(repository / "single", tmp_path / "whole")
-    (tmp_path / "lost+found").mkdir()
-
-    def look(home: Path) -> list[int]:
-        if home.name == "lost+found":
-            raise PermissionError(13, "Permission denied")
-        return versions(home)
-
-    monkeypatch.setattr("penstock.service.repository.versions", look)
+    (tmp_path / "lost+found").symlink_to("lost+found")
     loaded = Repository(Settings(model_repository=tmp_path))
     assert loaded.names == ["whole"]
-    assert "lost+found is passed over: it cannot be read (Permission denied)" in caplog.text
+    assert "lost+found cannot be read (Too many levels of symbolic links): it is passed over" in caplog.text
     loaded.close()
 
 

@@ -23,7 +23,7 @@ from tritonclient.utils import InferenceServerException
 from penstock.bundle import MODEL_FILE
 from penstock.service import client
 from penstock.service.client import PathClient
-from tests.service.conftest import SHAPE, add_bundle
+from tests.service.bundles import SHAPE, add_bundle
 from tests.service.test_control import adding, ask
 from tests.service.test_lifecycle import sample, wait_until
 

@@ -22,7 +22,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 from tritonclient.grpc import model_config_pb2
 
-from tests.service.conftest import SHAPE, add_bundle
+from tests.service.bundles import SHAPE, add_bundle
 from tests.service.plain import SIMPLE_CONFIG, add_examples, add_model, graph, simple
 
 VARIABLE = "PENSTOCK_TRITON_EXAMPLES"
