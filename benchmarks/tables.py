@@ -27,6 +27,7 @@ import table_requirements
 import table_serving
 import table_speed
 import table_speed_gpu
+import table_speed_requirements
 from machine import RESULTS
 
 ROOT = RESULTS.parent.parent
@@ -91,6 +92,7 @@ PAGES: Mapping[str, Mapping[str, Table]] = {
         "best-settings": BEST,
     },
     "docs/speed-results.md": {
+        "speed-requirements": _speed(table_speed_requirements.requirements),
         "speed-everything": _speed(table_speed.everything),
         "speed-flags": _speed(table_speed.flags),
         "speed-exports": _speed(table_speed.exports),

@@ -11,6 +11,7 @@ import table_disentangle
 import table_learning
 import table_speed
 import table_speed_gpu
+import table_speed_requirements
 from study_runs import read_study
 from table_main_job import FIGURES
 from tables import PAGES, MarksError, fill, main
@@ -294,6 +295,45 @@ def test_growth_shows_networks_of_several_numbers_of_prototypes_beside_the_dense
         ["density 0.5", "16", "20"],
     ]
     assert table_speed.growth({"rows": []}) == []
+
+
+def test_requirements_of_speed_are_judged_by_their_worst_row() -> None:
+    rows = [
+        speed("dense", 1, 10.0, accuracy=0.93),
+        speed("cascade, auto", 1, 3.9, accuracy=0.926),
+        speed("cascade, auto", 1, 4.1, threads=2, accuracy=0.931),
+        speed("cascade, auto", 8, 10.3, engine="openvino"),
+        speed("cascade of it and dense", 1, 4.0),
+        speed("cascade of it and dense, with flags", 1, 4.4),
+        speed("cascade, auto, with flags", 8, 5.0),
+    ]
+    _, _, *lines = table_speed_requirements.requirements({"rows": rows})
+    judged = [cells(line) for line in lines if line.startswith("|")]
+    measured = {(row[0], row[1]): row[2:] for row in judged if row[-1] != "not measured"}
+    assert measured == {
+        ("all", "`auto`, no flags, over dense"): [
+            "VGG-16-BN, cascade, auto, batch 1, 2 threads, fp32",
+            *("at least 0.98", "2.44", "yes"),
+        ],
+        ("VGG-16-BN", "`auto` with flags, over dense"): [
+            "batch 8, 1 thread, fp32",
+            *("at least 1.2", "2.00", "yes"),
+        ],
+        ("VGG-16-BN", "cascade, `auto`, fp32, over dense"): [
+            "batch 1, 2 threads, fp32",
+            *("at least 2.5", "2.44", "**no**"),
+        ],
+        ("VGG-16-BN", "cascade, `routed`, fp32: what flags add"): [
+            "batch 1, 1 thread, fp32",
+            *("at most 5 %", "10.00 %", "**no**"),
+        ],
+        # Threads have no say in an accuracy, so the row of two is beside no dense one here.
+        ("VGG-16-BN", "cascade, `auto`: accuracy lost, points"): [
+            "batch 1, 1 thread, fp32",
+            *("at most 0.5", "0.40", "yes"),
+        ],
+    }
+    assert table_speed_requirements.requirements({"rows": []}) == []
 
 
 def test_flags_are_priced_beside_the_same_form_without_them() -> None:
