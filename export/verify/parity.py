@@ -17,7 +17,7 @@ from penstock.bundle import FLAG, LOGITS, SCORE, Calibration
 from penstock.errors import VerificationError
 from penstock.export.capture.contract import Answer, ServedModel
 from penstock.export.runtime import Outputs
-from penstock.export.verify.margins import margins
+from penstock.export.verify.margins import listening, margins
 from penstock.paths import PathLayout
 
 TOLERANCE = 1e-4
@@ -65,9 +65,13 @@ def reference(model: torch.nn.Module, images: npt.NDArray[np.uint8], batch: int 
     answers, far = [], []
     for start in range(0, len(images), batch):
         floats = torch.from_numpy(images[start : start + batch]).float() / 255
-        answers.append(model(floats))
-        fixed = torch.full(answers[-1].path.shape, torch.inf)
-        far.append(margins(model.network, floats) if isinstance(model, ServedModel) else fixed)
+        if isinstance(model, ServedModel):
+            with listening(model.network) as heard:
+                answers.append(model(floats))
+            far.append(margins(model.network, heard))
+        else:
+            answers.append(model(floats))
+            far.append(torch.full(answers[-1].path.shape, torch.inf))
     joined = Answer(*(torch.cat(parts) for parts in zip(*answers, strict=True)))
     return Reference(joined, torch.cat(far).numpy())
 

@@ -1,0 +1,100 @@
+"""The lowering `auto`, which measures and chooses."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import pytest
+
+from penstock.errors import (
+    UnsupportedError,
+)
+from penstock.export.autotune.stages import MASKED, PICKINGS
+from penstock.export.lowerings.executed import Executed
+from penstock.export.lowerings.masked import Masked
+from penstock.export.options import LOWERINGS
+from penstock.export.passes.reporting import Report
+from penstock.export.pipeline import ExportOptions, export
+from penstock.nn.checkpoint import Checkpoint
+
+
+def test_auto_takes_what_it_measured_as_fastest(tiny: Checkpoint, tiny_run: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    options = ExportOptions(source=str(tiny_run), repository=tmp_path, name="auto")
+    manifest = export(options, said.append).manifest
+    tuning = manifest.tuning
+    assert tuning is not None
+    assert (tuning.provider, tuning.batch, tuning.threads) == ("cpu", 1, 1)
+    assert tuning.tried_ms.keys() == set(PICKINGS)  # there are no prototypes to route to
+    assert list(tuning.layers) == list(tiny.network.layout.names)
+    assert manifest.lowering == ("masked" if set(tuning.layers.values()) == {MASKED} else "gathered")
+    assert tuning.ratio == tuning.dense_ms / tuning.chosen_ms
+    assert [name for stage in tuning.stages for name in stage.layers] == list(tuning.layers)
+    for stage in tuning.stages:
+        assert stage.tried_ms.keys() == set(PICKINGS)
+        assert {tuning.layers[name] for name in stage.layers} == {stage.chosen}
+        assert str(stage) in said
+    assert f"taking {manifest.lowering}" in said
+
+
+def test_auto_without_flags_is_never_slower_than_dense(tiny_run: Path, tmp_path: Path) -> None:
+    options = ExportOptions(source=str(tiny_run), repository=tmp_path, name="auto", flags=False)
+    tuning = (manifest := export(options).manifest).tuning
+    assert tuning is not None
+    if manifest.lowering == "dense":
+        assert (tuning.ratio, tuning.layers) == (1.0, {})
+        assert tuning.tried_ms["tuned"] > tuning.chosen_ms
+    else:
+        assert tuning.ratio >= 1
+        assert "tuned" not in tuning.tried_ms
+
+
+def test_auto_keeps_to_how_the_versions_there_are_called(tiny_run: Path, tmp_path: Path) -> None:
+    options = ExportOptions(source=str(tiny_run), repository=tmp_path, name="net", lowering="masked")
+    first = export(options)
+    said: list[str] = []
+    second = export(replace(options, lowering="auto"), said.append)
+    assert second.manifest.lowering == "masked"
+    assert second.manifest.tuning is not None
+    assert second.manifest.tuning.tried_ms.keys() == {MASKED}
+    assert "without gathered: the versions of 'net' that are there take batches" in said
+    shutil.rmtree(first.folder)
+    shutil.rmtree(second.folder)
+    single = export(replace(options, lowering="gathered"))
+    assert single.folder == first.folder
+    third = export(replace(options, lowering="auto", flags=False)).manifest  # and not the dense network
+    assert (third.lowering, MASKED in third.tuning.tried_ms if third.tuning else None) == ("gathered", False)
+
+
+@pytest.mark.parametrize("part", [{"class_name": "cat"}, {"member": "first"}])
+@pytest.mark.parametrize("flags", [True, False])
+def test_dense_is_no_candidate_where_a_part_of_the_source_was_asked_for(
+    part: dict[str, Any], flags: bool
+) -> None:
+    options = ExportOptions(source="runs/x", repository=Path("models"), name="net", flags=flags)
+    assert options.dense_will_do == (not flags)
+    assert not replace(options, **part).dense_will_do
+
+
+class Refusing(Masked):
+    """A lowering that cannot do some layer of this network."""
+
+    def lower(self, model: ir.Model, report: Report | None = None) -> Executed:
+        raise UnsupportedError("layer odd is not for me: take another lowering")
+
+
+def test_auto_goes_on_without_a_lowering_that_refuses(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.export.autotune.stages.Gathered", lambda picking: Refusing())
+    monkeypatch.setitem(LOWERINGS, "gathered", lambda *, single: Refusing())
+    said: list[str] = []
+    options = ExportOptions(source=str(tiny_run), repository=tmp_path, name="auto")
+    assert export(options, said.append).manifest.lowering == "masked"
+    assert "without masked: layer odd is not for me: take another lowering" in said
+    with pytest.raises(UnsupportedError, match="layer odd"):
+        export(replace(options, lowering="gathered", name="net"))
