@@ -27,8 +27,9 @@ import numpy.typing as npt
 import table_mixed_batches
 from batching import NETWORKS
 from machine import RESULTS, about
-from speed_forms import Form, exported, shown
+from speed_forms import exported, shown
 from speed_gpu import gpu_name
+from speed_subjects import Form
 
 from penstock.bundle import PATH
 from penstock.export.autotune.measure import LEAST_BATCHES, Run, feeds, interleaved

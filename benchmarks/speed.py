@@ -19,11 +19,13 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from machine import RESULTS, about
-from speed_forms import ORT, Made, accuracy, exported, forms, networks, shown, with_batch
+from speed_forms import Made, accuracy, exported, shown, with_batch
+from speed_subjects import BATCHES, ORT, THREADS, forms, networks
 
 from penstock.export.autotune.engines import OPENVINO, Loaded, load
 from penstock.export.autotune.measure import measure
@@ -47,15 +49,15 @@ def main() -> int:
     file = parsed.out / FILE
     rows = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.is_file() else []
     for network in networks(parsed.only or ["*"]):
-        for batch in parsed.batch or [1, 8]:
-            new = timed(network, batch, parsed.threads or [1, 2])
+        for batch in parsed.batch or BATCHES:
+            new = timed(network, batch, parsed.threads or THREADS)
             measured = {_setting(row) for row in new}
             rows = [row for row in rows if _setting(row) not in measured] + new
             write_atomic(file, json.dumps({"rows": rows}, indent=2) + "\n")
     return 0
 
 
-def timed(network: dict[str, Any], batch: int, threads: list[int]) -> list[dict[str, Any]]:
+def timed(network: dict[str, Any], batch: int, threads: Sequence[int]) -> list[dict[str, Any]]:
     """Rows of one network at one batch size."""
     rows = []
     accuracies: dict[

@@ -1,15 +1,12 @@
-"""What the benchmarks of speed time: forms of networks as ``speed.toml`` names them, each exported by itself."""
+"""The forms that the benchmarks of speed time, each exported by itself."""
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import json
 import shlex
 import subprocess
 import sys
-import tomllib
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -19,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from machine import cores
+from speed_subjects import Form
 from usage import Usage, usage
 
 from penstock import data
@@ -27,29 +25,8 @@ from penstock.export.runtime import open_graph
 from penstock.export.sample import synthetic_images
 from penstock.files import sha256
 
-SUBJECTS = Path(__file__).with_name("speed.toml")
-ORT = "onnxruntime"
 AUTO = "auto"
 LEAST_IMAGES = 64  # of a data set: how long a path takes depends on the image
-
-
-@dataclass(frozen=True)
-class Form:
-    """One form of a network at one precision.
-
-    Attributes:
-        label: for the table.
-        precision: as the command line has it.
-        command: what follows ``penstock export``, or the other script that makes it and what follows that.
-        script: of ``benchmarks/``; ``None``: ``penstock export``.
-        engines: what runs it.
-    """
-
-    label: str
-    precision: str
-    command: tuple[str, ...]
-    script: str | None = None
-    engines: tuple[str, ...] = (ORT,)
 
 
 @dataclass(frozen=True)
@@ -74,22 +51,6 @@ class Made:
     def sha256(self) -> str:
         """Hash of the file."""
         return sha256(self.file)
-
-
-def networks(patterns: Sequence[str], subjects: Path = SUBJECTS) -> Iterator[dict[str, Any]]:
-    """The networks whose names fit one of the patterns, as they stand in the file."""
-    for network in tomllib.loads(subjects.read_text(encoding="utf-8"))["network"]:
-        if any(fnmatch.fnmatch(network["name"], pattern) for pattern in patterns):
-            yield network
-
-
-def forms(network: dict[str, Any]) -> Iterator[Form]:
-    """Every form of a network at every precision."""
-    for form in network["form"]:
-        for precision in form["precisions"]:
-            engines = tuple(form.get("engines", (ORT,)))
-            words = tuple(shlex.split(form["export"]))
-            yield Form(form["label"], precision, words, form.get("script"), engines)
 
 
 @cache

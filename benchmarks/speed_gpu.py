@@ -32,7 +32,8 @@ import numpy.typing as npt
 import table_speed_gpu
 from gpu_sessions import CPU, CUDA, Bound, bind
 from machine import RESULTS, about
-from speed_forms import SUBJECTS, Form, Made, exported, forms, networks, shown
+from speed_forms import Made, exported, shown
+from speed_subjects import SUBJECTS, Form, forms, networks
 
 from penstock.export.autotune.measure import feeds, interleaved
 from penstock.files import write_atomic

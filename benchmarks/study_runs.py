@@ -28,6 +28,9 @@ KINDS = {
     "graded4": "K = 4, graded by difficulty",
     "cascade-dense": "cascade of a static path and the dense network",
     "paper": "gates, preset `paper`",
+    "gates-short": "as in all settings here",
+    "gates-plain": "pooled features as they are, not normalised",
+    "gates-uninformed": "without the mutual-information term",
 }
 
 

@@ -1,4 +1,4 @@
-"""The tables of ``results/learning.json``: best settings, accuracy at equal MACs, and the paper's preset."""
+"""The tables of ``results/learning.json``: best settings, accuracy at equal MACs, what else was trained."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ NETWORKS = {
 DATA = {"cifar10": "CIFAR-10", "caltech25": "Caltech-101, 25 classes"}
 COMPARED = "resnet20"  # at equal MACs
 BUDGETS = (0.5, 0.35, 0.25)
+DEPENDENCE = ("gates-short", "gates-plain", "gates-uninformed")  # gates that differ in one thing
 NOTHING = "-"  # not measured yet, or without meaning
 
 Line = list[dict[str, Any]]  # runs that differ in their seed only
@@ -45,7 +46,10 @@ def best_settings(results: dict[str, Any]) -> list[str]:
 
 
 def equal_macs(results: dict[str, Any]) -> list[str]:
-    """One row for each way to choose paths, one column for each budget: accuracy and the share that was measured."""
+    """One row for each way to choose paths, one column for each budget.
+
+    A cell is the accuracy, the share of MACs, and the share of filters that depend on the input.
+    """
     found = _lines(results["rows"], _is_compared)
     rows = []
     for kind in dict.fromkeys(line[0]["row"]["kind"] for line in _in_order(found)):
@@ -78,6 +82,24 @@ def other_networks(results: dict[str, Any]) -> list[str]:
     return _finished(markdown(head, rows, words=2), found, _is_other)
 
 
+def dependence(results: dict[str, Any]) -> list[str]:
+    """One row for each change to what makes gates depend on the input."""
+    found = _in_order(_lines(results["rows"], _is_dependence))
+    head = ["gates", "accuracy, dense", "accuracy", "points lost", "MACs"]
+    head += ["filters that vary", "filters that depend on the input", "epochs", "seeds"]
+    rows = [
+        (
+            KINDS[line[0]["row"]["kind"]],
+            *_accuracies(line),
+            *(share(_all(line, key)) for key in ("mac_fraction", "varying", "input_dependent")),
+            _epochs(line),
+            _seeds(line),
+        )
+        for line in found
+    ]
+    return _finished(markdown(head, rows), found, _is_dependence)
+
+
 def paper_preset(results: dict[str, Any]) -> list[str]:
     """One row for each network that was trained as the paper's authors released it."""
     found = _lines(results["rows"], _is_paper)
@@ -101,11 +123,15 @@ def _is_best(row: Row) -> bool:
 
 
 def _is_compared(row: Row) -> bool:
-    return row.network == COMPARED and row.budget in BUDGETS
+    return row.network == COMPARED and row.budget in BUDGETS and not _is_dependence(row)
 
 
 def _is_other(row: Row) -> bool:
     return row.network != COMPARED and row.kind != "paper"
+
+
+def _is_dependence(row: Row) -> bool:
+    return row.kind in DEPENDENCE
 
 
 def _is_paper(row: Row) -> bool:
@@ -157,8 +183,13 @@ def _accuracies(line: Line) -> tuple[str, str, str]:
 def _accuracy_at(line: Line) -> str:
     if not line:
         return NOTHING
-    macs = _all(line, "mac_fraction")
-    return f"{share(_all(line, 'decoupled_accuracy'), 2)} @ {sum(macs) / len(macs):.1%}"
+    dependent = _all(line, "input_dependent")
+    varying = "" if None in dependent else f" ({_mean(dependent):.1%})"
+    return f"{share(_all(line, 'decoupled_accuracy'), 2)} @ {_mean(_all(line, 'mac_fraction')):.1%}{varying}"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _epochs(line: Line) -> str:

@@ -127,6 +127,7 @@ PAGES: Mapping[str, Mapping[str, Table]] = {
     "docs/learning-results.md": {
         "best-settings": BEST,
         "equal-macs": _learning(table_learning.equal_macs),
+        "input-dependence": _learning(table_learning.dependence),
         "other-networks": _learning(table_learning.other_networks),
         "paper-preset": _learning(table_learning.paper_preset),
         "class-tasks": _disentangle(table_disentangle.tasks),

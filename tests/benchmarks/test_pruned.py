@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pruned
 import pytest
-from speed_forms import SUBJECTS, forms, networks
+from speed_subjects import SUBJECTS, forms, networks
 
 from penstock.data import load
 from penstock.export.runtime import open_graph

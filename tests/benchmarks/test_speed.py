@@ -14,7 +14,8 @@ import onnx
 import pytest
 import speed_gpu
 from gpu_sessions import is_fixed
-from speed_forms import SUBJECTS, forms, networks, with_batch
+from speed_forms import with_batch
+from speed_subjects import SUBJECTS, forms, networks
 from usage import usage
 
 from penstock import zoo

@@ -55,6 +55,12 @@ def test_a_row_says_what_the_command_does(run: Run) -> None:
         kind = f"graded{prototypes}"
     elif kind in ("k1", "k4") and config["tune"]["epochs"] > LONG:
         kind += "-long"
+    elif option(run, "gate.normalize") == "false":
+        kind += "-plain"
+    elif option(run, "mutual_information") == "0.0":
+        kind += "-uninformed"
+    elif run.row.kind == "gates-short":  # what these two are compared with
+        kind += "-short"
     assert run.row.kind == kind
     if "backbone" in config:
         assert run.row.network == config["backbone"]
