@@ -15,6 +15,7 @@ from penstock.files import sha256
 from penstock.learn import disentangle as module
 from penstock.learn.disentangle import disentangle
 from penstock.learn.disentangle_config import DisentangleConfig, MeasureConfig
+from penstock.learn.runs import training_batches
 from penstock.nn.sub_architectures import SUB_ARCHITECTURES_FILE, load_sub_architectures
 
 RUN = """
@@ -124,6 +125,25 @@ def test_what_could_not_be_measured_is_refused_before_anything_is_searched(
     with pytest.raises(ConfigurationError, match=message):
         disentangle(wanted, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("data", ["digits", "cifar10", "folder:here"])
+def test_images_are_varied_as_in_decoupling(
+    data: str, config: DisentangleConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Asked(Exception):
+        """Ends the run once it is known what was asked for."""
+
+    def streams(*_: object, padding: int, flip: bool, **__: object) -> None:
+        raise Asked(padding, flip)
+
+    splits = load("digits")
+    monkeypatch.setattr(module, "load", lambda *_, **__: splits)
+    monkeypatch.setattr(module, "ClassStreams", streams)
+    with pytest.raises(Asked) as asked:
+        disentangle(dataclasses.replace(config, data=data), tmp_path / "run", progress=False)
+    batches = training_batches(splits, data, size=8, seed=0, views=1)
+    assert asked.value.args == (batches.padding, batches.flip)
 
 
 def test_the_bottleneck_form_runs_as_well(config: DisentangleConfig, tmp_path: Path) -> None:

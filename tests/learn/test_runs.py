@@ -39,6 +39,12 @@ def test_images_are_varied_as_suits_the_data_set(data: str, padding: int, flip: 
     assert (batches.batch_size, batches.seed, batches.views, batches.training) == (32, 3, 5, True)
 
 
+def test_images_of_a_folder_are_shifted_by_a_share_of_their_width_and_mirrored() -> None:
+    assert runs.augmentation("folder:here", 224) == (16, True)
+    assert runs.augmentation("folder:here", 32) == (2, True)
+    assert runs.augmentation("mnist", 28) == (2, False)
+
+
 def test_the_teacher_is_the_configured_one_or_the_runs_own_or_nobody() -> None:
     own, batches = build_backbone("digits-cnn", 10), Batches(load("digits").train, 32, training=True)
     config = DecoupleConfig(data="digits", backbone="digits-cnn", distillation=0.5, temperature=3.0)

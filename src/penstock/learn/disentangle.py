@@ -148,7 +148,7 @@ def _try(job: _Job, beta: float, splits: Splits, say: Say) -> Candidate:
 
 
 def _streams(config: DisentangleConfig, splits: Splits) -> ClassStreams:
-    padding, flip = runs.AUGMENTATION.get(config.data, (0, False))
+    padding, flip = runs.augmentation(config.data, splits.train.images.shape[-1])
     return ClassStreams(
         splits.train,
         config.batch_size,

@@ -35,8 +35,8 @@ from penstock.nn.path_network import PathNetwork
 CONFIG_FILE = "config.json"
 FIGURES_FILE = "figures.json"
 
-# How training images are varied: largest shift in pixels, and whether to mirror (a mirrored digit is no digit).
-AUGMENTATION = {"digits": (1, False), "mnist": (2, False), "cifar10": (4, True), "caltech25": (16, True)}
+# Largest shift in pixels, and whether to mirror (a mirrored digit is no digit).
+_AUGMENTATION = {"digits": (1, False), "mnist": (2, False), "cifar10": (4, True), "caltech25": (16, True)}
 
 Say = Callable[[str], None]
 
@@ -100,12 +100,21 @@ def budget_of(config: Mapping[str, Any]) -> float | None:
     return None if decoupled_without else config.get("budget")
 
 
+def augmentation(data: str, size: int) -> tuple[int, bool]:
+    """How training images are varied: largest shift in pixels, and whether to mirror.
+
+    Args:
+        data: data set, by name; any other than those of known style holds natural images, as far as we know.
+        size: width of its images.
+    """
+    return _AUGMENTATION.get(data, (size // 14, True))
+
+
 def training_batches(
     splits: Splits, data: str, *, size: int, seed: int, views: int, cutout: int = 0
 ) -> Batches:
     """The training images in the order of a seed, varied as suits the data set."""
-    # Any other set holds natural images, as far as we know.
-    padding, flip = AUGMENTATION.get(data, (splits.train.images.shape[-1] // 14, True))
+    padding, flip = augmentation(data, splits.train.images.shape[-1])
     return Batches(
         splits.train,
         size,
