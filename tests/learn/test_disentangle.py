@@ -46,8 +46,9 @@ def config(trained_digits: Path) -> DisentangleConfig:
 
 @pytest.fixture(scope="module")
 def run(config: DisentangleConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "disentangled"
-    disentangle(config, folder, progress=False)
+    folder, said = tmp_path_factory.mktemp("runs") / "disentangled", list[str]()
+    disentangle(config, folder, progress=False, say=said.append)
+    (folder / "said").write_text("\n".join(said))
     return folder
 
 
@@ -57,6 +58,9 @@ def test_the_beta_is_chosen_that_keeps_the_network_s_decisions(run: Path) -> Non
     good, closed = figures["candidates"]
     assert good["kept"] > 0.5 > closed["kept"]
     assert closed["density"] < 0.1 < good["density"]
+    (told,) = (line for line in (run / "said").read_text().splitlines() if "keep" in line)
+    missed = good["kept"] < 0.9
+    assert told.startswith("below keep: 90.0% of" if missed else "beta 0.01 is taken: it keeps")
 
 
 def test_figures_are_those_of_the_sub_architectures(run: Path) -> None:

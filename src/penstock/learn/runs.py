@@ -173,6 +173,7 @@ def finish(
     config: Mapping[str, Any],
     fpr: float,
     budget: float | None = None,
+    remedy: str = "give it more epochs, a larger budget_weight or a larger budget",
     say: Say = lambda _: None,
 ) -> Checkpoint:
     """Fit the detector, measure everything on the test images, and write the result.
@@ -187,6 +188,7 @@ def finish(
         config: what was asked for.
         fpr: false-positive rate that the detector is calibrated for.
         budget: share of the MACs that training was to arrive at; ``None``: none that it could miss.
+        remedy: what to do where it was missed.
         say: told what is going on, and of a budget that was missed.
     """
     say("fitting the detector")
@@ -220,10 +222,7 @@ def finish(
     checkpoint.save(out / CHECKPOINT_FILE)  # last: where it is, the run is finished
     share = checkpoint.figures["mac_fraction"]
     if budget is not None and share > budget + TOLERANCE:
-        say(
-            f"over budget: {share:.1%} of the MACs on the test images, {budget:.1%} were asked for; "
-            "give it more epochs, a larger budget_weight or a larger budget"
-        )
+        say(f"over budget: {share:.1%} of the MACs on the test images, {budget:.1%} were asked for; {remedy}")
     return checkpoint
 
 
