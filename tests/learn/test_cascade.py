@@ -17,10 +17,11 @@ from penstock.export.pipeline import ExportOptions, export
 from penstock.files import sha256
 from penstock.learn import cascade as module
 from penstock.learn.cascade import BLEND, cascade
-from penstock.learn.runs import CONFIG_FILE, FIGURES_FILE
+from penstock.learn.runs import FIGURES_FILE
 from penstock.nn.cascade import RAN, Cascade, confidence
 from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint
 from penstock.nn.inference import answer
+from penstock.nn.run_folders import CONFIG_FILE
 
 BUDGET = 0.6
 

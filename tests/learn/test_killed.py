@@ -12,9 +12,9 @@ import pytest
 
 from penstock.cli import main
 from penstock.files import sha256
-from penstock.learn.dense import WEIGHTS_FILE
-from penstock.learn.runs import CONFIG_FILE, FIGURES_FILE
+from penstock.learn.runs import FIGURES_FILE
 from penstock.nn.checkpoint import CHECKPOINT_FILE
+from penstock.nn.run_folders import CONFIG_FILE, WEIGHTS_FILE
 
 TRAIN = """
 data = "digits"

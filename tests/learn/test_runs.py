@@ -15,6 +15,7 @@ from penstock.learn.batches import Batches
 from penstock.learn.config import DecoupleConfig
 from penstock.nn.backbones import build_backbone
 from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint
+from penstock.nn.run_folders import CONFIG_FILE
 
 
 def test_a_folder_belongs_to_one_configuration(tmp_path: Path) -> None:
@@ -26,7 +27,7 @@ def test_a_folder_belongs_to_one_configuration(tmp_path: Path) -> None:
     for ask in (runs.claim, runs.refuse_other_run):
         with pytest.raises(ConfigurationError, match=r"run holds a run with another configuration"):
             ask(folder, {"seed": 1, "mean": (0.5,)})
-    assert (folder / runs.CONFIG_FILE).read_text() == '{\n  "seed": 0,\n  "mean": [\n    0.5\n  ]\n}\n'
+    assert (folder / CONFIG_FILE).read_text() == '{\n  "seed": 0,\n  "mean": [\n    0.5\n  ]\n}\n'
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,8 @@ from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint
 from penstock.nn.detecting import features, features_of, newly_fitted
 from penstock.nn.inference import answer
 from penstock.nn.path_network import PathNetwork
+from penstock.nn.run_folders import CONFIG_FILE
 
-CONFIG_FILE = "config.json"
 FIGURES_FILE = "figures.json"
 
 # Largest shift in pixels, and whether to mirror (a mirrored digit is no digit).
