@@ -12,9 +12,9 @@ from machine import about
 from study_runs import Run, lineage
 
 from penstock.files import sha256, write_atomic
-from penstock.learn.dense import WEIGHTS_FILE
-from penstock.learn.runs import CONFIG_FILE, FIGURES_FILE
+from penstock.learn.runs import FIGURES_FILE
 from penstock.nn.checkpoint import CHECKPOINT_FILE
+from penstock.nn.run_folders import CONFIG_FILE, WEIGHTS_FILE
 from penstock.report.evaluation import evaluate
 from penstock.report.observation import observe
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from penstock.learn.dense import WEIGHTS_FILE
 from penstock.nn.checkpoint import CHECKPOINT_FILE
+from penstock.nn.run_folders import WEIGHTS_FILE
 from penstock.nn.sub_architectures import SUB_ARCHITECTURES_FILE
 from penstock.records import read_record
 

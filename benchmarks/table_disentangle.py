@@ -9,15 +9,28 @@ import numpy as np
 from table_text import markdown, measured
 
 PARTS = ("first quarter", "second", "third", "last quarter")  # of a network's depth
+KEPT = (
+    "*Kept* is the share of the whole network's balanced accuracy above chance that validation images show, by which "
+    "beta is chosen; **bold** where no beta that was tried keeps what was asked for."
+)
 
 
 def tasks(results: dict[str, Any]) -> list[str]:
     """One row a network: each class's yes-or-no task by its sub-architecture, beside the whole network."""
     head = ["network", "loss", "beta", "accuracy, dense", "own-class recall, dense", "own-class recall"]
-    head += ["balanced accuracy, dense", "balanced accuracy", "filters", "MACs", "images"]
+    head += [
+        "balanced accuracy, dense",
+        "balanced accuracy",
+        "filters",
+        "MACs",
+        "images",
+        "kept (validation)",
+        "to keep",
+    ]
     rows = []
     for name, entry in results["networks"].items():
         figures, own = entry["figures"], entry["figures"]["tasks"]
+        keep, kept = entry["settings"]["keep"], _kept(figures)
         shares = ("dense_recall", "recall", "dense_balanced", "balanced", "density", "mac_share")
         rows.append(
             (
@@ -27,9 +40,11 @@ def tasks(results: dict[str, Any]) -> list[str]:
                 f"{figures['dense_accuracy']:.2%}",
                 *(f"{np.mean(own[key]):.1%}" for key in shares),
                 f"{own['images']:,}",
+                f"{kept:.1%}" if kept >= keep else f"**{kept:.1%}**",
+                f"{keep:.0%}",
             )
         )
-    return _finished(markdown(head, rows, words=2), results)
+    return _finished([*markdown(head, rows, words=2), "", KEPT], results)
 
 
 def classes(results: dict[str, Any]) -> list[str]:
@@ -75,6 +90,12 @@ def hit_rates(results: dict[str, Any]) -> list[str]:
     ]
     head = ["network", "pixels that count", *PARTS, "last three layers", "all filters open", "mosaics"]
     return _finished(markdown(head, rows), results) if rows else []
+
+
+def _kept(figures: dict[str, Any]) -> float:
+    """What the beta that was taken keeps of the network's balanced accuracy above chance, on validation images."""
+    (kept,) = (each["kept"] for each in figures["candidates"] if each["beta"] == figures["beta"])
+    return float(kept)
 
 
 def _hit(hits: dict[str, Any], part: Sequence[int] | np.ndarray[Any, Any]) -> str:

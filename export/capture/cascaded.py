@@ -33,23 +33,23 @@ class CapturedCascade(nn.Module):
         self.register_buffer("blend", cascade.blend)
 
     def forward(self, x: Tensor) -> GatedOutput:
-        """The results of `Cascade.forward`, the codes and opinions of the second member joined."""
+        """The results of `Cascade.forward`, the codes and gate logits of the second member joined."""
         first = self.first(x)
         unsure = confidence(first.logits) < self.threshold
         second = self.second(_node(ESCALATE, x, unsure, like=x))
         codes = torch.cat(second.codes, dim=1)
-        opinions = torch.cat(second.gate_logits, dim=1)
+        gate_logits = torch.cat(second.gate_logits, dim=1)
         ran = unsure.to(x.dtype)[:, None]
         closed = (ran * 0).expand(
             -1, codes.shape[1]
         )  # must not depend on the second member, which may not run
         path = (*first.codes, ran, _node(RESOLVE, closed, codes, unsure, like=codes))
-        opinions = _node(RESOLVE, closed - 0.5, opinions, unsure, like=codes)
+        gate_logits = _node(RESOLVE, closed - 0.5, gate_logits, unsure, like=codes)
         logits = _node(RESOLVE, first.logits, second.logits, unsure, like=first.logits)
         return GatedOutput(
             logits=logits + self.blend * ran * first.logits,
             codes=path,
-            gate_logits=(*first.gate_logits, ran - 0.5, opinions),
+            gate_logits=(*first.gate_logits, ran - 0.5, gate_logits),
             responses=path,
             active_macs=self.active_macs(torch.cat(path, dim=1)),
         )

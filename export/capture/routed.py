@@ -32,10 +32,10 @@ class CapturedRouter(nn.Module):
     def forward(self, x: Tensor) -> Route:
         """Decide for ``x`` ``[N, C, H, W]``; the codes come from the convolutions' nodes."""
         logits = self._alone(x) if self.count == 1 else self._logits(x)
-        opinions = torch.split(logits.softmax(1) @ self.prototypes - 0.5, self.filters, 1)
-        seen = opinions if self.gate is None else (self.gate(x), *opinions[1:])
+        soft_codes = torch.split(logits.softmax(1) @ self.prototypes - 0.5, self.filters, 1)
+        seen = soft_codes if self.gate is None else (self.gate(x), *soft_codes[1:])
         # The codes are placeholders: `CapturedRoutedConv` answers with its node's.
-        return Route(opinions, tuple(seen), logits.argmax(1), logits)
+        return Route(soft_codes, tuple(seen), logits.argmax(1), logits)
 
     def _logits(self, x: Tensor) -> Tensor:
         decided: Tensor = self.expand(torch.relu(self.reduce(x.mean(dim=(2, 3)))))
@@ -63,11 +63,11 @@ class CapturedRoutedConv(CapturedConvolution):
         super().__init__(ROUTED_CONV, conv, layer.activation, (conv.weight, scale, shift, bits), name)
 
     def forward(
-        self, x: Tensor, code: Tensor, opinion: Tensor, chosen: Tensor
+        self, x: Tensor, code: Tensor, soft_code: Tensor, chosen: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The four results of `RoutedConv2d.forward`, the code from the node."""
         output, code = self.node(x, chosen, codes=1)
-        return output, code, opinion, output.mean(dim=(2, 3))
+        return output, code, soft_code, output.mean(dim=(2, 3))
 
 
 def _affine(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:

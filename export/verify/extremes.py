@@ -77,7 +77,7 @@ def _verify_choices(
     graph = _lowered(model, lowering)
     for choice in range(max((router.count for router in routers), default=1) + len(cascades)):
         forced = copy.deepcopy(served)
-        forced.head = None  # routers' opinions are not forced in the graph, and its scores follow from them
+        forced.head = None  # routers' soft codes are not forced in the graph, and its scores follow from them
         prototype = max(choice - len(cascades), 0)
         for module in forced.modules():
             _force_choice(module, prototype, unsure=choice > 0)

@@ -150,6 +150,7 @@ def disentangled(**changes: Any) -> dict[str, Any]:
     }
     figures = {
         "beta": 0.02,
+        "candidates": [{"beta": 0.02, "kept": 0.931}, {"beta": 0.2, "kept": 0.5}],
         "dense_accuracy": 0.9,
         "similarity": 0.4,
         "expected_similarity_by_layer": [0.2, 0.3],
@@ -159,15 +160,15 @@ def disentangled(**changes: Any) -> dict[str, Any]:
         "errors": {"errors": 70, "percentile": 0.8, "interval_95": [0.75, 0.85], "p_value": 0.01},
         "concepts": {"diversity": 3.5, "whole_by_layer": [8.0, 9.0]},
     }
-    entry = {"machine": MACHINE, "settings": {"form": "release"}, "figures": figures | changes}
+    entry = {"machine": MACHINE, "settings": {"form": "release", "keep": 0.9}, "figures": figures | changes}
     return {"networks": {"resnet20-cifar10": entry}}
 
 
 def test_sub_architectures_stand_beside_the_whole_network_and_chance() -> None:
-    _, _, line, _, last = table_disentangle.tasks(disentangled())
+    _, _, line, *_, last = table_disentangle.tasks(disentangled())
     assert cells(line) == [
         *("`resnet20-cifar10`", "release", "0.02", "90.00%", "95.0%", "85.0%"),
-        *("96.0%", "75.0%", "40.0%", "30.0%", "100"),
+        *("96.0%", "75.0%", "40.0%", "30.0%", "100", "93.1%", "90%"),
     ]
     assert last.startswith("Measured 2026-01-02 at abc")
     _, _, line, *_ = table_disentangle.classes(disentangled())
@@ -178,6 +179,16 @@ def test_sub_architectures_stand_beside_the_whole_network_and_chance() -> None:
     assert cells(line)[1:] == [
         *("5%", "26.0% ± 1.0", "30.0% ± 1.0", "35.0% ± 1.0", "55.0% ± 3.0", "48.0%", "25.0%", "100"),
     ]
+
+
+def test_a_beta_that_keeps_too_little_is_marked_and_the_mark_explained() -> None:
+    missed = disentangled(candidates=[{"beta": 0.02, "kept": 0.8188}])
+    head, _, line, *notes = table_disentangle.tasks(missed)
+    assert dict(zip(cells(head)[-2:], cells(line)[-2:], strict=True)) == {
+        "kept (validation)": "**81.9%**",
+        "to keep": "90%",
+    }
+    assert any("**bold** where no beta that was tried keeps what was asked for" in note for note in notes)
 
 
 def test_a_network_without_errors_or_mosaics_has_no_figures_of_them() -> None:

@@ -55,7 +55,7 @@ def test_what_runs_stays_the_same_and_gates_are_counted(watched: Checkpoint, rou
     assert len(routers) == len(plain.routers)  # type: ignore[arg-type]
     extra = sum(router.gate.macs for router in routers) / plain.layout.dense_macs
     np.testing.assert_allclose(after.active_macs - before.active_macs, extra, atol=1e-6)
-    # Where gates look on, their logits stand; elsewhere the routers' opinions, between -1/2 and 1/2.
+    # Where gates look on, their logits stand; elsewhere the routers' soft codes, between -1/2 and 1/2.
     first = watched.network.layout.slices[0]
     assert np.abs(after.gate_logits[:, first]).max() > 0.6
     assert np.abs(before.gate_logits).max() < 0.501

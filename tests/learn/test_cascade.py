@@ -15,11 +15,13 @@ from penstock.data import load
 from penstock.errors import ConfigurationError, PenstockError, UnsupportedError
 from penstock.export.pipeline import ExportOptions, export
 from penstock.files import sha256
+from penstock.learn import cascade as module
 from penstock.learn.cascade import BLEND, cascade
-from penstock.learn.runs import CONFIG_FILE, FIGURES_FILE
+from penstock.learn.runs import FIGURES_FILE
 from penstock.nn.cascade import RAN, Cascade, confidence
 from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint
 from penstock.nn.inference import answer
+from penstock.nn.run_folders import CONFIG_FILE
 
 BUDGET = 0.6
 
@@ -133,6 +135,30 @@ def test_what_cannot_work_is_refused_and_leaves_no_folder(
     with pytest.raises(PenstockError, match=message):
         cascade(str(consolidations[1]), str(tiny_run), tmp_path / "run", budget=budget, fpr=fpr)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_budget_that_test_images_miss_is_told(
+    consolidations: dict[int, Path], tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Noise among the images that are judged, but not among those that the threshold is set on."""
+    splits = load("digits")
+    noise = np.random.default_rng(0).integers(0, 256, splits.test.images.shape, dtype=np.uint8)
+    hard = replace(splits, test=replace(splits.test, images=noise))
+    members, told = (str(consolidations[1]), str(tiny_run)), dict[str, list[str]]()
+    for name, images in (("usual", splits), ("hard", hard)):
+        monkeypatch.setattr(module, "load", lambda *_, images=images, **__: images)
+        told[name] = []
+        checkpoint = cascade(*members, tmp_path / name, budget=BUDGET, say=told[name].append)
+    share = checkpoint.figures["mac_fraction"]
+    assert share > BUDGET + 0.005
+    lines = {name: [line for line in said if "budget" in line] for name, said in told.items()}
+    assert lines == {
+        "usual": [],
+        "hard": [
+            f"over budget: {share:.1%} of the MACs on the test images, {BUDGET:.1%} were asked for; these are harder "
+            "than the calibration images that the threshold was set on: ask for a smaller budget"
+        ],
+    }
 
 
 def test_members_that_do_not_belong_together_are_refused(run: Path, tiny_run: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from torch import nn
 
 from penstock.data import ImageSet
 from penstock.errors import InvalidArgumentError
-from penstock.learn.beta import Candidate, candidate, choose
+from penstock.learn.beta import Candidate, candidate, choose, verdict
 from penstock.learn.class_tasks import few_of_each, measure_tasks, task_figures
 from penstock.nn.class_masks import attach_class_masks
 from penstock.paths import PathLayer, PathLayout, PathSet
@@ -81,3 +81,11 @@ def test_the_cheapest_that_keeps_enough_is_chosen_else_the_best() -> None:
     assert choose(candidates, 0.1).beta == 0.8
     with pytest.raises(InvalidArgumentError, match="no beta to choose from"):
         choose([], 0.9)
+
+
+def test_a_share_that_no_beta_keeps_is_told_with_what_can_be_done() -> None:
+    assert verdict(make(0.1, 0.9, 0.5), 0.9) == "beta 0.1 is taken: it keeps 90.0% of what the network knows"
+    assert verdict(make(0.1, 0.819, 0.5), 0.9) == (
+        "below keep: 90.0% of what the network knows was to be kept, and beta 0.1, which keeps most, keeps 81.9%; "
+        "add smaller values to beta, or ask for less with keep"
+    )

@@ -27,7 +27,7 @@ from penstock.learn.config import Schedule
 from penstock.learn.consolidate import GROUPS_FILE, consolidate
 from penstock.learn.consolidate_config import ConsolidateConfig, read_consolidate_config
 from penstock.learn.consolidating import UNGROUPED, ConsolidateTraining
-from penstock.learn.runs import CONFIG_FILE, FIGURES_FILE
+from penstock.learn.runs import FIGURES_FILE
 from penstock.nn.backbones import build_backbone
 from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint
 from penstock.nn.inference import answer
@@ -37,6 +37,7 @@ from penstock.nn.prototypes import (
     attach_prototypes,
     set_prototypes,
 )
+from penstock.nn.run_folders import CONFIG_FILE
 from penstock.nn.surgery import attach_gates
 from penstock.report.report import write_report
 

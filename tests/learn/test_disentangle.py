@@ -14,7 +14,8 @@ from penstock.errors import ConfigurationError, NotFoundError
 from penstock.files import sha256
 from penstock.learn import disentangle as module
 from penstock.learn.disentangle import disentangle
-from penstock.learn.disentangle_config import DisentangleConfig, MeasureConfig
+from penstock.learn.disentangle_config import FORMS, DisentangleConfig, MeasureConfig
+from penstock.learn.runs import training_batches
 from penstock.nn.sub_architectures import SUB_ARCHITECTURES_FILE, load_sub_architectures
 
 RUN = """
@@ -28,13 +29,17 @@ disentangle(config, Path(sys.argv[2]), progress=False, say=lambda line: print(li
 """
 
 
-@pytest.fixture(scope="module")
-def config(trained_digits: Path) -> DisentangleConfig:
-    """Seconds: a trained network for digits, few steps, two betas, of which one closes everything."""
+@pytest.fixture(scope="module", params=FORMS)
+def config(request: pytest.FixtureRequest, trained_digits: Path) -> DisentangleConfig:
+    """Seconds: a trained network for digits, few steps, two betas, of which one closes everything.
+
+    Half of the filters are closed at the start: what the network knows has to be found again.
+    """
     return DisentangleConfig(
         data="digits",
         backbone="digits-cnn",
         start=str(trained_digits),
+        form=request.param,
         beta=(0.01, 1000.0),
         steps=24,
         step_size=1.0,
@@ -45,8 +50,9 @@ def config(trained_digits: Path) -> DisentangleConfig:
 
 @pytest.fixture(scope="module")
 def run(config: DisentangleConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "disentangled"
-    disentangle(config, folder, progress=False)
+    folder, said = tmp_path_factory.mktemp("runs") / "disentangled", list[str]()
+    disentangle(config, folder, progress=False, say=said.append)
+    (folder / "said").write_text("\n".join(said))
     return folder
 
 
@@ -56,6 +62,9 @@ def test_the_beta_is_chosen_that_keeps_the_network_s_decisions(run: Path) -> Non
     good, closed = figures["candidates"]
     assert good["kept"] > 0.5 > closed["kept"]
     assert closed["density"] < 0.1 < good["density"]
+    (told,) = (line for line in (run / "said").read_text().splitlines() if "keep" in line)
+    missed = good["kept"] < 0.9
+    assert told.startswith("below keep: 90.0% of" if missed else "beta 0.01 is taken: it keeps")
 
 
 def test_figures_are_those_of_the_sub_architectures(run: Path) -> None:
@@ -126,10 +135,23 @@ def test_what_could_not_be_measured_is_refused_before_anything_is_searched(
     assert not (tmp_path / "run").exists()
 
 
-def test_the_bottleneck_form_runs_as_well(config: DisentangleConfig, tmp_path: Path) -> None:
-    changed = dataclasses.replace(config, form="bottleneck", beta=(0.01,), steps=3, initial=3.0)
-    result = disentangle(changed, tmp_path / "run", progress=False)
-    assert result.paths.bits.mean() > 0.8
+@pytest.mark.parametrize("data", ["digits", "cifar10", "folder:here"])
+def test_images_are_varied_as_in_decoupling(
+    data: str, config: DisentangleConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Asked(Exception):
+        """Ends the run once it is known what was asked for."""
+
+    def streams(*_: object, padding: int, flip: bool, **__: object) -> None:
+        raise Asked(padding, flip)
+
+    splits = load("digits")
+    monkeypatch.setattr(module, "load", lambda *_, **__: splits)
+    monkeypatch.setattr(module, "ClassStreams", streams)
+    with pytest.raises(Asked) as asked:
+        disentangle(dataclasses.replace(config, data=data), tmp_path / "run", progress=False)
+    batches = training_batches(splits, data, size=8, seed=0, views=1)
+    assert asked.value.args == (batches.padding, batches.flip)
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(run: Path, config: DisentangleConfig, tmp_path: Path) -> None:

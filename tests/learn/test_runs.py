@@ -15,6 +15,7 @@ from penstock.learn.batches import Batches
 from penstock.learn.config import DecoupleConfig
 from penstock.nn.backbones import build_backbone
 from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint
+from penstock.nn.run_folders import CONFIG_FILE
 
 
 def test_a_folder_belongs_to_one_configuration(tmp_path: Path) -> None:
@@ -26,7 +27,7 @@ def test_a_folder_belongs_to_one_configuration(tmp_path: Path) -> None:
     for ask in (runs.claim, runs.refuse_other_run):
         with pytest.raises(ConfigurationError, match=r"run holds a run with another configuration"):
             ask(folder, {"seed": 1, "mean": (0.5,)})
-    assert (folder / runs.CONFIG_FILE).read_text() == '{\n  "seed": 0,\n  "mean": [\n    0.5\n  ]\n}\n'
+    assert (folder / CONFIG_FILE).read_text() == '{\n  "seed": 0,\n  "mean": [\n    0.5\n  ]\n}\n'
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,12 @@ def test_images_are_varied_as_suits_the_data_set(data: str, padding: int, flip: 
     batches = runs.training_batches(load("digits"), data, size=32, seed=3, views=5)
     assert (batches.padding, batches.flip) == (padding, flip)
     assert (batches.batch_size, batches.seed, batches.views, batches.training) == (32, 3, 5, True)
+
+
+def test_images_of_a_folder_are_shifted_by_a_share_of_their_width_and_mirrored() -> None:
+    assert runs.augmentation("folder:here", 224) == (16, True)
+    assert runs.augmentation("folder:here", 32) == (2, True)
+    assert runs.augmentation("mnist", 28) == (2, False)
 
 
 def test_the_teacher_is_the_configured_one_or_the_runs_own_or_nobody() -> None:

@@ -61,9 +61,9 @@ def test_each_image_is_answered_by_the_first_if_it_is_sure_and_else_by_the_secon
     assert torch.equal(torch.cat(output.codes[:ran], 1), torch.cat(first.codes, 1))
     theirs = torch.cat(second.codes, 1) * ~sure[:, None]
     assert torch.equal(torch.cat(output.codes[ran + 1 :], 1), theirs)
-    opinions = torch.cat(output.gate_logits[ran + 1 :], 1)
-    assert (opinions[sure] == -0.5).all()
-    torch.testing.assert_close(opinions[~sure], torch.cat(second.gate_logits, 1)[~sure])
+    gate_logits = torch.cat(output.gate_logits[ran + 1 :], 1)
+    assert (gate_logits[sure] == -0.5).all()
+    torch.testing.assert_close(gate_logits[~sure], torch.cat(second.gate_logits, 1)[~sure])
     responses = torch.cat(output.responses[ran + 1 :], 1)
     torch.testing.assert_close(
         responses, torch.cat(second.responses, 1) * ~sure[:, None], rtol=1e-4, atol=1e-6
@@ -91,7 +91,7 @@ def test_one_member_may_answer_everything(threshold: float, members: tuple[PathN
     with torch.no_grad():
         output, alone = cascade(images), members[int(threshold > 0)](images)
     assert torch.equal(output.logits, alone.logits)
-    assert all(opinion.isfinite().all() for opinion in output.gate_logits)
+    assert all(logits.isfinite().all() for logits in output.gate_logits)
 
 
 def test_an_image_is_answered_alike_alone_in_a_batch_and_in_none(

@@ -53,8 +53,8 @@ def test_a_lean_cascade_has_the_answers_and_gradients_of_the_whole_one(cascade: 
     ran = torch.cat(wanted.codes, dim=1)[:, cascade.first.layout.bits]
     assert 0 < ran.sum() < 8
     torch.testing.assert_close(output.logits, wanted.logits, rtol=1e-4, atol=1e-5)
-    opinions = (torch.cat(each.gate_logits, dim=1) for each in (output, wanted))
-    torch.testing.assert_close(*opinions, rtol=1e-4, atol=1e-5)
+    gate_logits = (torch.cat(each.gate_logits, dim=1) for each in (output, wanted))
+    torch.testing.assert_close(*gate_logits, rtol=1e-4, atol=1e-5)
     assert torch.equal(torch.cat(output.codes, 1), torch.cat(wanted.codes, 1))
     assert torch.equal(output.active_macs, wanted.active_macs)
     torch.testing.assert_close(found, whole, rtol=1e-3, atol=1e-4 * whole.abs().max().item())

@@ -75,26 +75,26 @@ def test_distillation_is_nothing_between_equals() -> None:
     assert losses.distillation(logits, logits, 2.0).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_class_readers_sum_the_cross_entropy_of_a_linear_reading_of_each_layer() -> None:
+def test_linear_probes_sum_the_cross_entropy_of_a_linear_reading_of_each_layer() -> None:
     torch.manual_seed(0)
-    readers = losses.ClassReaders([4, 9], classes=3)
+    probes = losses.LinearProbes([4, 9], classes=3)
     codes, labels = [drawn(0, 5, 4), drawn(1, 5, 9)], torch.tensor([0, 1, 2, 2, 1])
     wanted = torch.zeros(())
-    for code, head in zip(codes, readers.heads, strict=True):
+    for code, head in zip(codes, probes.heads, strict=True):
         assert head.bias is None
         likelihood = softmax(code @ next(head.parameters()).T)
         wanted = wanted - likelihood[torch.arange(5), labels].log().mean()
-    assert_close(readers(codes, labels), wanted)
+    assert_close(probes(codes, labels), wanted)
 
 
-def test_class_readers_pass_a_gradient_to_the_codes() -> None:
+def test_linear_probes_pass_a_gradient_to_the_codes() -> None:
     torch.manual_seed(0)
     codes = [drawn(0, 5, 4).requires_grad_(), drawn(1, 5, 9).requires_grad_()]
-    losses.ClassReaders([4, 9], classes=3)(codes, torch.tensor([0, 1, 2, 2, 1])).backward()
+    losses.LinearProbes([4, 9], classes=3)(codes, torch.tensor([0, 1, 2, 2, 1])).backward()
     assert all(code.grad is not None and code.grad.abs().sum() > 0 for code in codes)
 
 
 def test_codes_that_say_nothing_cost_the_entropy_of_the_label() -> None:
-    readers = losses.ClassReaders([6], classes=4)
+    probes = losses.LinearProbes([6], classes=4)
     nothing = torch.zeros(8, 6)
-    assert readers([nothing], torch.arange(8) % 4).item() == pytest.approx(math.log(4))
+    assert probes([nothing], torch.arange(8) % 4).item() == pytest.approx(math.log(4))

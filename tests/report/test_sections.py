@@ -162,6 +162,7 @@ def test_sub_architectures_are_compared_and_sized(layout: PathLayout) -> None:
     )
     body = disentanglement_section(found).body
     assert "most alike are a and &lt;b&gt; (0.67), the least &lt;b&gt; and c (0.00)" in body
+    assert "one standard deviation over mosaics and their classes." in body
     assert "Path hit rate by layer, 30% in the first and 60% in the last; chance is 25%." in body
     assert '<th scope="row">&lt;b&gt;</th><td>60.0%</td><td>80.0%</td>' in body
 

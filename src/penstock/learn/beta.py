@@ -7,8 +7,8 @@ full, and its sub-architectures do their classes' yes-or-no tasks on validation 
     kept = (b - 1/2) / (b_dense - 1/2)
 
 of what the whole network knows. Of the candidates that keep at least the share asked for, the one with the fewest
-MACs is taken; where none does, the one that keeps most. Recall alone would not do: a sub-architecture that says yes
-to everything has all of it, and keeps nothing.
+MACs is taken; where none does, the one that keeps most, and the run says so. Recall alone would not do: a
+sub-architecture that says yes to everything has all of it, and keeps nothing.
 """
 
 from __future__ import annotations
@@ -70,3 +70,18 @@ def choose(candidates: Sequence[Candidate], keep: float) -> Candidate:
         raise InvalidArgumentError("no beta to choose from: name at least one")
     good = [each for each in candidates if each.kept >= keep]
     return min(good, key=lambda each: each.mac_share) if good else max(candidates, key=lambda each: each.kept)
+
+
+def verdict(chosen: Candidate, keep: float) -> str:
+    """One line that says what was chosen, and where it keeps too little, what can be done.
+
+    Args:
+        chosen: by `choose`.
+        keep: the share that was asked for.
+    """
+    if chosen.kept >= keep:
+        return f"beta {chosen.beta:g} is taken: it keeps {chosen.kept:.1%} of what the network knows"
+    return (
+        f"below keep: {keep:.1%} of what the network knows was to be kept, and beta {chosen.beta:g}, which keeps most, "
+        f"keeps {chosen.kept:.1%}; add smaller values to beta, or ask for less with keep"
+    )

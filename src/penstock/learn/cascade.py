@@ -98,6 +98,8 @@ def cascade(
         members=(*small.members, *large.members),
         config=about,
         fpr=fpr,
+        budget=budget,
+        remedy="these are harder than the calibration images that the threshold was set on: ask for a smaller budget",
         say=say,
     )
 

@@ -26,9 +26,8 @@ import torch
 from scipy.stats import rankdata
 
 from penstock.data import ImageSet
-from penstock.learn.subarchitectures import Floats
 from penstock.nn.class_masks import MaskedNetwork
-from penstock.paths import PathSet
+from penstock.paths import Floats, PathSet
 
 NONE = -1  # the concept of a channel that tells nothing
 

@@ -254,7 +254,25 @@ def check_run(config: Any) -> None:
         raise ConfigurationError(f"views is {config.views}; at least 1 is needed")
     if not 0 < config.temperature < math.inf:
         raise ConfigurationError(f"temperature is {config.temperature}; it must be positive")
-    if not 0 <= config.seed < LARGEST_SEED:
-        raise ConfigurationError(f"seed is {config.seed}; it must be from 0 to {LARGEST_SEED - 1}")
-    if config.precision not in PRECISIONS:
-        raise ConfigurationError(f"no precision {config.precision!r}; there are {', '.join(PRECISIONS)}")
+    check_seed(config.seed)
+    check_precision(config.precision)
+
+
+def check_seed(seed: int) -> None:
+    """Refuse what no generator takes.
+
+    Raises:
+        ConfigurationError: it is negative or too large.
+    """
+    if not 0 <= seed < LARGEST_SEED:
+        raise ConfigurationError(f"seed is {seed}; it must be from 0 to {LARGEST_SEED - 1}")
+
+
+def check_precision(precision: str, known: Sequence[str] = PRECISIONS) -> None:
+    """Refuse a precision that is not among those known.
+
+    Raises:
+        ConfigurationError: it is not.
+    """
+    if precision not in known:
+        raise ConfigurationError(f"no precision {precision!r}; there are {', '.join(known)}")

@@ -144,7 +144,8 @@ class DecoupleTraining(BudgetTraining):
         self.config = config
         # What no loss reaches must not be there: devices that train together wait for every parameter's gradient.
         read = network.layout.layers if config.mutual_information else ()
-        self.readers = losses.ClassReaders([layer.filters for layer in read], classes)
+        # Under this name their weights stand in the state of every training that is under way.
+        self.readers = losses.LinearProbes([layer.filters for layer in read], classes)
 
     def losses(self, batch: Batch) -> Mapping[str, Tensor]:
         """All terms of `penstock.nn.losses`, weighted."""

@@ -27,8 +27,7 @@ from penstock.learn.runs import Say
 from penstock.learn.start import load_network
 from penstock.learn.training import fit
 from penstock.nn.inference import predict
-
-WEIGHTS_FILE = "weights.safetensors"
+from penstock.nn.run_folders import WEIGHTS_FILE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ from torch import nn
 from penstock.data import Splits, load
 from penstock.files import write_atomic
 from penstock.learn import runs
-from penstock.learn.beta import Candidate, candidate, choose
+from penstock.learn.beta import Candidate, candidate, choose, verdict
 from penstock.learn.class_streams import ClassStreams
 from penstock.learn.class_tasks import few_of_each, measure_tasks
 from penstock.learn.disentangle_config import DisentangleConfig
@@ -73,7 +73,7 @@ def disentangle(
     runs.claim(out, config.to_json())
     candidates = [_try(job, beta, splits, say) for beta in config.beta]
     chosen = choose(candidates, config.keep)
-    say(f"beta {chosen.beta:g} is taken: it keeps {chosen.kept:.1%} of what the network knows")
+    say(verdict(chosen, config.keep))
     job.search(chosen.beta)  # only reads what was found
     about = {
         "beta": chosen.beta,
@@ -148,7 +148,7 @@ def _try(job: _Job, beta: float, splits: Splits, say: Say) -> Candidate:
 
 
 def _streams(config: DisentangleConfig, splits: Splits) -> ClassStreams:
-    padding, flip = runs.AUGMENTATION.get(config.data, (0, False))
+    padding, flip = runs.augmentation(config.data, splits.train.images.shape[-1])
     return ClassStreams(
         splits.train,
         config.batch_size,

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from penstock.errors import ConfigurationError
-from penstock.learn.config import LARGEST_SEED, NormalizeConfig
+from penstock.learn.config import NormalizeConfig, check_precision, check_seed
 
 FORMS = ("release", "bottleneck")
-PRECISIONS = ("32-true", "bf16-mixed")
+PRECISIONS = ("32-true", "bf16-mixed")  # that `penstock.learn.mask_search` runs in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,10 +102,8 @@ class DisentangleConfig:
             raise ConfigurationError(f"images is {self.images}; at least 1 of each class is needed")
         if not math.isfinite(self.initial):
             raise ConfigurationError(f"initial is {self.initial}; a finite score is needed")
-        if not 0 <= self.seed < LARGEST_SEED:
-            raise ConfigurationError(f"seed is {self.seed}; it must be from 0 to {LARGEST_SEED - 1}")
-        if self.precision not in PRECISIONS:
-            raise ConfigurationError(f"no precision {self.precision!r}; there are {', '.join(PRECISIONS)}")
+        check_seed(self.seed)
+        check_precision(self.precision, PRECISIONS)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file."""

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import rankdata
 
-from penstock.learn.subarchitectures import Floats
+from penstock.paths import Floats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,19 +71,20 @@ def explain_errors(
             nearest_chance=chance,
         )  # fmt: skip
     draw = np.random.default_rng(seed)
-    values = percentiles(similar)[right_class, wrong_class]
+    ranks = percentiles(similar)
+    values = ranks[right_class, wrong_class]
+    reached = values.mean()
     means = [values[draw.integers(0, count, count)].mean() for _ in range(resamples)]
     higher = 0
     for _ in range(resamples):
-        order = draw.permutation(len(similar))
-        permuted = percentiles(similar[np.ix_(order, order)])[right_class, wrong_class]
-        higher += bool(permuted.mean() >= values.mean())
+        order = draw.permutation(len(similar))  # percentiles of permuted classes are permuted percentiles
+        higher += bool(ranks[order[right_class], order[wrong_class]].mean() >= reached)
     low, high = np.quantile(means, [0.025, 0.975])
     others = np.where(np.eye(len(similar), dtype=np.bool_), -np.inf, similar)
     return ErrorFigures(
         images=len(labels),
         errors=count,
-        percentile=float(values.mean()),
+        percentile=float(reached),
         interval_95=(float(low), float(high)),
         p_value=(higher + 1) / (resamples + 1),
         nearest=float((others.argmax(axis=1)[right_class] == wrong_class).mean()),
@@ -97,12 +99,9 @@ def percentiles(similar: Floats) -> Floats:
         similar: ``[classes, classes]``, at least three classes.
     """
     classes = len(similar)
-    below = similar[:, None, :] < similar[:, :, None]  # [c, p, d]
-    equal = similar[:, None, :] == similar[:, :, None]
-    other = np.ones((classes, classes, classes), dtype=np.bool_)
-    which = np.arange(classes)
-    other[which, :, which] = False  # d is not the right class
-    other[:, which, which] = False  # nor the one that is ranked
-    ranks: Floats = ((below + equal / 2) * other).sum(axis=2) / (classes - 2)
-    ranks[which, which] = np.nan
+    other = ~np.eye(classes, dtype=np.bool_)
+    # A mean rank counts the smaller ones, half of the equal ones, and 1.
+    among = rankdata(similar[other].reshape(classes, classes - 1), axis=1) - 1
+    ranks = np.full((classes, classes), np.nan)
+    ranks[other] = among.ravel() / (classes - 2)
     return ranks

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from penstock.learn.observe_config import ObserveConfig
 from penstock.nn.inference import Levels
-from penstock.nn.losses import ClassReaders
+from penstock.nn.losses import LinearProbes
 from penstock.nn.observers import Observer
 from penstock.nn.path_network import PathNetwork
 
@@ -47,15 +47,15 @@ def teach(
         config: how long and how fast.
 
     Returns:
-        of each observer, how often a linear reader tells the class from its code.
+        of each observer, how often a linear probe tells the class from its code.
     """
     seen = look(network, observers, images)
     known = torch.from_numpy(labels)
     torch.manual_seed(config.seed)
-    readers = ClassReaders([observer.bits for observer in observers], classes)
+    probes = LinearProbes([observer.bits for observer in observers], classes)
     for observer, means in zip(observers, seen, strict=True):
         _centre(observer, means)
-    learned = [p for module in (*observers, readers) for p in module.parameters()]
+    learned = [p for module in (*observers, probes) for p in module.parameters()]
     optimizer = torch.optim.AdamW(learned, config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.steps)
     for observer in observers:
@@ -63,7 +63,7 @@ def teach(
     for _ in range(config.steps):
         which = torch.randint(len(known), (config.batch_size,))
         codes = [observer(means[which])[0] for observer, means in zip(observers, seen, strict=True)]
-        loss = readers(codes, known[which])
+        loss = probes(codes, known[which])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -73,7 +73,7 @@ def teach(
     with torch.no_grad():
         return tuple(
             float((head(observer(means)[0]).argmax(1) == known).float().mean())
-            for observer, head, means in zip(observers, readers.heads, seen, strict=True)
+            for observer, head, means in zip(observers, probes.heads, seen, strict=True)
         )
 
 

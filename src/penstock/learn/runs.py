@@ -31,12 +31,12 @@ from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint
 from penstock.nn.detecting import features, features_of, newly_fitted
 from penstock.nn.inference import answer
 from penstock.nn.path_network import PathNetwork
+from penstock.nn.run_folders import CONFIG_FILE
 
-CONFIG_FILE = "config.json"
 FIGURES_FILE = "figures.json"
 
-# How training images are varied: largest shift in pixels, and whether to mirror (a mirrored digit is no digit).
-AUGMENTATION = {"digits": (1, False), "mnist": (2, False), "cifar10": (4, True), "caltech25": (16, True)}
+# Largest shift in pixels, and whether to mirror (a mirrored digit is no digit).
+_AUGMENTATION = {"digits": (1, False), "mnist": (2, False), "cifar10": (4, True), "caltech25": (16, True)}
 
 Say = Callable[[str], None]
 
@@ -100,12 +100,21 @@ def budget_of(config: Mapping[str, Any]) -> float | None:
     return None if decoupled_without else config.get("budget")
 
 
+def augmentation(data: str, size: int) -> tuple[int, bool]:
+    """How training images are varied: largest shift in pixels, and whether to mirror.
+
+    Args:
+        data: data set, by name; any other than those of known style holds natural images, as far as we know.
+        size: width of its images.
+    """
+    return _AUGMENTATION.get(data, (size // 14, True))
+
+
 def training_batches(
     splits: Splits, data: str, *, size: int, seed: int, views: int, cutout: int = 0
 ) -> Batches:
     """The training images in the order of a seed, varied as suits the data set."""
-    # Any other set holds natural images, as far as we know.
-    padding, flip = AUGMENTATION.get(data, (splits.train.images.shape[-1] // 14, True))
+    padding, flip = augmentation(data, splits.train.images.shape[-1])
     return Batches(
         splits.train,
         size,
@@ -164,6 +173,7 @@ def finish(
     config: Mapping[str, Any],
     fpr: float,
     budget: float | None = None,
+    remedy: str = "give it more epochs, a larger budget_weight or a larger budget",
     say: Say = lambda _: None,
 ) -> Checkpoint:
     """Fit the detector, measure everything on the test images, and write the result.
@@ -178,6 +188,7 @@ def finish(
         config: what was asked for.
         fpr: false-positive rate that the detector is calibrated for.
         budget: share of the MACs that training was to arrive at; ``None``: none that it could miss.
+        remedy: what to do where it was missed.
         say: told what is going on, and of a budget that was missed.
     """
     say("fitting the detector")
@@ -211,10 +222,7 @@ def finish(
     checkpoint.save(out / CHECKPOINT_FILE)  # last: where it is, the run is finished
     share = checkpoint.figures["mac_fraction"]
     if budget is not None and share > budget + TOLERANCE:
-        say(
-            f"over budget: {share:.1%} of the MACs on the test images, {budget:.1%} were asked for; "
-            "give it more epochs, a larger budget_weight or a larger budget"
-        )
+        say(f"over budget: {share:.1%} of the MACs on the test images, {budget:.1%} were asked for; {remedy}")
     return checkpoint
 
 

@@ -23,9 +23,7 @@ import numpy.typing as npt
 from scipy.stats import rankdata
 
 from penstock.errors import InvalidArgumentError
-from penstock.paths import PathSet
-
-Floats = npt.NDArray[np.float64]
+from penstock.paths import Floats, PathSet
 
 RANKED = 3  # classes at least: one pair has no ranks
 

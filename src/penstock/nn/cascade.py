@@ -73,20 +73,20 @@ class Cascade(PathNetwork):
         if torch.is_grad_enabled():  # attackers may ask what makes the first network unsure
             lacking = torch.logit(self.threshold.clamp(0, 1)) - log_odds(first.logits)
             ran = straight_through(ran, lacking[:, None])
-        # A member that did not run has no opinion of its filters: they were surely closed.
+        # A member that did not run says nothing of its filters: they were surely closed.
         closed = [ran.new_zeros(len(x), layer.filters) for layer in self.second.layout.layers]
-        logits, codes, opinions, responses = first.logits, closed, [code - 0.5 for code in closed], closed
+        logits, codes, gate_logits, responses = first.logits, closed, [code - 0.5 for code in closed], closed
         if unsure.any():  # not every network takes an empty batch
             second = self.second(x[unsure])
             (logits,) = _placed([second.logits + self.blend * logits[unsure]], unsure, [logits])
             codes = _placed(second.codes, unsure, codes)
-            opinions = _placed(second.gate_logits, unsure, opinions)
+            gate_logits = _placed(second.gate_logits, unsure, gate_logits)
             responses = _placed(second.responses, unsure, responses)
         path = (*first.codes, ran, *codes)
         return GatedOutput(
             logits=logits,
             codes=path,
-            gate_logits=(*first.gate_logits, ran - 0.5, *opinions),
+            gate_logits=(*first.gate_logits, ran - 0.5, *gate_logits),
             responses=(*first.responses, ran, *responses),
             active_macs=self.active_macs(torch.cat(path, dim=1)),
         )

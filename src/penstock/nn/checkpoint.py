@@ -30,6 +30,7 @@ from penstock.files import sha256
 from penstock.nn.assembly import Member, assemble
 from penstock.nn.backbones import build_backbone
 from penstock.nn.path_network import PathNetwork
+from penstock.nn.run_folders import refuse_run_without_checkpoint
 from penstock.nn.tensor_file import prefixed, read_tensors, with_prefix, write_tensors
 from penstock.records import read_record
 
@@ -118,8 +119,8 @@ def find_source(source: str) -> Path:
         source: a run folder, a checkpoint file, or ``zoo:NAME``.
 
     Raises:
-        NotFoundError: there is nothing of that name.
-        UnsupportedError: it is a timing source, ``timing:NETWORK``, which no file holds.
+        NotFoundError: there is nothing of that name, or a run that has not ended.
+        UnsupportedError: it is a timing source, ``timing:NETWORK``, which no file holds, or a run of another kind.
     """
     if source.startswith(TIMING_PREFIX):
         raise UnsupportedError(
@@ -131,6 +132,7 @@ def find_source(source: str) -> Path:
     path = Path(source)
     file = path / CHECKPOINT_FILE if path.is_dir() else path
     if not file.is_file():
+        refuse_run_without_checkpoint(path)
         raise NotFoundError(f"no run folder, checkpoint file or zoo entry {source!r}: nothing at {file}")
     return file
 

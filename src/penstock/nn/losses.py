@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class ClassReaders(nn.Module):
-    """One linear classifier without bias per gated layer, ``W_l``: reads the class from the layer's code.
+class LinearProbes(nn.Module):
+    """One linear classifier without bias per gated layer, ``W_l``, that tells the class from the layer's code.
 
     Args:
         filters: number of filters of each layer.

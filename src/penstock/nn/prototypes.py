@@ -212,7 +212,7 @@ def _rewire(body: fx.GraphModule, router: str, calls: Sequence[fx.Node], config:
     graph = body.graph
     with graph.inserting_before(calls[0]):
         route = graph.call_module(router, (tensor_input(calls[0]),))
-        codes, opinions, chosen, logits = (
+        codes, soft_codes, chosen, logits = (
             graph.call_function(operator.getitem, (route, part)) for part in range(len(Route._fields))
         )
         for index, call in enumerate(calls):
@@ -222,6 +222,6 @@ def _rewire(body: fx.GraphModule, router: str, calls: Sequence[fx.Node], config:
                 norm = RoutedNorm(norm, config.count)
             body.set_submodule(str(call.target), RoutedConv2d(gated.conv, norm, gated.activation))
             code = graph.call_function(operator.getitem, (codes, index))
-            opinion = graph.call_function(operator.getitem, (opinions, index))
-            call.args = (*call.args, code, opinion, chosen)
+            soft_code = graph.call_function(operator.getitem, (soft_codes, index))
+            call.args = (*call.args, code, soft_code, chosen)
     return logits

@@ -37,13 +37,14 @@ class Route(NamedTuple):
 
     Attributes:
         codes: z of each layer of the stage, ``[N, filters]``.
-        opinions: of each filter how strongly the router's probabilities favour it, ``p B - 1/2``, ``[N, filters]``.
+        soft_codes: the codes expected under the router's probabilities, less 1/2, ``p B - 1/2``, ``[N, filters]``:
+            above 0, as a gate's logits, where a filter is more likely open than closed.
         chosen: ``[N]`` int64, the prototype that runs.
         logits: r, ``[N, K]`` float32.
     """
 
     codes: tuple[Tensor, ...]
-    opinions: tuple[Tensor, ...]
+    soft_codes: tuple[Tensor, ...]
     chosen: Tensor
     logits: Tensor
 
@@ -85,8 +86,8 @@ class StageRouter(nn.Module):
         logits = self._logits(x)
         weights = self._pick(logits)
         codes = torch.split(weights @ self.prototypes, self.filters, 1)
-        opinions = torch.split(logits.softmax(1) @ self.prototypes - 0.5, self.filters, 1)
-        return Route(codes, opinions, weights.argmax(1), logits)
+        soft_codes = torch.split(logits.softmax(1) @ self.prototypes - 0.5, self.filters, 1)
+        return Route(codes, soft_codes, weights.argmax(1), logits)
 
     def _logits(self, x: Tensor) -> Tensor:
         if self.count == 1:  # nothing to choose
@@ -156,11 +157,11 @@ class RoutedConv2d(nn.Module):
         self.activation = activation
 
     def forward(
-        self, x: Tensor, code: Tensor, opinion: Tensor, chosen: Tensor
+        self, x: Tensor, code: Tensor, soft_code: Tensor, chosen: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Run on ``x`` ``[N, C, H, W]``; the results are those of `GatedConv2d`."""
         output = self.conv(x)
         output = self.norm(output, chosen) if isinstance(self.norm, RoutedNorm) else self.norm(output)
         output = self.activation(output)
         mask = code.to(output.dtype)[:, :, None, None]
-        return output * mask, code, opinion, output.mean(dim=(2, 3))
+        return output * mask, code, soft_code, output.mean(dim=(2, 3))

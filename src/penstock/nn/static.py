@@ -57,13 +57,13 @@ class StaticConv2d(nn.Module):
         return (self.filters,) if whole.ndim else ()
 
     def forward(
-        self, x: Tensor, code: Tensor, opinion: Tensor, chosen: Tensor
+        self, x: Tensor, code: Tensor, soft_code: Tensor, chosen: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Run on ``x`` ``[N, C, H, W]``; the results are those of `RoutedConv2d`, the response only where open."""
         entering = x if self.whole else x[:, self.channels]
         part = self.activation(self.norm(self.conv(entering)))
         response = self._spread(part.mean((2, 3))) if self.responds else code
-        return self._spread(part), code, opinion, response
+        return self._spread(part), code, soft_code, response
 
     def _spread(self, part: Tensor) -> Tensor:
         """``[N, filters, ...]``: the open ones in their places among zeros."""

@@ -1,8 +1,8 @@
 """A network with prototypes whose routers are watched: beside each stage's router a gate reads what the router reads.
 
 The gate is that of the stage's first layer in the decoupled network that was consolidated: one for each stage, at the
-place where its input is at hand anyway. It rules nothing. Its logits take the place of the router's opinion on the
-first layer's filters, so that a detector sees both what ran and what gates would have opened.
+place where its input is at hand anyway. It rules nothing. Its logits take the place of the router's soft code of
+the first layer, so that a detector sees both what ran and what gates would have opened.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class WatchedRouter(StageRouter):
     def forward(self, x: Tensor) -> Route:
         """Decide for ``x`` ``[N, C, H, W]``."""
         route = super().forward(x)
-        return route._replace(opinions=(self.gate(x).logits, *route.opinions[1:]))
+        return route._replace(soft_codes=(self.gate(x).logits, *route.soft_codes[1:]))
 
 
 def watch(network: PathNetwork, gated: PathNetwork) -> ConsolidatedNetwork:

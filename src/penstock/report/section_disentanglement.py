@@ -21,8 +21,9 @@ class HitRates:
     """How much of what a class's sub-architecture responds to lies where the class's object is.
 
     Attributes:
-        mean: ``[layers]`` over mosaics of four classes, the share of the strongest places in the class's quadrant.
-        deviation: ``[layers]`` standard deviation over mosaics.
+        mean: ``[layers]`` over mosaics and their four classes, the share of the strongest places in the quadrant
+            of the class.
+        deviation: ``[layers]`` standard deviation over mosaics and their classes.
         chance: what a map that knows nothing reaches, a quarter for four quadrants.
     """
 
@@ -84,7 +85,8 @@ def disentanglement_section(found: ClassPaths) -> Section:
             figure(
                 hit_rate_picture(layout.names, found.hit_rates),
                 "In mosaics of four images of different classes: share of a layer's strongest places that lie in the "
-                "image of the class whose sub-architecture runs. Band: one standard deviation over mosaics.",
+                "image of the class whose sub-architecture runs. Band: one standard deviation over mosaics and their "
+                "classes.",
             )
         )
     parts.append(details("Size of each class's sub-architecture", _sizes(found)))

@@ -32,7 +32,7 @@ def test_a_router_gives_the_exact_bits_of_the_prototype_that_it_chose(
     if not router.training:
         assert torch.equal(route.chosen, route.logits.argmax(1))
     wanted = route.logits.softmax(1) @ router.prototypes - 0.5
-    torch.testing.assert_close(torch.cat(route.opinions, 1), wanted)
+    torch.testing.assert_close(torch.cat(route.soft_codes, 1), wanted)
 
 
 def test_the_gradient_of_the_codes_is_that_of_the_softmax() -> None:
