@@ -250,6 +250,10 @@ PLAIN: dict[str, Callable[[], nn.Module]] = {
         *(nn.Conv2d(3, 8, 3, 1, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU()),
         *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), Centred(), nn.Linear(8, 5)),
     ),
+    "group norms": lambda: nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, 1, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.GroupNorm(2, 8), nn.ReLU()),
+        *(nn.Conv2d(8, 6, 3, 1, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5)),
+    ),
     "odd": Odd,
 }
 # Stages of which two work side by side, and one whose router reads a value of one pixel.
@@ -300,6 +304,7 @@ ROUTED: dict[str, Callable[[], PathNetwork]] = {
     "inverted": lambda: consolidated("inverted", 3, own_norms=False),
     "odd": lambda: consolidated("odd", 2),
     "centred": lambda: consolidated("centred", 3),
+    "group norms": lambda: consolidated("group norms", 3),
     "static": lambda: consolidated("inverted", 1),
     "cascade": lambda: half_sure(consolidated("chain", 1), consolidated("chain", 3)),
     "backed": lambda: half_sure(consolidated("chain", 3), consolidated("chain", 1)),

@@ -20,7 +20,7 @@ FORMS = {"gathered": Gathered(), "routed": Routed(), "routed, one image": Routed
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("network", ["centred"])
+@pytest.mark.parametrize("network", ["centred", "group norms"])
 def test_networks_of_vectors_and_norms_answer_as_in_pytorch(
     network: str,
     form: str,
