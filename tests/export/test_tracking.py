@@ -59,6 +59,7 @@ def test_what_is_left_out_of_a_value_that_is_not_clean_is_not_taken_for_closed()
     _, sigmoid, masked = masked_sigmoid(mask)
     value, mul = sigmoid.outputs[0], masked.producer()
     assert mul is not None
+    assert isinstance(mul.graph, ir.Graph)
     keep = KeepCompact({mask: np.array([0, 1, 2])})
     keep._graph = mul.graph
     keep._tracked.compact[value] = Compact(value, OPEN, clean=False)

@@ -12,11 +12,16 @@ import onnx_ir as ir
 import pytest
 
 from penstock.export.lowerings.gathered import Gathered
+from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.routed import Routed
 from penstock.export.runtime import open_graph
 from penstock.export.verify.parity import reference, verify
 
-FORMS = {"gathered": Gathered(), "routed": Routed(), "routed, one image": Routed(single=True)}
+FORMS: dict[str, Lowering] = {
+    "gathered": Gathered(),
+    "routed": Routed(),
+    "routed, one image": Routed(single=True),
+}
 
 
 @pytest.mark.parametrize("form", FORMS)
