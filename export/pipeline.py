@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 
 import onnx_ir as ir
 
 from penstock.bundle import DETECTOR_FILE, Bundle, Interface, Manifest
 from penstock.bundle_writing import write_bundle
 from penstock.detect.tables import tables_to_bytes
-from penstock.errors import InvalidArgumentError, UnsupportedError
+from penstock.errors import InvalidArgumentError, PenstockError, UnsupportedError, VerificationError
 from penstock.export.autotune.target import Target
 from penstock.export.autotune.tune import tune
 from penstock.export.captured import CapturedNetwork, capture_paths, settled
@@ -179,8 +180,8 @@ def _fastest(
             raise UnsupportedError(f"the versions of {options.name!r} that are there take {taken}")
         return serialize(narrow(tidy(model), options.precision, captured.sample.images[:SCALING_IMAGES]))
 
-    say(f"measuring on {target.provider}, batch {target.batch}, threads {target.threads}")
-    lowering, tuning = tune(
+    tuned = partial(
+        tune,
         captured.model,
         captured.sample.images,
         target,
@@ -188,6 +189,38 @@ def _fastest(
         dense.content,
         single=options.max_batch == 1 and True in forms,
     )
+    say(f"measuring on {target.provider}, batch {target.batch}, threads {target.threads}")
+    lowering, tuning = tuned()
+    _tell(tuning, say)
+    failed: PenstockError | None = None
+    # If the choice fails its checks, one that is alike in all stages may not, the fastest first.
+    for only in (None, *_alike(tuning)):
+        if only is not None:
+            lowering, again = tuned(only=only)
+            tuning = replace(again, tried_ms=tuning.tried_ms, declined=tuning.declined)
+        if options.dense_will_do and False in forms and tuning.ratio < 1:
+            say("taking the dense network")
+            return dense, tuning.of_dense()
+        say(f"taking {lowering.name}")
+        try:
+            return compile_paths(captured, lowering, options.precision), tuning
+        except (UnsupportedError, VerificationError) as error:
+            failed = failed or error
+            reason = f"{lowering.name}: {error}"
+            say(f"without {reason}")
+            tuning = replace(tuning, declined=tuple(dict.fromkeys((*tuning.declined, reason))))
+    assert failed is not None
+    raise failed
+
+
+def _alike(tuning: Tuning) -> list[str]:
+    """Options that can be done, the same in all stages, the fastest first; without the one that was chosen."""
+    chosen = set(tuning.layers.values())
+    return sorted((name for name in tuning.tried_ms if chosen != {name}), key=tuning.tried_ms.__getitem__)
+
+
+def _tell(tuning: Tuning, say: Say) -> None:
+    """Say what was measured."""
     for reason in tuning.declined:
         say(f"without {reason}")
     times = ", ".join(f"{name} {milliseconds:.3f} ms" for name, milliseconds in tuning.tried_ms.items())
@@ -195,11 +228,6 @@ def _fastest(
     for stage in tuning.stages:
         say(str(stage))
     say(f"tuned {tuning.chosen_ms:.3f} ms, {tuning.ratio:.2f} times as fast as dense")
-    if options.dense_will_do and False in forms and tuning.ratio < 1:
-        say("taking the dense network")
-        return dense, tuning.of_dense()
-    say(f"taking {lowering.name}")
-    return compile_paths(captured, lowering, options.precision), tuning
 
 
 def _write(
