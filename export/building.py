@@ -10,6 +10,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir import tape
 
+from penstock.errors import UnsupportedError
+
 OPSET = 18  # of all operators that are written
 
 
@@ -26,18 +28,29 @@ def is_constant(value: ir.Value | None) -> bool:
 
 
 def dimension(value: ir.Value, axis: int) -> int:
-    """The size of a dimension that is the same in every batch."""
-    assert value.shape is not None
-    size = value.shape[axis]
-    assert isinstance(size, int)
+    """The size of a dimension that is the same in every batch.
+
+    Raises:
+        UnsupportedError: it shows only when the graph runs; names the value.
+    """
+    size = None if value.shape is None else value.shape[axis]
+    if not isinstance(size, int):
+        raise UnsupportedError(
+            f"the size of {value.name} along axis {axis} is not known before the graph runs: take the lowering masked"
+        )
     return size
 
 
 def fix_batch(graph: ir.Graph) -> None:
-    """Set the free batch dimension to one everywhere."""
+    """Set the free batch dimension of the input to one everywhere; other sizes that nobody knows stay unknown."""
+    shape = graph.inputs[0].shape
+    assert shape is not None
+    batch = shape[0]
+    if isinstance(batch, int) or batch.value is None:
+        return
     for value in (*graph.inputs, *(output for node in graph for output in node.outputs)):
         if value.shape is not None:
-            value.shape = ir.Shape([dim if isinstance(dim, int) else 1 for dim in value.shape])
+            value.shape = ir.Shape([1 if dim == batch else dim for dim in value.shape])
 
 
 def supersede(old: ir.Value, new: ir.Value) -> None:

@@ -6,31 +6,24 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import asdict
 
-import onnx_ir as ir
-
 from penstock.bundle import DETECTOR_FILE, Bundle, Interface, Manifest
 from penstock.bundle_writing import write_bundle
 from penstock.detect.tables import tables_to_bytes
 from penstock.errors import InvalidArgumentError, UnsupportedError
-from penstock.export.autotune.target import Target
-from penstock.export.autotune.tune import tune
-from penstock.export.captured import CapturedNetwork, capture_paths, settled
+from penstock.export.captured import capture_paths, settled
+from penstock.export.choosing import fastest
 from penstock.export.compiling import (
     Compiled,
     compile_dense,
     compile_observed,
     compile_paths,
-    serialize,
     versions,
     with_byte_input,
 )
-from penstock.export.lowerings.lowering import Lowering
 from penstock.export.options import AUTO, LOWERINGS, ExportOptions
 from penstock.export.passes.drop_closed import DropClosedFilters
 from penstock.export.passes.merge_open import MergeOpenFilters
-from penstock.export.passes.simplify import tidy
 from penstock.export.precision.agreement import warning_of
-from penstock.export.precision.narrowing import narrow
 from penstock.export.sample import Sample, sample_of
 from penstock.export.source import load
 from penstock.manifest import FP32, Tuning
@@ -43,7 +36,6 @@ from penstock.standing_config import edited, misfit, refuse_misfit
 
 UNSETTLED = "gates stay as they were learned: --settle was not given"
 NO_GATES = "no gates: what a prototype leaves closed is left out of it anyway"
-SCALING_IMAGES = 8  # to calibrate int8 candidates with, which are only timed
 
 Say = Callable[[str], None]
 
@@ -154,7 +146,7 @@ def _compile(
         say(f"compiling {options.lowering}")
         lowering = LOWERINGS[options.lowering](single=options.max_batch == 1)
         return compile_paths(captured, lowering, options.precision), None
-    return _fastest(captured, options, forms, say)
+    return fastest(captured, options, forms, say)
 
 
 def _refuse_made_up_images(checkpoint: Checkpoint, sample: Sample, precision: str) -> None:
@@ -164,42 +156,6 @@ def _refuse_made_up_images(checkpoint: Checkpoint, sample: Sample, precision: st
             f"{precision} is calibrated and checked on the data set's images, which are not at hand: name their "
             "folder with --data or PENSTOCK_DATA, or keep --precision fp32"
         )
-
-
-def _fastest(
-    captured: CapturedNetwork, options: ExportOptions, forms: tuple[bool, ...], say: Say
-) -> tuple[Compiled, Tuning]:
-    """The fastest form of a network here; where nobody asked for flags that may be the dense one."""
-    target = Target(provider=options.provider, batch=options.batch, threads=options.threads)
-    dense = compile_dense(captured.checkpoint, captured.sample, options.precision)
-
-    def finish(model: ir.Model, lowering: Lowering) -> bytes:
-        if lowering.single not in forms:
-            taken = "batches" if lowering.single else "single images"
-            raise UnsupportedError(f"the versions of {options.name!r} that are there take {taken}")
-        return serialize(narrow(tidy(model), options.precision, captured.sample.images[:SCALING_IMAGES]))
-
-    say(f"measuring on {target.provider}, batch {target.batch}, threads {target.threads}")
-    lowering, tuning = tune(
-        captured.model,
-        captured.sample.images,
-        target,
-        finish,
-        dense.content,
-        single=options.max_batch == 1 and True in forms,
-    )
-    for reason in tuning.declined:
-        say(f"without {reason}")
-    times = ", ".join(f"{name} {milliseconds:.3f} ms" for name, milliseconds in tuning.tried_ms.items())
-    say(f"{times}, all stages alike")
-    for stage in tuning.stages:
-        say(str(stage))
-    say(f"tuned {tuning.chosen_ms:.3f} ms, {tuning.ratio:.2f} times as fast as dense")
-    if options.dense_will_do and False in forms and tuning.ratio < 1:
-        say("taking the dense network")
-        return dense, tuning.of_dense()
-    say(f"taking {lowering.name}")
-    return compile_paths(captured, lowering, options.precision), tuning
 
 
 def _write(

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from penstock.bundle import FLAG, Bundle, Calibration, newest_bundle
@@ -22,6 +21,7 @@ from penstock.detect.recipe import Recipe
 from penstock.errors import UnsupportedError, VerificationError
 from penstock.export.calibrate import calibrated_again, set_thresholds
 from penstock.export.clean_images import clean_images
+from penstock.export.engine_errors import check_graph
 from penstock.export.runtime import Outputs, open_graph
 from penstock.export.verify.parity import verify_flags
 
@@ -103,7 +103,7 @@ def _with_calibration(file: Path, calibration: Calibration) -> bytes:
     set_thresholds(model, calibration)
     model.metadata_props[CALIBRATION_KEY] = json.dumps(asdict(calibration))
     content: bytes = ir.serde.serialize_model(model).SerializeToString()
-    onnx.checker.check_model(onnx.load_model_from_string(content), full_check=True)
+    check_graph(content)
     return content
 
 

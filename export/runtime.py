@@ -13,6 +13,10 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from penstock.bundle import INPUT, OUTPUTS, Bundle
+from penstock.errors import UnsupportedError, VerificationError
+from penstock.export.engine_errors import ENGINE_ERRORS, told
+
+REMEDY = "export it with another --lowering"
 
 Outputs = dict[str, npt.NDArray[Any]]
 
@@ -55,16 +59,26 @@ class Graph:
 
         Returns:
             Every output by name, ``[N, ...]``.
+
+        Raises:
+            VerificationError: ONNX Runtime breaks off; names the node.
         """
         step = 1 if self.single else batch
         pieces = []
         for start in range(0, len(images), step):
             pixels = images[start : start + step]
-            pieces.append(self.session.run(list(OUTPUTS), {INPUT: self._fed(pixels), **(more or {})}))
+            pieces.append(self._answered({INPUT: self._fed(pixels), **(more or {})}))
         return {
             name: np.concatenate(parts)
             for name, parts in zip(OUTPUTS, zip(*pieces, strict=True), strict=True)
         }
+
+    def _answered(self, feed: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        try:
+            answers: list[npt.NDArray[Any]] = self.session.run(list(OUTPUTS), feed)
+        except ENGINE_ERRORS as error:
+            raise told(VerificationError, "ONNX Runtime cannot run the graph", error, REMEDY) from error
+        return answers
 
     def _fed(self, pixels: npt.NDArray[np.uint8] | npt.NDArray[np.float32]) -> npt.NDArray[Any]:
         """As the graph takes them."""
@@ -80,13 +94,20 @@ def open_graph(file: Path | bytes, *, single: bool, threads: int = 0) -> Graph:
         file: path or serialised model.
         single: whether it takes exactly one image at a time.
         threads: of one run; 0: what ``OMP_NUM_THREADS`` says, or as many as there are cores.
+
+    Raises:
+        UnsupportedError: this ONNX Runtime cannot load it; names the node.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors only
     # ONNX Runtime's own threads do not heed the variable, by which several processes share a machine.
     options.intra_op_num_threads = threads or int(os.environ.get("OMP_NUM_THREADS", "0"))
     model = file if isinstance(file, bytes) else str(file)
-    return Graph(ort.InferenceSession(model, options, providers=["CPUExecutionProvider"]), single)
+    try:
+        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except ENGINE_ERRORS as error:
+        raise told(UnsupportedError, "ONNX Runtime cannot load the graph", error, REMEDY) from error
+    return Graph(session, single)
 
 
 def open_bundle(bundle: Bundle, *, threads: int) -> Graph:

@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from penstock.errors import UnsupportedError
 from penstock.export.autotune.engines import Loaded, load
-from penstock.export.autotune.measure import measure
+from penstock.export.autotune.measure import feeds, measure
 from penstock.export.autotune.stages import Choice, Tunable
 from penstock.export.autotune.target import Target
 from penstock.export.lowerings.lowering import Lowering
@@ -92,8 +92,11 @@ class Bench:
             self.reasons.append(f"{lowering.name}: {error}")
 
     def _made(self, candidate: ir.Model, lowering: Lowering) -> Loaded:
-        content = self._finish(candidate, lowering)
-        return load(content, self._target.provider, single=lowering.single, threads=self._target.threads)
+        """Its graph, which has run once: an engine may refuse it only then."""
+        content, target = self._finish(candidate, lowering), self._target
+        graph = load(content, target.provider, single=lowering.single, threads=target.threads)
+        graph.run_batch(feeds(self._images[: target.batch], target.batch)[0])
+        return graph
 
 
 def _digest(model: ir.Model) -> str:

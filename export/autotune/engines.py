@@ -11,6 +11,9 @@ import onnxruntime as ort
 
 from penstock.bundle import INPUT
 from penstock.errors import UnsupportedError
+from penstock.export.engine_errors import ENGINE_ERRORS, told
+
+REMEDY = "take another --provider or --lowering"
 
 Feed = Mapping[str, npt.NDArray[Any]]
 PROVIDERS = ("cpu", "cuda", "openvino")
@@ -58,7 +61,7 @@ def load(content: bytes, provider: str, *, single: bool, threads: int) -> Loaded
         threads: of one run on the CPU.
 
     Raises:
-        UnsupportedError: the provider is not here, or cannot run this graph.
+        UnsupportedError: the provider is not here, or cannot load this graph; running it raises the same.
     """
     if provider in OPENVINO:
         return Loaded(_openvino(content, threads, OPENVINO[provider]), single)
@@ -71,10 +74,20 @@ def load(content: bytes, provider: str, *, single: bool, threads: int) -> Loaded
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors only
     options.intra_op_num_threads = threads
-    session = ort.InferenceSession(content, options, providers=[name])
+    try:
+        session = ort.InferenceSession(content, options, providers=[name])
+    except ENGINE_ERRORS as error:
+        raise told(UnsupportedError, f"{name} cannot load this graph", error, REMEDY) from error
     if name not in session.get_providers():
         raise UnsupportedError(f"{name} cannot be used on this machine: is there a GPU, with its libraries?")
-    return Loaded(lambda feed: session.run(None, feed), single)
+
+    def run(feed: Feed) -> object:
+        try:
+            return session.run(None, feed)
+        except ENGINE_ERRORS as error:
+            raise told(UnsupportedError, f"{name} cannot run this graph", error, REMEDY) from error
+
+    return Loaded(run, single)
 
 
 def _openvino(content: bytes, threads: int, precision: str) -> Callable[[Feed], object]:
@@ -88,4 +101,12 @@ def _openvino(content: bytes, threads: int, precision: str) -> Callable[[Feed], 
         compiled = core.compile_model(core.read_model(content), "CPU", settings)
     except RuntimeError as error:
         raise UnsupportedError(f"OpenVINO cannot run this graph: {str(error).splitlines()[-1]}") from error
-    return lambda feed: compiled(dict(feed))
+
+    def run(feed: Feed) -> object:
+        try:
+            return compiled(dict(feed))
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1]
+            raise UnsupportedError(f"OpenVINO cannot run this graph: {reason}: {REMEDY}") from error
+
+    return run

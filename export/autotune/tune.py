@@ -32,6 +32,7 @@ def tune(
     dense: bytes,
     *,
     single: bool,
+    only: str | None = None,
 ) -> tuple[Lowering, Tuning]:
     """The fastest lowering here, and what was measured to find it.
 
@@ -42,6 +43,7 @@ def tune(
         finish: makes a file of a lowered graph.
         dense: the file of the dense network, which everything is compared with.
         single: make routed graphs for exactly one image.
+        only: the one option that is left, for all stages.
 
     Raises:
         UnsupportedError: no lowering can do this network on this provider.
@@ -49,7 +51,7 @@ def tune(
     parts = tunable(model.graph, single=single)
     bench = Bench(model, parts, images[:IMAGES], target, finish)
     try:
-        found = search(len(parts.stages), parts.options, bench)
+        found = search(len(parts.stages), parts.options if only is None else (only,), bench)
     except UnsupportedError as error:
         raise UnsupportedError(f"{error}: {'; '.join(dict.fromkeys(bench.reasons))}") from error
     baseline = load(dense, target.provider, single=False, threads=target.threads)

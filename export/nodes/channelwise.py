@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from penstock.export.building import constant_array
+from penstock.export.building import constant_array, is_constant
 
 # Those of the first line keep zeros zero.
 ZERO_KEEPING = frozenset(
@@ -40,8 +40,8 @@ def keeps_zeros(node: ir.Node) -> bool:
         return low_holds and (high is None or bool(constant_array(high) >= 0))
     if node.op_type != "ReduceMean" or not node.attributes.get_int("keepdims", 1):
         return False
-    axes = node.inputs[1] if len(node.inputs) > 1 else None
-    return axes is not None and set(constant_array(axes).ravel().tolist()) <= {2, 3, -1, -2}
+    averaged = _averaged(node)
+    return bool(averaged) and min(averaged) >= 2  # of ``[N, C]``, the axis -1 is the channels
 
 
 def is_flattening(node: ir.Node) -> bool:
@@ -51,10 +51,17 @@ def is_flattening(node: ir.Node) -> bool:
         return False
     channels = before.shape[1]
     if node.op_type == "ReduceMean" and len(before.shape) == 4:
-        axes = node.inputs[1] if len(node.inputs) > 1 else None
-        return axes is not None and set(constant_array(axes).ravel().tolist()) in ({2, 3}, {-1, -2})
+        return _averaged(node) == {2, 3}
     return (
         node.op_type in ("Flatten", "Reshape", "Squeeze")
         and list(before.shape[2:]) == [1] * (len(before.shape) - 2)
         and after.shape[1] == channels
     )
+
+
+def _averaged(node: ir.Node) -> set[int]:
+    """Over which axes a mean is taken, counted from the front; none where that is not known."""
+    x, axes = (*node.inputs, None)[:2]
+    if x is None or x.shape is None or not is_constant(axes):
+        return set()
+    return {int(axis) % len(x.shape) for axis in constant_array(axes).ravel()}

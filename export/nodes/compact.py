@@ -85,6 +85,13 @@ def covers(mask: Index, index: Index) -> bool:
     return mask is index
 
 
+def opens_just(mask: Index, index: Index) -> bool:
+    """Whether the mask with the ones ``mask`` opens the channels of ``index`` and no other."""
+    if isinstance(mask, np.ndarray) and isinstance(index, np.ndarray):
+        return {*mask.tolist(), NOTHING} == {*index.tolist(), NOTHING}
+    return mask is index
+
+
 def silenced(build: Builder, compact: Compact, mask: ir.Value) -> ir.Value:
     """A value behind its mask ``[N, C, 1, 1]``: zero also where it holds a channel although nothing is open there."""
     if compact.clean:

@@ -24,7 +24,17 @@ import onnx_ir as ir
 
 from penstock.export.building import Builder, supersede
 from penstock.export.nodes.channelwise import MASK_FORMS
-from penstock.export.nodes.compact import NOTHING, Compact, Index, covers, given, picked, silenced, take
+from penstock.export.nodes.compact import (
+    NOTHING,
+    Compact,
+    Index,
+    covers,
+    given,
+    opens_just,
+    picked,
+    silenced,
+    take,
+)
 from penstock.export.nodes.gated_conv import GatedConvNode, read_gated_conv
 from penstock.export.nodes.gathered_conv import gather_conv
 from penstock.export.nodes.masked_conv import mask_gated
@@ -141,7 +151,7 @@ class KeepCompact:
         assert mask is not None
         index, output = self._masks[mask], node.outputs[0]
         entering = self._tracked.get(value)
-        if entering is not None and covers(index, entering.index):  # the mask's zeros are left out already
+        if entering is not None and _is_closed_by(entering, index):  # the mask's zeros are left out already
             build = Builder(self._graph, f"{node.name or node.op_type}.clean")
             self._tracked.compact[output] = Compact(silenced(build, entering, mask), entering.index)
             build.insert_before(node)
@@ -163,3 +173,8 @@ class KeepCompact:
                 complete.shape, complete.type = value.shape, value.type
                 self._graph.outputs[position] = complete
         self._graph.extend(list(build.tape.nodes))
+
+
+def _is_closed_by(entering: Compact, mask: Index) -> bool:
+    """Whether behind its mask a value holds what it held, and zeros at all channels that are left out."""
+    return (covers if entering.clean else opens_just)(mask, entering.index)

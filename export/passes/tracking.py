@@ -13,7 +13,7 @@ import onnx_ir as ir
 from penstock.errors import UnsupportedError
 from penstock.export.building import Builder, dimension
 from penstock.export.nodes.channelwise import is_channelwise, is_flattening, keeps_zeros
-from penstock.export.nodes.compact import Compact, Index, whole
+from penstock.export.nodes.compact import Compact, Index, opens_just, whole
 
 
 @dataclass(eq=False)
@@ -88,6 +88,7 @@ class Tracked:
         if node.op_type == "Mul":
             factors = [self.get(value) for value in node.inputs]
             zero = any(factor is not None and factor.clean and factor.index is index for factor in factors)
-            if zero or any(value in self.masks for value in node.inputs):
-                return True
+            masks = [self.masks[value] for value in node.inputs if value in self.masks]
+            if zero or masks:  # one of other channels would not do, and what follows it comes too late
+                return zero or any(opens_just(mask, index) for mask in masks)
         return (node.op_type == "Mul" or is_channelwise(node)) and self.is_cleaned(node.outputs[0], index)

@@ -21,13 +21,14 @@ import onnxruntime
 from safetensors import SafetensorError, safe_open
 
 from penstock import data
-from penstock.bundle import Bundle, read_bundle, versions
+from penstock.bundle import Bundle, Interface, read_bundle, versions
 from penstock.data.images import ImageSet
 from penstock.errors import BundleError, InvalidArgumentError, NotFoundError, UnsupportedError
 from penstock.export.options import ExportOptions
 from penstock.export.source import source_file
-from penstock.files import sha256
+from penstock.files import folder_locked, sha256
 from penstock.nn.sub_architectures import sub_architectures_file
+from penstock.standing_config import complete
 
 INPUTS_FILE = "inputs.json"
 SCHEMA = 2
@@ -75,7 +76,11 @@ def to_json(inputs: dict[str, Any]) -> str:
 def standing(options: ExportOptions, inputs: dict[str, Any]) -> Bundle | None:
     """The model's newest version, if it was made from these inputs and is whole.
 
-    An older one is not enough: what is served is the newest.
+    An older one is not enough: what is served is the newest. Without the files that belong to all versions it is not
+    served either, so those that are missing are written, as the next version would write them.
+
+    Raises:
+        OSError: they cannot be written.
     """
     numbers = versions(options.home)
     if not numbers:
@@ -83,9 +88,13 @@ def standing(options: ExportOptions, inputs: dict[str, Any]) -> Bundle | None:
     folder = options.home / str(numbers[-1])
     try:
         recorded = json.loads((folder / INPUTS_FILE).read_text(encoding="utf-8"))
-        return read_bundle(folder) if recorded == json.loads(to_json(inputs)) else None
+        found = read_bundle(folder) if recorded == json.loads(to_json(inputs)) else None
     except (OSError, ValueError, BundleError):  # made without a plan, or damaged
         return None
+    if found is not None:
+        with folder_locked(options.home):
+            complete(options.home, Interface.of(found.manifest))
+    return found
 
 
 def _file(options: ExportOptions) -> Path | None:

@@ -87,6 +87,18 @@ def configure(home: Path, interface: Interface) -> None:
             write_atomic(home / file, text)
 
 
+def complete(home: Path, interface: Interface) -> None:
+    """Write those of the files that are not there; the others stay, whoever edited them.
+
+    Args:
+        home: folder of the model.
+        interface: of one of its versions.
+    """
+    for name, text in config_files(home.name, interface).items():
+        if not (home / name).exists():
+            write_atomic(home / name, text)
+
+
 def _others(home: Path, interface: Interface) -> dict[Path, str]:
     """The files that say something else, and what they say; without versions they belong to nobody."""
     if not versions(home):

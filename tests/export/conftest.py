@@ -180,6 +180,12 @@ def captured(chain: nn.Module, residual: nn.Module) -> dict[str, Captured]:
     }
 
 
+@pytest.fixture(scope="session")
+def gated() -> Callable[[str], Captured]:
+    """The networks of `PLAIN` with gates, by name."""
+    return lambda name: _captured(_as_trained(PLAIN[name]()))
+
+
 class Odd(nn.Module):
     """Activations that do not keep zeros or are no single operator, and a depthwise convolution of joined values."""
 
@@ -208,6 +214,13 @@ class Odd(nn.Module):
         return logits
 
 
+class Centred(nn.Module):
+    """Takes the mean of all channels from each where they are a vector."""
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return vectors - vectors.mean(-1, keepdim=True)
+
+
 def _norm(channels: int) -> tuple[nn.Module, nn.Module]:
     return nn.BatchNorm2d(channels), nn.ReLU()
 
@@ -232,6 +245,14 @@ PLAIN: dict[str, Callable[[], nn.Module]] = {
     "inverted": lambda: nn.Sequential(
         *(nn.Conv2d(3, 8, 3, 1, 1), *_norm(8), InvertedResidual(8, 8, 1, 3), InvertedResidual(8, 12, 2, 3)),
         *(nn.Conv2d(12, 16, 1), *_norm(16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5)),
+    ),
+    "centred": lambda: nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, 1, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), Centred(), nn.Linear(8, 5)),
+    ),
+    "group norms": lambda: nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, 1, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.GroupNorm(2, 8), nn.ReLU()),
+        *(nn.Conv2d(8, 6, 3, 1, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5)),
     ),
     "odd": Odd,
 }
@@ -282,6 +303,8 @@ ROUTED: dict[str, Callable[[], PathNetwork]] = {
     "fire": lambda: consolidated("fire", 3),
     "inverted": lambda: consolidated("inverted", 3, own_norms=False),
     "odd": lambda: consolidated("odd", 2),
+    "centred": lambda: consolidated("centred", 3),
+    "group norms": lambda: consolidated("group norms", 3),
     "static": lambda: consolidated("inverted", 1),
     "cascade": lambda: half_sure(consolidated("chain", 1), consolidated("chain", 3)),
     "backed": lambda: half_sure(consolidated("chain", 3), consolidated("chain", 1)),

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 
@@ -14,6 +15,7 @@ from penstock.errors import (
     UnsupportedError,
 )
 from penstock.export.autotune.stages import MASKED, PICKINGS
+from penstock.export.building import Builder, dimension, supersede
 from penstock.export.lowerings.executed import Executed
 from penstock.export.lowerings.masked import Masked
 from penstock.export.options import LOWERINGS
@@ -98,3 +100,40 @@ def test_auto_goes_on_without_a_lowering_that_refuses(
     assert "without masked: layer odd is not for me: take another lowering" in said
     with pytest.raises(UnsupportedError, match="layer odd"):
         export(replace(options, lowering="gathered", name="net"))
+
+
+class Wrong(Masked):
+    """A lowering that is fast, and answers nothing but zeros."""
+
+    name = "gathered"
+
+    def lower(self, model: ir.Model, report: Report | None = None) -> Executed:
+        executed = super().lower(model, report)
+        build = Builder(model.graph, "wrong")
+        rows = build.op("Shape", model.graph.inputs[0], start=0, end=1)
+        zeros = []
+        for old in model.graph.outputs:
+            assert old.dtype is not None
+            size = build.constant(np.array([dimension(old, 1)]), "size")
+            shape = build.op("Concat", rows, size, axis=0)
+            zero = ir.tensor(np.zeros(1, old.dtype.numpy()))
+            zeros.append((old, build.op("ConstantOfShape", shape, value=zero)))
+        model.graph.extend(list(build.tape.nodes))
+        for old, new in zeros:
+            supersede(old, new)
+        return executed
+
+
+def test_auto_goes_on_where_its_choice_fails_the_checks(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.export.autotune.stages.Gathered", lambda picking: Wrong())
+    said: list[str] = []
+    options = ExportOptions(source=str(tiny_run), repository=tmp_path, name="auto")
+    manifest = export(options, said.append).manifest
+    assert said.index("taking gathered") < said.index("taking masked")
+    assert manifest.lowering == "masked"
+    assert manifest.tuning is not None
+    assert manifest.tuning.tried_ms.keys() == set(PICKINGS)
+    assert set(manifest.tuning.layers.values()) == {MASKED}
+    assert [reason.partition(":")[0] for reason in manifest.tuning.declined] == ["gathered"]

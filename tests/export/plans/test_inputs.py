@@ -96,3 +96,17 @@ def test_only_a_whole_newest_version_of_the_same_inputs_stands(options: ExportOp
         assert standing(options, inputs) is None
     (home / "1" / INPUTS_FILE).unlink()  # nobody says what it was made from
     assert standing(options, inputs) is None
+
+
+@pytest.mark.parametrize("missing", ["config.pbtxt", "labels.txt"])
+def test_a_version_that_stands_gets_the_files_of_its_model_back(options: ExportOptions, missing: str) -> None:
+    inputs = inputs_of(options)
+    made = export(options, also={INPUTS_FILE: to_json(inputs)})
+    home = made.folder.parent
+    written = {name: (home / name).read_text() for name in ("config.pbtxt", "labels.txt")}
+    other = next(name for name in written if name != missing)
+    (home / missing).unlink()
+    (home / other).write_text(written[other] + "# edited\n")
+    assert standing(options, inputs) == made
+    assert (home / missing).read_text() == written[missing]
+    assert (home / other).read_text() == written[other] + "# edited\n"

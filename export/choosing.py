@@ -1,0 +1,105 @@
+"""The lowering ``auto``: measure what can be done here, and compile the fastest form that passes its checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import onnx_ir as ir
+
+from penstock.errors import PenstockError, UnsupportedError, VerificationError
+from penstock.export.autotune.target import Target
+from penstock.export.autotune.tune import tune
+from penstock.export.captured import CapturedNetwork
+from penstock.export.compiling import Compiled, compile_dense, compile_paths, serialize
+from penstock.export.lowerings.lowering import Lowering
+from penstock.export.options import ExportOptions
+from penstock.export.passes.simplify import tidy
+from penstock.export.precision.narrowing import narrow
+from penstock.manifest import Tuning
+
+SCALING_IMAGES = 8  # to calibrate int8 candidates with, which are only timed
+
+Say = Callable[[str], None]
+
+
+def fastest(
+    captured: CapturedNetwork, options: ExportOptions, forms: tuple[bool, ...], say: Say
+) -> tuple[Compiled, Tuning]:
+    """The fastest form of a network here; where nobody asked for flags that may be the dense one.
+
+    Args:
+        captured: the network; it stays as it was.
+        options: what was asked for.
+        forms: whether graphs may take exactly one image at a time, any batch, or either.
+        say: told what was measured and is taken.
+
+    Raises:
+        UnsupportedError: no lowering can do this network on this provider.
+        VerificationError: none that can passes its checks; that of the fastest.
+    """
+    dense = compile_dense(captured.checkpoint, captured.sample, options.precision)
+    tuned = _tuner(captured, options, forms, dense.content)
+    say(f"measuring on {options.provider}, batch {options.batch}, threads {options.threads}")
+    lowering, tuning = tuned()
+    _tell(tuning, say)
+    failed: PenstockError | None = None
+    # If the choice fails its checks, one that is alike in all stages may not, the fastest first.
+    for only in (None, *_alike(tuning)):
+        if only is not None:
+            lowering, again = tuned(only=only)
+            tuning = replace(again, tried_ms=tuning.tried_ms, declined=tuning.declined)
+        if options.dense_will_do and False in forms and tuning.ratio < 1:
+            say("taking the dense network")
+            return dense, tuning.of_dense()
+        say(f"taking {lowering.name}")
+        try:
+            return compile_paths(captured, lowering, options.precision), tuning
+        except (UnsupportedError, VerificationError) as error:
+            failed = failed or error
+            reason = f"{lowering.name}: {error}"
+            say(f"without {reason}")
+            tuning = replace(tuning, declined=tuple(dict.fromkeys((*tuning.declined, reason))))
+    assert failed is not None
+    raise failed
+
+
+def _tuner(
+    captured: CapturedNetwork, options: ExportOptions, forms: tuple[bool, ...], dense: bytes
+) -> Callable[..., tuple[Lowering, Tuning]]:
+    """Measures what can be done, and finds the fastest; ``only``: the one option that is left."""
+    target = Target(provider=options.provider, batch=options.batch, threads=options.threads)
+
+    def finish(model: ir.Model, lowering: Lowering) -> bytes:
+        if lowering.single not in forms:
+            taken = "batches" if lowering.single else "single images"
+            raise UnsupportedError(f"the versions of {options.name!r} that are there take {taken}")
+        return serialize(narrow(tidy(model), options.precision, captured.sample.images[:SCALING_IMAGES]))
+
+    return partial(
+        tune,
+        captured.model,
+        captured.sample.images,
+        target,
+        finish,
+        dense,
+        single=options.max_batch == 1 and True in forms,
+    )
+
+
+def _alike(tuning: Tuning) -> list[str]:
+    """Options that can be done, the same in all stages, the fastest first; without the one that was chosen."""
+    chosen = set(tuning.layers.values())
+    return sorted((name for name in tuning.tried_ms if chosen != {name}), key=tuning.tried_ms.__getitem__)
+
+
+def _tell(tuning: Tuning, say: Say) -> None:
+    """Say what was measured."""
+    for reason in tuning.declined:
+        say(f"without {reason}")
+    times = ", ".join(f"{name} {milliseconds:.3f} ms" for name, milliseconds in tuning.tried_ms.items())
+    say(f"{times}, all stages alike")
+    for stage in tuning.stages:
+        say(str(stage))
+    say(f"tuned {tuning.chosen_ms:.3f} ms, {tuning.ratio:.2f} times as fast as dense")
