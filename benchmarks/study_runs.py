@@ -22,7 +22,6 @@ KINDS = {
     "k1": "K = 1, static",
     "k1-long": "K = 1, static, trained longer",
     "k4": "K = 4",
-    "k4-long": "K = 4, trained longer",
     "k8": "K = 8",
     "k16": "K = 16",
     "graded4": "K = 4, graded by difficulty",
