@@ -12,6 +12,8 @@ import onnx_ir as ir
 import onnxruntime as ort
 from onnx import helper
 
+from penstock.errors import UnsupportedError
+from penstock.export.engine_errors import ENGINE_ERRORS, told
 from penstock.export.nodes.regions import bring_constants, drop_unused, inner_graphs, reads
 
 Feed: TypeAlias = Mapping[str, npt.NDArray[Any]]
@@ -108,11 +110,19 @@ def convolves(graph: ir.Graph) -> bool:
 
 
 def open_model(model: onnx.ModelProto) -> ort.InferenceSession:
-    """Load a model on one CPU."""
+    """Load a model on one CPU.
+
+    Raises:
+        UnsupportedError: ONNX Runtime cannot load it; names the node.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors only
     options.intra_op_num_threads = 1
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    try:
+        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except ENGINE_ERRORS as error:
+        what = f"ONNX Runtime cannot load {model.graph.name}, a part that is to be quantised"
+        raise told(UnsupportedError, what, error, "export with --precision fp32") from error
 
 
 def _input(name: str, example: npt.NDArray[Any]) -> onnx.ValueInfoProto:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -23,6 +24,7 @@ from penstock.export.engine_errors import check_graph
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.masked import Masked
 from penstock.export.passes.simplify import tidy
+from penstock.export.precision.standalone import open_model
 from penstock.export.runtime import open_graph
 
 IMAGES = np.zeros((2, 3, 8, 8), np.uint8)
@@ -68,6 +70,12 @@ def test_what_onnx_runtime_refuses_is_told_by_node() -> None:
     graph = load(reshaping(AT_RUNNING), "cpu", single=False, threads=1)
     with pytest.raises(UnsupportedError, match=r"cannot run this graph: .*odd.*another --provider"):
         graph.run_batch(FEED)
+
+
+def test_a_part_that_cannot_be_loaded_alone_is_told_by_node() -> None:
+    part = onnx.load_model_from_string(reshaping(AT_LOADING))
+    with pytest.raises(UnsupportedError, match=r"cannot load odd, a part .*gemm.*--precision fp32"):
+        open_model(part)
 
 
 def test_onnx_runtime_tells_a_broken_file_too() -> None:
