@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
@@ -11,7 +12,6 @@ from penstock.export.autotune.measure import (
     LEAST_BATCHES,
     LEAST_PASSES,
     MOST_PASSES,
-    WARM,
     interleaved,
 )
 
@@ -82,7 +82,7 @@ def test_where_time_is_short_fewer_batches_are_taken_rather_than_fewer_passes(
     seconds = 1.5 * candidates
     interleaved({str(name): runs for name in range(candidates)}, seconds=seconds)
     assert all(times >= LEAST_PASSES * candidates for times in made.values())
-    assert len(made) == (64 if milliseconds < 1 else 1500 // (40 * LEAST_PASSES) + 1)
+    assert len(made) == (64 if milliseconds < 1 else 1500 // (40 * (LEAST_PASSES + 1)) + 1)
     assert clock.now < 1.3 * seconds
 
 
@@ -92,4 +92,17 @@ def test_passes_are_never_fewer_than_a_median_needs_nor_more_than_help(
 ) -> None:
     interleaved({"only": clock.even(1.0, 2 * LEAST_BATCHES)}, seconds=seconds)
     batches = LEAST_BATCHES if seconds == 0 else 2 * LEAST_BATCHES
-    assert clock.now == WARM + passes * batches
+    trial, uncounted = batches, 1
+    assert clock.now == trial + passes * (uncounted + batches)
+
+
+def test_the_first_run_of_a_turn_does_not_count(clock: Clock) -> None:
+    last = ""
+
+    def run(name: str) -> None:
+        nonlocal last
+        clock.now += 0.001 if last == name else 0.1  # as if another's turn had emptied the caches
+        last = name
+
+    runs = {name: [partial(run, name)] * LEAST_BATCHES for name in ("one", "other")}
+    assert interleaved(runs) == pytest.approx({"one": 1.0, "other": 1.0})
