@@ -75,7 +75,7 @@ def _tuner(
         if lowering.single not in forms:
             taken = "batches" if lowering.single else "single images"
             raise UnsupportedError(f"the versions of {options.name!r} that are there take {taken}")
-        return serialize(narrow(tidy(model), options.precision, captured.sample.images[:SCALING_IMAGES]))
+        return serialize(narrow(tidy(model), options.precision, captured.sample.to_fit[:SCALING_IMAGES]))
 
     return partial(
         tune,

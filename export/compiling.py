@@ -207,7 +207,7 @@ def _narrowed(
     """A float32 graph at the precision that is wanted, what it then answers, and how well that agrees."""
     if precision == FP32:
         return model, expected, None
-    narrowed = narrow(model, precision, sample.images, report)
+    narrowed = narrow(model, precision, sample.to_fit, report)
     got = open_graph(serialize(narrowed), single=single).run(sample.images)
     agreement = compare(expected, got, real=sample.real)
     verify_agreement(agreement, precision)

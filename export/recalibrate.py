@@ -70,7 +70,7 @@ def recalibrate(options: RecalibrateOptions, say: Say = lambda _: None) -> Bundl
         raise UnsupportedError(
             f"{old.folder} has no detector, so it has no threshold: export it with flags first"
         )
-    if not before.ranked_by:  # of an earlier schema, as far as is known
+    if not before.ranked_by and Recipe.parse(before.detector).ranks:  # an earlier schema did not say
         before = replace(before, ranked_by=before.data)
     images, name = clean_images(old.manifest, options.data)
     if name == before.ranked_by:

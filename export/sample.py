@@ -23,14 +23,22 @@ class Sample:
     Attributes:
         images: ``[N, C, H, W]`` uint8.
         real: whether they are honest images that the network never saw; synthetic ones serve to check with only.
+        others: ``[M, C, H, W]`` uint8, what the graph may be fitted to, such as int8's ranges: were it fitted to those
+            that its threshold is set on, these would no longer be like all others. ``None``: ``images``.
     """
 
     images: npt.NDArray[np.uint8]
     real: bool
+    others: npt.NDArray[np.uint8] | None = None
+
+    @property
+    def to_fit(self) -> npt.NDArray[np.uint8]:
+        """Images that the graph may be fitted to."""
+        return self.images if self.others is None else self.others
 
 
 def sample_of(checkpoint: Checkpoint, folder: Path | None, say: Callable[[str], None]) -> Sample:
-    """The data set's calibration images; where they cannot be had and nobody insists on them, synthetic ones.
+    """The data set's calibration and validation images; synthetic ones if nobody insists, and they cannot be had.
 
     Args:
         checkpoint: says which data set.
@@ -44,7 +52,8 @@ def sample_of(checkpoint: Checkpoint, folder: Path | None, say: Callable[[str], 
     try:
         if not name and folder is None:
             raise NotFoundError("none belongs to this source")
-        return Sample(data.load(name, folder=folder).calibration.images, real=True)
+        splits = data.load(name, folder=folder)
+        return Sample(splits.calibration.images, real=True, others=splits.validation.images)
     except (NotFoundError, UnsupportedError, InvalidArgumentError) as error:
         if folder is not None:
             raise

@@ -32,7 +32,7 @@ def to_int8(model: ir.Model, images: npt.NDArray[np.uint8], report: Report | Non
 
     Args:
         model: lowered and finished, for one image or for batches; stays as it is.
-        images: ``[N, C, H, W]``, real ones of which the first few set the ranges of activations.
+        images: ``[N, C, H, W]``, real ones, of which some set the ranges of activations.
         report: is told what passes did.
 
     Raises:
@@ -46,7 +46,10 @@ def to_int8(model: ir.Model, images: npt.NDArray[np.uint8], report: Report | Non
     graph = result.graph
     _refuse_moving_weights(graph)
     own_constants(graph)
-    feeds = [{INPUT: image[None].astype(np.float32) / np.float32(255)} for image in images[:MOST]]
+    spread = np.linspace(0, len(images) - 1, min(len(images), MOST)).astype(
+        int
+    )  # they may lie class by class
+    feeds = [{INPUT: image[None].astype(np.float32) / np.float32(255)} for image in images[spread]]
     report.run(BlockStem(), graph)
     report.run(Quantize(feeds), graph)
     for each in all_graphs(graph):

@@ -63,6 +63,31 @@ def test_a_masked_choice_is_noticed_beside_observers_that_pass(
         warn_of_masked_gradients(cascade, images)
 
 
+def test_answers_follow_the_choice_of_member_where_the_second_ran(
+    cascade: Cascade, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.from_numpy(images).requires_grad_()
+    with torch.no_grad():
+        sure = cascades.confidence(cascade.first(x).logits)
+    cascade.threshold.fill_(
+        sure.median()
+    )  # of six, the lower of the two in the middle: two images are unsure
+    unsure = sure < cascade.threshold
+    assert 0 < unsure.sum() < len(unsure)
+    cascade.blend.fill_(1.0)  # the two members are alike: by itself the second would change nothing
+
+    def asked() -> tuple[torch.Tensor, torch.Tensor]:
+        logits = cascade(x).logits
+        return logits.detach(), torch.autograd.grad(logits[:, 0].sum(), x)[0].flatten(1)
+
+    logits, through = asked()
+    with monkeypatch.context() as patch:
+        patch.setattr(cascades, "straight_through", lambda hard, _: hard)
+        masked_logits, masked = asked()
+    assert torch.equal(logits, masked_logits)
+    assert ((through != masked).any(1) == unsure).all()
+
+
 def test_one_masked_layer_is_noticed_among_others(
     gated: GatedNetwork, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,6 +31,22 @@ def test_attacked_inputs_score_higher_and_honest_ones_keep_the_promise(
     assert areas[10] > areas[1] > 0.5
 
 
+@pytest.mark.parametrize("classifier", CLASSIFIERS)
+def test_as_onnx_a_classifier_gives_the_same_scores(classifier: str, features: Draw) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("skl2onnx")
+    detector = SupervisedDetector(classifier, classes=4)
+    with pytest.raises(NotFittedError):
+        detector.to_onnx()
+    detector.fit(features(200, seed=1), features(200, seed=2, offset=1))
+    test = features(300, seed=3, offset=0.5)
+    session = onnxruntime.InferenceSession(detector.to_onnx(), providers=["CPUExecutionProvider"])
+    (got,) = session.run(["probabilities"], {"path": test.bits.astype(np.float32)})
+    want = detector.score(test)
+    assert want.std() > 0.01
+    np.testing.assert_allclose(got[:, 1], want, atol=1e-4)
+
+
 def test_the_seed_decides_which_inputs_are_learnt_from(features: Draw) -> None:
     honest, attacked, test = features(200, seed=1), features(200, seed=2, offset=1), features(100, seed=3)
 

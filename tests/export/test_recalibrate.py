@@ -179,7 +179,7 @@ def test_a_folder_of_images_counts_whole(bundles: dict[str, Bundle], tmp_path: P
     scores = run(old, images)["anomaly_score"][:, 0]
     found = again(old, data=str(tmp_path / "camera")).manifest.calibration
     assert found is not None
-    assert (found.images, found.data) == (150, "camera")
+    assert (found.images, found.data, found.ranked_by) == (150, "camera", "")  # its detector ranks nothing
     assert found.threshold == np.float32(conformal_threshold(scores, 0.05))
 
 

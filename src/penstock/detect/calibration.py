@@ -156,7 +156,8 @@ def resplit_rates(
         scores: ``[N]`` scores of honest inputs that the detector was not fitted on.
         n_calibration: how many of them set the threshold; the others are tested.
         fpr: the promised rate.
-        rounds: number of random splits; in pairs, each the other's mirror image.
+        rounds: number of splits. Those of one random order take disjoint parts of it to calibrate, one after the
+            other, as many as it has: each split is as random as any, and scores weigh alike in the mean.
         seed: of the splits.
 
     Returns:
@@ -168,12 +169,11 @@ def resplit_rates(
     if not n_calibration < len(scores):
         raise InvalidArgumentError(f"{n_calibration} of {len(scores)} scores to calibrate leave none to test")
     draw = np.random.default_rng(seed)
+    parts = len(scores) // n_calibration
     shuffled = scores
     rates = np.empty(rounds)
     for round_ in range(rounds):
-        # Every second split is the one before with its ends exchanged: as random as any, and where one calibration
-        # set had the stranger scores the other has the more ordinary ones, so that chance cancels in the mean.
-        shuffled = draw.permutation(scores) if round_ % 2 == 0 else shuffled[::-1]
+        shuffled = np.roll(shuffled, n_calibration) if round_ % parts else draw.permutation(scores)
         threshold = conformal_threshold(shuffled[:n_calibration], fpr)
         rates[round_] = np.mean(shuffled[n_calibration:] > threshold)
     return rates

@@ -2,8 +2,8 @@
 
 Li et al. (*Interpretable Neural Network Decoupling*, ECCV 2020, https://arxiv.org/abs/1906.01166) train a random
 forest, AdaBoost and gradient boosting on the codes of 1, 5 or 10 images per class. They are there to be compared with:
-whoever fits to one attack should report on all others, for an attacker chooses last. What they know stays out of
-exported graphs.
+whoever fits to one attack should report on all others, for an attacker chooses last. Exported graphs hold none;
+`to_onnx` makes a fitted one a model of its own, which reads the bits that a bundle gives as ``path``.
 """
 
 from __future__ import annotations
@@ -88,6 +88,33 @@ class SupervisedDetector(Detector):
             np.float32
         )
         return probability
+
+    def to_onnx(self) -> bytes:
+        """The fitted classifier as a serialised ONNX model, for any engine that knows the operators of ``ai.onnx.ml``.
+
+        Its input ``path`` is float32 ``[N, P]``, the bits; of its output ``probabilities``, float32 ``[N, 2]``, the
+        second column is the score. It has no threshold.
+
+        Raises:
+            NotFittedError: call `fit` first.
+            UnsupportedError: skl2onnx is not installed.
+        """
+        self.check_fitted()
+        try:
+            from skl2onnx import to_onnx
+            from skl2onnx.common.data_types import FloatTensorType
+        except ImportError as error:
+            raise UnsupportedError(
+                'a classifier becomes ONNX by skl2onnx: pip install "penstock[attacks]"'
+            ) from error
+        model = to_onnx(
+            self._fitted,
+            initial_types=[("path", FloatTensorType([None, self._filters]))],
+            options={"zipmap": False},  # a tensor, not a list of dictionaries
+            target_opset={"": 18, "ai.onnx.ml": 3},
+        )
+        content: bytes = model.SerializeToString()
+        return content
 
     def check_fitted(self) -> None:
         """Refuse to go on without anything learnt.

@@ -10,6 +10,10 @@ so the choice of t sets the mean cost (confidence as in Teerapittayanon et al., 
 https://arxiv.org/abs/1709.01686, here between whole networks). Both members are usually single prototypes, static
 networks, and together they are a network with two paths whose choice depends on the input.
 
+With gradients the choice goes straight through (`penstock.nn.gates`), into path, cost and, where the second member ran,
+logits: an attack sees that it could make the first one sure of something wrong. Where it did not run, nothing says what
+it would have answered; there an attack only sees what makes the first one less sure.
+
 Path and cost are laid out as everywhere: the bits of both members end to end, with one more bit before those of the
 second that says whether it ran and that bears what the second costs beside its gated layers.
 """
@@ -78,7 +82,10 @@ class Cascade(PathNetwork):
         logits, codes, gate_logits, responses = first.logits, closed, [code - 0.5 for code in closed], closed
         if unsure.any():  # not every network takes an empty batch
             second = self.second(x[unsure])
-            (logits,) = _placed([second.logits + self.blend * logits[unsure]], unsure, [logits])
+            mixed = second.logits + self.blend * logits[unsure]
+            if ran.requires_grad:  # nothing is added; what is more or less of it moves the choice
+                mixed = mixed + (ran - ran.detach())[unsure] * (mixed - logits[unsure]).detach()
+            (logits,) = _placed([mixed], unsure, [logits])
             codes = _placed(second.codes, unsure, codes)
             gate_logits = _placed(second.gate_logits, unsure, gate_logits)
             responses = _placed(second.responses, unsure, responses)
