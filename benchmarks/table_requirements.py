@@ -20,6 +20,9 @@ AREAS = (
 TITLES = {"autoattack": "ART's AutoAttack", "cw": "CW-L2", "deepfool": "DeepFool", "pgd": "PGD"}
 BEATEN = ("max-softmax", "energy", "feature-mahalanobis")
 NOISY = 8.0  # grey levels at which attacks are told from random signs
+# Of 6,985 test images, what a threshold on all 1,997 calibration images would flag in 99 of 100 cases.
+# Recipes that rank scores set theirs on half of them, whose rate scatters more: they are held to the same.
+NARROW = {"0.01": (0.0043, 0.0169), "0.05": (0.0364, 0.0647)}
 FOUND = 0.9  # of planted evasions, or an adaptive attack does not work
 Row = tuple[str, str, str, bool | None]
 
@@ -59,8 +62,10 @@ def _false_alarms(entry: Mapping[str, Any]) -> Iterator[Row]:
     graphs = entry["false_positives"]
     for rate in RATES:
         found = [row["rates"][rate] for row in graphs]
+        low, high = NARROW[rate]
         for what, met in (
             ("in the 99 % interval", [inside(one) for one in found]),
+            (f"{low:.1%} to {high:.1%}", [low <= one["measured"] <= high for one in found]),
             ("mean of re-splits within 0.1 points", [unbiased(one, rate) for one in found]),
         ):
             yield f"false alarms at {float(rate):.0%}", what, f"{sum(met)} of {len(met)} graphs", all(met)

@@ -161,6 +161,7 @@ def test_each_requirement_has_a_verdict() -> None:
     assert [verdict for _, verdict in found] == ["yes", "not measured", "**no**"]
     verdicts = {cells(line)[1]: cells(line)[3:] for line in lines[:-2]}
     assert cells(lines[0])[1:] == ["false alarms at 1%", "in the 99 % interval", "1 of 1 graphs", "yes"]
+    assert cells(lines[1])[1:3] == ["false alarms at 1%", "0.4% to 1.7%"]
     assert verdicts["false alarms at 5%"] == ["0 of 1 graphs", "**no**"]
     assert verdicts["AUROC, PGD 8/255"] == ["0.950 (0.850 to 1.050)", "yes"]
     assert verdicts["AUROC, ART's AutoAttack 8/255"] == ["-", "not measured"]
