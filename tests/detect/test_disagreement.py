@@ -3,8 +3,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from penstock.detect import DisagreementDetector, PathFeatures, false_positive_interval
-from penstock.errors import InvalidArgumentError, NotCalibratedError, NotFittedError
+from penstock.detect import ClassDisagreement, FamilyDetector, PathFeatures, false_positive_interval
+from penstock.detect.recipe import DISAGREEMENT, SUB_ARCHITECTURE
+from penstock.errors import InvalidArgumentError
 from penstock.paths import PathLayer, PathLayout, PathSet
 
 Draw = Callable[..., PathFeatures]
@@ -24,13 +25,12 @@ def masks(features: PathFeatures) -> PathSet:
     return PathSet(LAYOUT, (np.array(rates) > 0.5).astype(np.uint8))
 
 
-@pytest.mark.parametrize("reference", ["prototypes", "sub-architectures"])
+@pytest.mark.parametrize("part", [DISAGREEMENT, SUB_ARCHITECTURE])
 def test_paths_of_another_class_score_higher_and_honest_ones_keep_the_promise(
-    reference: str, features: Draw
+    part: str, features: Draw
 ) -> None:
     metrics = pytest.importorskip("sklearn.metrics")
-    own = masks(features(500, seed=9)) if reference == "sub-architectures" else None
-    detector = DisagreementDetector(classes=4, sub_architectures=own)
+    detector = FamilyDetector(part, classes=4, sub_architectures=masks(features(500, seed=9)))
     detector.fit(features(500, seed=1)).calibrate(features(499, seed=2), 0.05)
     honest, strange = features(2000, seed=3), taken_for_another(features(500, seed=4))
     scores = np.concatenate([detector.score(honest), detector.score(strange)])
@@ -43,7 +43,7 @@ def test_paths_of_another_class_score_higher_and_honest_ones_keep_the_promise(
 
 def test_the_score_is_how_much_likelier_the_path_is_of_another_class(features: Draw) -> None:
     honest, test = features(400, seed=1), features(50, seed=2)
-    tables = DisagreementDetector(classes=4).fit(honest).fitted
+    tables = ClassDisagreement.of_prototypes(honest, 4)
     rates = np.array(
         [
             (honest.bits[honest.predicted == c].sum(axis=0) + 0.5) / ((honest.predicted == c).sum() + 1)
@@ -60,7 +60,7 @@ def test_the_score_is_how_much_likelier_the_path_is_of_another_class(features: D
 def test_sub_architectures_are_compared_layer_by_layer(features: Draw) -> None:
     honest, test = features(400, seed=1), features(50, seed=2)
     own = masks(honest)
-    tables = DisagreementDetector(classes=4, sub_architectures=own).fit(honest).fitted
+    tables = ClassDisagreement.of_sub_architectures(own, honest)
     differs = test.bits[:, None] != own.bits
     share = (differs[..., :8].mean(axis=2) + differs[..., 8:].mean(axis=2)) / 2
     for row, label in enumerate(test.predicted):
@@ -69,24 +69,16 @@ def test_sub_architectures_are_compared_layer_by_layer(features: Draw) -> None:
         assert tables.score(test)[row] == pytest.approx(wanted, abs=1e-4)
 
 
-def test_calls_out_of_order_name_the_missing_call(features: Draw) -> None:
-    new = DisagreementDetector(classes=4)
-    for call in (new.score, new.predict, lambda _: new.fitted, lambda _: new.threshold):
-        with pytest.raises(NotFittedError, match=r"call fit\(\)"):
-            call(features(5, seed=1))
-    with pytest.raises(NotCalibratedError, match=r"call calibrate\(\)"):
-        new.fit(features(50, seed=1)).predict(features(5, seed=1))
-
-
 def test_what_cannot_be_is_refused(features: Draw) -> None:
+    own = masks(features(100, seed=1))
     with pytest.raises(InvalidArgumentError, match="nothing to disagree about"):
-        DisagreementDetector(classes=1)
+        FamilyDetector(DISAGREEMENT, classes=1)
     with pytest.raises(InvalidArgumentError, match="4 sub-architectures for 5 classes"):
-        DisagreementDetector(classes=5, sub_architectures=masks(features(100, seed=1)))
+        FamilyDetector(SUB_ARCHITECTURE, classes=5, sub_architectures=own)
     with pytest.raises(InvalidArgumentError, match="24 bits, paths 23"):
-        DisagreementDetector(classes=4, sub_architectures=masks(features(100, seed=1))).fit(
+        FamilyDetector(SUB_ARCHITECTURE, classes=4, sub_architectures=own).fit(
             features(50, seed=1, filters=23)
         )
-    fitted = DisagreementDetector(classes=4).fit(features(50, seed=1))
+    fitted = FamilyDetector(DISAGREEMENT, classes=4).fit(features(50, seed=1))
     with pytest.raises(InvalidArgumentError, match="23 bits; the detector has 24"):
         fitted.score(features(5, seed=1, filters=23))

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from penstock.detect import (
-    COMBINATIONS,
-    DisagreementDetector,
+    ClassDisagreement,
     FamilyDetector,
     PathDetector,
     PathFeatures,
@@ -67,10 +66,9 @@ def test_combinations_are_those_of_pvalues() -> None:
         "harmonic": np.log((1 / pvalues).mean(axis=1)),
         "minimum": -np.log(pvalues.min(axis=1)),
     }
-    assert set(COMBINATIONS) == set(wanted)
+    assert set(COMBINED) == set(wanted)
     for how, values in wanted.items():
         np.testing.assert_allclose(combine(-np.log(pvalues), how), values)
-        np.testing.assert_allclose(COMBINATIONS[how](pvalues), values)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -91,6 +89,18 @@ def test_each_keeps_its_promise_and_sees_what_is_strange(name: str, features: Dr
     if name == "router-gate":  # what ran is another input's path than these gates ask for
         moved = PathFeatures(strange.bits[::-1], strange.gate_logits, strange.predicted)
     assert detector.predict(moved).mean() > 0.5
+
+
+@pytest.mark.parametrize("how", COMBINED)
+def test_two_kinds_of_strangeness_are_found(how: str, features: Draw) -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    detector = FamilyDetector(f"{how}:path-likelihood+gate-mahalanobis+disagreement", classes=4, rank=6)
+    detector.fit(features(1500, seed=1))
+    honest, moved, taken = features(2000, seed=3), features(400, seed=4, offset=1.0), features(400, seed=5)
+    taken = replace(taken, predicted=(taken.predicted + 1) % 4)
+    for strange, least in ((moved, 0.8), (taken, 0.95)):
+        scores = np.concatenate([detector.score(honest), detector.score(strange)])
+        assert metrics.roc_auc_score(np.repeat([0, 1], [2000, 400]), scores) > least
 
 
 def test_doubt_is_a_large_probability_that_is_missing() -> None:
@@ -119,10 +129,10 @@ def test_those_without_surprisals_are_the_known_ones(features: Draw, masks: Path
     np.testing.assert_allclose(found["path-likelihood+gate-mahalanobis"], path.score(shown), rtol=1e-5)
     np.testing.assert_allclose(found["path-likelihood"], path.components(shown)[:, 0], rtol=1e-5)
     np.testing.assert_allclose(found["gate-mahalanobis"], path.components(shown)[:, 1], rtol=1e-5)
-    wanted = DisagreementDetector(classes=4).fit(honest).score(shown)
-    np.testing.assert_array_equal(found["disagreement"], wanted)
-    by_masks = DisagreementDetector(classes=4, sub_architectures=masks).fit(honest).score(shown)
-    np.testing.assert_array_equal(found["sub-architecture"], by_masks)
+    by_prototypes = ClassDisagreement.of_prototypes(honest, 4).score(shown)
+    np.testing.assert_array_equal(found["disagreement"], by_prototypes.astype(np.float32))
+    by_masks = ClassDisagreement.of_sub_architectures(masks, honest).score(shown)
+    np.testing.assert_array_equal(found["sub-architecture"], by_masks.astype(np.float32))
 
 
 def test_wrong_names_and_too_little_are_refused(features: Draw) -> None:
@@ -130,5 +140,7 @@ def test_wrong_names_and_too_little_are_refused(features: Draw) -> None:
         FamilyDetector("entropy", classes=4)
     with pytest.raises(InvalidArgumentError, match="at least 50"):
         FamilyDetector("minimum:disagreement", classes=4).fit(features(49, seed=0))
+    with pytest.raises(InvalidArgumentError, match="before the colon is one of minimum"):
+        FamilyDetector("sum:disagreement", classes=4)
     with pytest.raises(InvalidArgumentError, match="name the run of `penstock disentangle`"):
         FamilyDetector("sub-architecture", classes=4).fit(features(50, seed=0))

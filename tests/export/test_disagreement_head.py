@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from penstock.detect import DisagreementDetector, PathFeatures
+from penstock.detect import ClassDisagreement, PathFeatures
 from penstock.export.capture.contract import ServedModel
 from penstock.export.capture.exporting import capture
 from penstock.export.lowerings.masked import Masked
@@ -27,8 +27,8 @@ def test_graphs_compute_the_same_disagreement(
         seen = answer(network, some_images(300, seed))
         return PathFeatures(seen.bits, seen.gate_logits, seen.predicted)
 
-    detector = DisagreementDetector(classes=5).fit(features(9))
-    served = ServedModel(network, DisagreementHead(detector.fitted)).eval()
+    tables = ClassDisagreement.of_prototypes(features(9), 5)
+    served = ServedModel(network, DisagreementHead(tables)).eval()
     model = capture(served, (3, 8, 8))
     Masked().lower(model)
     content = to_bytes(tidy(model))
@@ -38,5 +38,5 @@ def test_graphs_compute_the_same_disagreement(
     wanted = features(10)
     same = (got["path"] == wanted.bits).all(axis=1)
     assert same.mean() > 0.95
-    assert got["anomaly_score"][same, 0] == pytest.approx(detector.score(wanted)[same], rel=1e-4, abs=1e-4)
+    assert got["anomaly_score"][same, 0] == pytest.approx(tables.score(wanted)[same], rel=1e-4, abs=1e-4)
     assert np.ptp(got["anomaly_score"]) > 1

@@ -8,7 +8,7 @@ from penstock.detect.calibration import (
 )
 from penstock.detect.combined import CombinedScore
 from penstock.detect.detector import PathDetector
-from penstock.detect.disagreement import ClassDisagreement, DisagreementDetector
+from penstock.detect.disagreement import ClassDisagreement
 from penstock.detect.explanation import Explanation, explain
 from penstock.detect.family import FamilyDetector
 from penstock.detect.family_score import FamilyScore
@@ -16,23 +16,19 @@ from penstock.detect.features import PathFeatures
 from penstock.detect.lifecycle import Detector
 from penstock.detect.likelihood import BitLikelihood
 from penstock.detect.mahalanobis import GateMahalanobis
-from penstock.detect.pvalues import COMBINATIONS, PValueDetector
 from penstock.detect.recipe import Recipe, usual_detector
 from penstock.detect.supervised import CLASSIFIERS, SupervisedDetector
 
 __all__ = [
     "CLASSIFIERS",
-    "COMBINATIONS",
     "BitLikelihood",
     "ClassDisagreement",
     "CombinedScore",
     "Detector",
-    "DisagreementDetector",
     "Explanation",
     "FamilyDetector",
     "FamilyScore",
     "GateMahalanobis",
-    "PValueDetector",
     "PathDetector",
     "PathFeatures",
     "Recipe",

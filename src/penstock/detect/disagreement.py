@@ -25,7 +25,6 @@ when gradients pass through the gates, ends at paths that agree with that class 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +32,6 @@ import numpy.typing as npt
 from penstock.detect.combined import location_and_spread
 from penstock.detect.features import PathFeatures
 from penstock.detect.grouping import Floats, class_totals
-from penstock.detect.lifecycle import LearningDetector
 from penstock.errors import InvalidArgumentError
 from penstock.paths import PathSet
 
@@ -102,47 +100,3 @@ def check_masks(masks: PathSet | None, classes: int) -> None:
     """Refuse sub-architectures that are not one for each class."""
     if masks is not None and len(masks) != classes:
         raise InvalidArgumentError(f"{len(masks)} sub-architectures for {classes} classes")
-
-
-class DisagreementDetector(LearningDetector[ClassDisagreement]):
-    """Flags paths that look like another class's.
-
-    Args:
-        classes: number of classes that the network knows, two or more.
-        sub_architectures: the binary masks of all classes, for instance of a disentanglement; ``None``: compare with
-            the honest paths of each class instead.
-    """
-
-    def __init__(self, *, classes: int, sub_architectures: PathSet | None = None) -> None:
-        super().__init__(classes=classes)
-        if classes < 2:
-            raise InvalidArgumentError("classes is 1: with no other class there is nothing to disagree about")
-        check_masks(sub_architectures, classes)
-        self._masks = sub_architectures
-
-    def fit(self, honest: PathFeatures) -> Self:
-        """Learn how honest inputs disagree, and forget any threshold.
-
-        Raises:
-            InvalidArgumentError: fewer than two inputs, a predicted class that does not exist, or paths of another
-                network than the sub-architectures.
-        """
-        self._check_honest(honest)
-        if self._masks is None:
-            return self._learn(ClassDisagreement.of_prototypes(honest, self._classes))
-        return self._learn(ClassDisagreement.of_sub_architectures(self._masks, honest))
-
-    def score(self, features: PathFeatures) -> npt.NDArray[np.float32]:
-        """``[N]``, larger is stranger, in the precision that graphs have.
-
-        Raises:
-            NotFittedError: call `fit` first.
-            InvalidArgumentError: the features have another number of filters or an unknown class.
-        """
-        tables = self.fitted
-        if features.filters != len(tables.usual):
-            raise InvalidArgumentError(
-                f"paths have {features.filters} bits; the detector has {len(tables.usual)}"
-            )
-        features.check_classes(self._classes)
-        return tables.score(features).astype(np.float32)

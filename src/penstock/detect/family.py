@@ -11,11 +11,11 @@ from penstock.detect.disagreement import check_masks
 from penstock.detect.family_score import FamilyScore
 from penstock.detect.features import PathFeatures
 from penstock.detect.lifecycle import LearningDetector
-from penstock.detect.pvalues import RANKED
 from penstock.detect.recipe import COMPARING, Recipe
 from penstock.errors import InvalidArgumentError
 from penstock.paths import PathSet
 
+RANKED = 0.4  # share of the honest inputs that ranks scores where no others do; the rest is fitted to
 FEWEST = 50  # honest inputs to fit and to rank by surprisal
 
 

@@ -1,21 +1,31 @@
 r"""From a score to how surprising it is among honest inputs, so that several scores can be combined, also in a graph.
 
-With n honest scores that nothing was fitted on, the conformal p-value of a score s is (1 + #{honest >= s}) / (n + 1),
-as in `penstock.detect.pvalues`, and its surprisal -log p. As a function of s that is a staircase, on which the last
-digit of s, in which graphs and numpy differ, can move a whole step. So here it is exact at knots t_0 < t_1 < ... only,
-at least `APART` from each other, and a straight line between two of them; beyond the last it goes on as between the
-last two, so that what is stranger than all honest inputs still differs. Written with bends instead of cases,
+With n honest scores that nothing was fitted on, a score s has the conformal p-value (Bates, Candes, Lei, Romano and
+Sesia, *Testing for outliers with conformal p-values*, 2023, https://arxiv.org/abs/2104.08279)
+
+    p = (1 + #{honest >= s}) / (n + 1)
+
+which is at most t with probability at most t for a new honest input, and the surprisal -log p. As a function of s that
+is a staircase, on which the last digit of s, in which graphs and numpy differ, can move a whole step. So here it is
+exact at knots t_0 < t_1 < ... only, at least `APART` from each other, and a straight line between two of them; beyond
+the last it goes on as between the last two, so that what is stranger than all honest inputs still differs. Written with
+bends instead of cases,
 
     g(s) = start + sum_k bend_k max(s - t_k, 0)
 
 which plain ONNX has: one Sub, Relu and MatMul. Scores are expected in standard deviations of honest inputs. A threshold
 that is conformal for the combined score keeps its promise under this as under any other increasing map.
 
-Combinations of the surprisals g_i of K scores, named as in `penstock.detect.pvalues`:
+The surprisals g_i of K scores become one score, larger is stranger:
 
-    minimum     max_i g_i
-    harmonic    log mean_i exp(g_i)
-    fisher      2 sum_i g_i
+    minimum     max_i g_i              the strangest score alone speaks: the least p-value
+    harmonic    log mean_i exp(g_i)    between the two (Wilson, *The harmonic mean p-value*, 2019)
+    fisher      2 sum_i g_i            evidence adds up: several mildly strange scores are strange together
+
+A score that is blind to an attack gives it ordinary p-values, which weigh down Fisher's sum and hardly touch the
+minimum. Under independence Fisher's sum follows a chi-squared distribution; scores of one path are anything but
+independent. So none of the textbook laws is used: what is combined gets a conformal threshold like any other score, and
+keeps the promise whatever the dependence.
 """
 
 from __future__ import annotations

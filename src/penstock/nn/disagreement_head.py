@@ -18,7 +18,7 @@ class DisagreementHead(nn.Module):
     """Scores paths by how much nearer they are to another class.
 
     Args:
-        tables: of a fitted `penstock.detect.DisagreementDetector`.
+        tables: fitted ones.
     """
 
     usual: Tensor
