@@ -7,7 +7,8 @@ r"""Measure what flags are worth on exported graphs, and write ``results/detecti
 Each zoo entry of the list that is there is exported in every form that it can have, with flags; thresholds are those of
 each graph's own scores on calibration images, false positives those on test images. With ``--attacks``, the entry is
 attacked as ``penstock detect evaluate`` does it, and all its forms judge the same images. Bundles and evaluations stay
-in ``--runs``, and what is there is not made again; each network's result is written as soon as it is there.
+in ``--runs``, and what is there is not made again, unless a bundle would come out otherwise now; each network's result
+is written as soon as it is there.
 """
 
 from __future__ import annotations
@@ -31,10 +32,12 @@ from penstock.bundle import Bundle, newest_bundle
 from penstock.bundle import versions as versions_of
 from penstock.data import Splits, load
 from penstock.detect.recipe import DEFAULT, OF_OBSERVERS, Recipe
+from penstock.export.compiling import versions
 from penstock.export.pipeline import ExportOptions, export
 from penstock.export.runtime import open_bundle
 from penstock.files import write_atomic
 from penstock.learn.reading import read
+from penstock.manifest import Manifest
 from penstock.nn.checkpoint import Checkpoint, load_source
 from penstock.nn.prototypes import ConsolidatedNetwork
 from penstock.nn.surgery import GatedNetwork
@@ -119,21 +122,47 @@ def _measured(name: str, parsed: argparse.Namespace) -> dict[str, Any]:
 def _bundles(
     source: str, sha256: str, checkpoint: Checkpoint, parsed: argparse.Namespace
 ) -> dict[str, Bundle]:
-    """Every form of a network, made where it is not there yet, or there of another checkpoint."""
+    """Every form of a network, made where it is not there yet, or there of something else."""
     network = checkpoint.network
     gates = isinstance(network, GatedNetwork) and not isinstance(network, ConsolidatedNetwork)
     forms = GATES if gates else PROTOTYPES
     repository = parsed.runs / "models" / source.partition(":")[2]
     made = {}
-    for form, options in forms.items():
+    for form, changes in forms.items():
         if parsed.forms and form not in parsed.forms:
             continue
+        options = ExportOptions(source=source, repository=repository, name=form, **changes)
         there = newest_bundle(repository / form) if versions_of(repository / form) else None
-        if there is None or there.manifest.source["sha256"] != sha256:
-            _say(f"{source}: exporting {form}")
-            there = export(ExportOptions(source=source, repository=repository, name=form, **options), _say)
+        why = "not there" if there is None else _stale(there.manifest, sha256, checkpoint, options)
+        if there is None or why:
+            _say(f"{source}: exporting {form}: {why}")
+            there = export(options, _say)
         made[form] = there
     return made
+
+
+def _stale(manifest: Manifest, sha256: str, checkpoint: Checkpoint, options: ExportOptions) -> str:
+    """In what a bundle is not what an export would be now; empty if it would be the same."""
+    own = DEFAULT if options.observe else checkpoint.detector_name
+    wanted = {
+        "checkpoint": sha256,
+        "lowering": OBSERVED if options.observe else options.lowering,
+        "precision": options.precision,
+        "detector": options.detector or own,
+        "software": versions(),
+    }
+    found = {
+        "checkpoint": manifest.source.get("sha256"),
+        "lowering": manifest.lowering,
+        "precision": manifest.precision,
+        "detector": manifest.calibration and manifest.calibration.detector,
+        "software": manifest.versions,
+    }
+    return ", ".join(
+        f"{name} is {found[name]}, and {wanted[name]} is wanted"
+        for name in wanted
+        if found[name] != wanted[name]
+    )
 
 
 def _false_positives(form: str, bundle: Bundle, splits: Splits, most: int | None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from copy import deepcopy
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -15,8 +16,8 @@ import torch
 
 from penstock.attacks.baselines import Score
 from penstock.attacks.evaluation import RESULTS, evaluate_detection
-from penstock.attacks.evaluation_bench import Bench, kept, make_once
-from penstock.attacks.evaluation_claim import claim, digest
+from penstock.attacks.evaluation_bench import Bench, kept, make_once, told_once, written
+from penstock.attacks.evaluation_claim import CLAIM
 from penstock.attacks.evaluation_config import OWN, EvaluationConfig
 from penstock.attacks.evaluation_figures import Arrays
 from penstock.attacks.evaluation_work import other_network
@@ -25,11 +26,12 @@ from penstock.attacks.served import Served
 from penstock.bundle import newest_bundle
 from penstock.cli.main import main
 from penstock.data import load
-from penstock.errors import AlreadyExistsError, ConfigurationError, InvalidArgumentError
+from penstock.detect import CLASSIFIERS
+from penstock.errors import AlreadyExistsError, InvalidArgumentError
 from penstock.export.pipeline import ExportOptions, export
 from penstock.export.runtime import open_bundle
 from penstock.nn.checkpoint import load_source
-from penstock.nn.detecting import FIT_IMAGES
+from penstock.nn.detecting import features_of, fitted_score
 
 CONFIG = EvaluationConfig(
     images=16,
@@ -40,44 +42,94 @@ CONFIG = EvaluationConfig(
     counts={"joint": 9, "inflation": 4},
     adaptive_steps=5,
     adaptive_restarts=1,
+    supervised=(1, 5),
 )
 
 
+def arrays(file: Path) -> Arrays:
+    with np.load(file) as content:
+        return dict(content)
+
+
 def test_an_evaluation_reports_and_goes_on(tiny_run: Path, tmp_path: Path) -> None:
-    found = evaluate_detection(str(tiny_run), CONFIG, tmp_path / "run")
+    run = tmp_path / "run"
+    found = evaluate_detection(str(tiny_run), CONFIG, run)
     by_kind = {attack["attack"]: attack for attack in found["attacks"]}
-    assert set(by_kind) == set(CONFIG.kinds)
+    assert list(by_kind) == list(CONFIG.kinds)
     fgsm = by_kind["fgsm"]
     assert 0 < fgsm["turned"] <= fgsm["attacked"] <= 16
     assert (by_kind["joint"]["attacked"], by_kind["inflation"]["attacked"]) == (9, 4)
     assert by_kind["joint"]["turned"] / 9 >= fgsm["turned"] / fgsm["attacked"]
-    own = fgsm["detectors"]["path"]
-    assert own["evasion"]["0.05"]["value"] <= fgsm["turned"] / fgsm["attacked"]
-    assert all(0 <= one["turned"]["auroc"]["value"] <= 1 for one in fgsm["detectors"].values())
-    assert by_kind["inflation"]["active_macs"]["largest"] <= by_kind["inflation"]["active_macs"]["bound"]
-
+    macs = by_kind["inflation"]["active_macs"]
+    assert macs["mean_before"] <= macs["mean"] <= macs["largest"] <= macs["bound"]
     assert min(found["live_bits"].values()) > 0
-    assert set(found["planted"]) == {"joint"}
-    assert 0 <= found["planted"]["joint"]["value"] <= 1 <= found["planted"]["joint"]["images"] <= 16
+
+    # What is told of scores is what they say, counted anew.
+    changed, honest = arrays(run / "attack-fgsm-40.npz"), arrays(run / "clean-test.npz")
+    compared, calibration = arrays(run / "compared-test.npz"), arrays(run / "clean-calibration.npz")
+    turned = changed["predicted"] != changed["labels"]
+    threshold = np.sort(calibration[OWN])[int(0.95 * (len(calibration[OWN]) + 1)) - 1]
+    evades = (turned & (changed[OWN] <= threshold)).mean()
+    assert fgsm["detectors"][OWN]["evasion"]["0.05"]["value"] == pytest.approx(evades)
+    flagged = (changed[OWN] > threshold)[turned].mean()
+    assert fgsm["detectors"][OWN]["turned"]["tpr"]["0.05"]["value"] == pytest.approx(flagged)
+    assert fgsm["detectors"].keys() == {OWN, *CONFIG.baselines}
+    for name, one in fgsm["detectors"].items():
+        usual = (honest | compared)[name][:, None]
+        strange = changed[name][None, turned]
+        above = ((strange > usual) + (strange == usual) / 2).mean()
+        assert one["turned"]["auroc"]["value"] == pytest.approx(above), name
+    assert found["clean"][OWN]["0.05"]["measured"] == pytest.approx((honest[OWN] > threshold).mean())
+
+    planted = arrays(run / "planted.npz")["joint"]
+    assert found["planted"].keys() == {"joint"}
+    assert found["planted"]["joint"]["images"] == len(planted) > 0
+    assert found["planted"]["joint"]["value"] == planted.mean()
 
     supervised = found["supervised"]
-    assert {row["per_class"] for row in supervised} == {1, 5, 10}
-    assert {row["trained_on"] for row in supervised} <= {"fgsm-40", "joint-40"}
-    for row in supervised:
-        assert set(row["auroc"]) <= {"fgsm-40", "joint-40"}
-        assert all(0 <= area <= 1 for area in row["auroc"].values())
+    told = {(row["classifier"], row["per_class"], row["trained_on"]) for row in supervised}
+    assert told == set(product(CLASSIFIERS, CONFIG.supervised, ("fgsm-40", "joint-40")))
+    assert len(supervised) == len(told)
+    # They are shown those at odd places that an attack turned.
+    shown = {
+        attack
+        for attack in ("fgsm-40", "joint-40")
+        for found_of in [arrays(run / f"attack-{attack}.npz")]
+        if (found_of["predicted"] != found_of["labels"])[1::2].any()
+    }
+    assert {tuple(sorted(row["auroc"])) for row in supervised} == {tuple(sorted(shown))}
 
-    lost = tmp_path / "run" / "attack-fgsm-40.npz"
-    kept = tmp_path / "run" / "attack-joint-40.npz"
-    fitted = [tmp_path / "run" / f"fit-{name}.npz" for name in ("feature-mahalanobis", "lid", "cdrp")]
-    written = [file.stat().st_mtime_ns for file in (kept, *fitted)]
+    lost, again = run / "attack-fgsm-40.npz", run / "attack-joint-40.npz"
+    fitted = [run / f"fit-{name}.npz" for name in (OWN, "feature-mahalanobis", "lid", "cdrp")]
+    written = [file.stat().st_mtime_ns for file in (again, *fitted)]
     lost.unlink()
-    assert evaluate_detection(str(tiny_run), CONFIG, tmp_path / "run") == found
+    assert evaluate_detection(str(tiny_run), CONFIG, run) == found
     assert lost.is_file()
-    assert [file.stat().st_mtime_ns for file in (kept, *fitted)] == written
-    assert np.isclose(json.loads((tmp_path / "run" / RESULTS).read_text())["attacks"][0]["eps"], 40)
-    with pytest.raises(AlreadyExistsError, match="another"):
-        evaluate_detection(str(tiny_run), EvaluationConfig(images=3), tmp_path / "run")
+    assert [file.stat().st_mtime_ns for file in (again, *fitted)] == written
+    assert json.loads((run / RESULTS).read_text()) == found
+    with pytest.raises(AlreadyExistsError, match=r"its config\.images is 16, and is 17 here"):
+        evaluate_detection(str(tiny_run), replace(CONFIG, images=17), run)
+    claimed = json.loads((run / CLAIM).read_text())
+    (run / CLAIM).write_text(json.dumps(claimed | {"detector": "another"}))
+    with pytest.raises(AlreadyExistsError, match="its detector is another, and is "):
+        evaluate_detection(str(tiny_run), CONFIG, run)
+
+
+def test_no_threshold_is_set_on_images_that_scores_are_ranked_by(tiny_run: Path, tmp_path: Path) -> None:
+    name = "minimum:gate-mahalanobis+doubt"
+    config = EvaluationConfig(
+        images=8, clean=8, kinds=("blur",), baselines=("energy",), supervised=(), detector=name
+    )
+    found = evaluate_detection(str(tiny_run), config, tmp_path / "run")
+    checkpoint, _ = load_source(str(tiny_run))
+    calibration = load("digits").calibration.images
+    ranking = np.arange(len(calibration)) % 2 == 1
+    score = fitted_score(checkpoint, name, calibration[ranking])
+    kept = arrays(tmp_path / "run" / "clean-calibration.npz")[OWN]
+    wanted = score.score(features_of(checkpoint.network, calibration[~ranking]))
+    assert len(kept) == found["clean"][OWN]["0.05"]["calibration_images"] == 250
+    np.testing.assert_allclose(kept, wanted, rtol=1e-4)
+    assert len(arrays(tmp_path / "run" / "compared-calibration.npz")["energy"]) == 250
 
 
 @pytest.fixture(scope="module")
@@ -171,8 +223,21 @@ def test_baselines_are_fitted_only_where_they_are_asked(tiny_run: Path) -> None:
     np.testing.assert_array_equal(judged[OWN], alone[OWN])
 
 
-def test_baselines_are_fitted_on_the_images_of_the_path_detector() -> None:
-    assert EvaluationConfig().fit == FIT_IMAGES
+def test_judging_asks_the_network_once(tiny_run: Path) -> None:
+    checkpoint, _ = load_source(str(tiny_run))
+    images = load("digits").test.take(np.arange(300)).floats()  # more than a batch
+    asked: list[int] = []
+    scores: dict[str, Score] = {
+        "energy": lambda seen: seen.logits[:, 0].astype(np.float64),
+        "lid": lambda seen: seen.features.astype(np.float64).sum(axis=1),
+    }
+    bench = Bench(checkpoint, checkpoint.score, lambda: scores)
+    handle = checkpoint.network.register_forward_hook(lambda _, inputs, __: asked.append(len(inputs[0])))
+    judged = bench.judge(images)
+    handle.remove()
+    assert sum(asked) == 300
+    for name, compared in bench.compare(images).items():
+        np.testing.assert_allclose(judged[name], compared, rtol=1e-5)
 
 
 def test_attacks_come_from_another_network_or_none_do(tiny_run: Path, tmp_path: Path) -> None:
@@ -225,21 +290,16 @@ def test_what_another_process_is_at_is_left_to_it_and_waited_for(tmp_path: Path)
     np.testing.assert_array_equal(found[0]["x"], [0, 1, 2])
 
 
-def test_a_folder_is_of_one_set_of_images(tmp_path: Path) -> None:
-    images = load("digits").test
-    claim(tmp_path, {"images": digest(images)})
-    claim(tmp_path, {"images": digest(images)})
-    for other in (images.take(np.arange(9)), replace(images, labels=9 - images.labels)):
-        with pytest.raises(AlreadyExistsError, match="another source"):
-            claim(tmp_path, {"images": digest(other)})
+def test_figures_are_told_by_one_of_those_who_work_together(tmp_path: Path) -> None:
+    file, told = tmp_path / RESULTS, []
 
+    def make() -> dict[str, Any]:
+        told.append("told")
+        return {"times": len(told)}
 
-def test_unknown_attacks_are_refused() -> None:
-    with pytest.raises(ConfigurationError, match="clean is 50; the 1000 images"):
-        EvaluationConfig(clean=50)
-    with pytest.raises(ConfigurationError, match="counts of cw is 20; it must be between 1 and images, 10"):
-        EvaluationConfig(images=10, counts={"cw": 20})
-    with pytest.raises(ConfigurationError, match="no counts 'bim'"):
-        EvaluationConfig(counts={"bim": 20})
-    with pytest.raises(ConfigurationError, match="no kinds 'bim'"):
-        EvaluationConfig(kinds=("bim",))
+    began = written(file)
+    assert began is None
+    assert told_once(file, make, began) == {"times": 1}
+    assert told_once(file, make, began) == {"times": 1}  # by another process that began as early
+    assert json.loads(file.read_text()) == {"times": 1}
+    assert told_once(file, make, written(file)) == {"times": 2}  # by one that begins now, maybe of newer code

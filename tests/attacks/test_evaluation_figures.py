@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from penstock.attacks.baselines import evenly
 from penstock.attacks.evaluation_config import OWN
 from penstock.attacks.evaluation_figures import Arrays, attack_figures, mean_figures
 from penstock.attacks.metrics import auroc, auroc_rounds
@@ -96,3 +97,15 @@ def test_an_attack_on_the_first_images_only_has_its_share_of_the_same_draws() ->
     masked = auroc_rounds(honest, [(scores, every), (scores, np.arange(100) < 30)])[:, 1]
     np.testing.assert_allclose(few, masked)
     assert few.std() > 1.3 * whole.std()
+
+
+def test_a_score_of_fewer_honest_images_is_compared_on_those() -> None:
+    draw = np.random.default_rng(0)
+    honest = draw.normal(0, 1, 300)
+    clean: dict[str, Arrays] = {"test": {OWN: honest, "few": honest[evenly(300, 100)]}}
+    found = piece(turned=80, failed=20)
+    found[OWN] = draw.normal(1, 1, 100)
+    means = mean_figures({("pgd", 8.0): found | {"few": found[OWN]}}, clean, [OWN, "few"], seed=0)
+    assert means is not None
+    assert means["auroc"]["few"] != means["auroc"][OWN]
+    assert means["ahead"]["few"] == {"value": 0.0, "low": 0.0, "high": 0.0}  # pairs, or chance would be left

@@ -66,6 +66,9 @@ class Adaptive:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise InvalidArgumentError(f"no adaptive attack {self.method!r}; there are {', '.join(METHODS)}")
+        for name in ("steps", "restarts"):
+            if getattr(self, name) < 1:
+                raise InvalidArgumentError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
     def __call__(
         self,

@@ -8,7 +8,7 @@ killed run goes on where it stopped, and several processes share the work of one
 
 from __future__ import annotations
 
-import json
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -16,22 +16,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from penstock.attacks.baselines import fit_baselines
 from penstock.attacks.classifier import Images, live_bits
-from penstock.attacks.evaluation_bench import Bench, attack_file, kept, make_once
-from penstock.attacks.evaluation_claim import claim, digest
-from penstock.attacks.evaluation_config import ADAPTIVE, OWN, EvaluationConfig
+from penstock.attacks.evaluation_bench import Bench, attack_file, kept, make_once, told_once, written
+from penstock.attacks.evaluation_claim import claim, images_digests, masks_digest
+from penstock.attacks.evaluation_config import OWN, EvaluationConfig
 from penstock.attacks.evaluation_figures import Arrays, attack_figures, clean_figures, mean_figures
-from penstock.attacks.evaluation_work import Subject, active_test, do, other_network
+from penstock.attacks.evaluation_needs import (
+    check_libraries,
+    check_masks,
+    check_rates,
+    check_source,
+    foreign_images,
+)
+from penstock.attacks.evaluation_plan import compared_file, pieces, planted_file
+from penstock.attacks.evaluation_work import Subject, other_network
 from penstock.attacks.metrics import rate_estimate
 from penstock.attacks.served import Served, attack_served, check_served, clean_served
 from penstock.attacks.supervised_figures import codes_of, supervised_figures
 from penstock.data import ImageSet, Splits, load
 from penstock.data.splitting import at_most
-from penstock.detect import Recipe
+from penstock.detect import FamilyScore, Recipe
+from penstock.detect.tables import tables_to_bytes
 from penstock.errors import InvalidArgumentError
-from penstock.files import write_atomic
 from penstock.nn.checkpoint import Checkpoint, load_source
 from penstock.nn.detecting import FIT_SEED, fitted_score
 from penstock.nn.observing import observed_checkpoint
@@ -39,7 +48,7 @@ from penstock.nn.observing import observed_checkpoint
 GUIDES = 2000  # honest images that feature matching may choose from
 RESULTS = "detection.json"
 Say = Callable[[str], None]
-Track = Callable[[list[tuple[str, float]]], Iterable[tuple[str, float]]]
+Track = Callable[[list[Path]], Iterable[Path]]
 
 
 def evaluate_detection(
@@ -59,22 +68,34 @@ def evaluate_detection(
         out: run folder; one of the same source and configuration goes on.
         folder: of the data set; by default what ``PENSTOCK_DATA`` says.
         say: told what is going on, in short lines.
-        track: passes the plan on, and may show how far it is.
+        track: passes the files of the plan on, and may show how far it is.
         bundles: exports of the source, each judged on the same images.
+
+    Returns:
+        what ``detection.json`` holds.
 
     Raises:
         AlreadyExistsError: the folder holds another evaluation.
-        InvalidArgumentError: the source has no detector, does not say its data set, a bundle is not of it, or the other
-            network is no other one.
+        InvalidArgumentError: the source has no detector, does not say its data set, a bundle is not of it, the other
+            network is no other one, or there are too few calibration images.
+        NotFoundError: images or sub-architectures that the plan needs are not there.
+        UnsupportedError: a library that the plan needs is not installed.
     """
+    began = written(out / RESULTS)
+    check_libraries(config)
     checkpoint, about = load_source(source)
-    if not checkpoint.detector or "data" not in checkpoint.config:
-        raise InvalidArgumentError(
-            f"{about['name']} has no detector or no data set: take one that `penstock` trained"
-        )
+    check_source(checkpoint, about["name"])
     check_served(bundles, about["sha256"], observe=config.observe)
     other, its = other_network(config.other, checkpoint) if config.other else (None, None)
     splits = load(checkpoint.config["data"], folder=folder)
+    foreign = foreign_images(config, checkpoint.input_shape, folder)
+    if config.observe:
+        say("fitting a detector to what the gates see of the dense network")
+        checkpoint = observed_checkpoint(checkpoint, folder)
+    recipe = Recipe.parse(config.detector or checkpoint.detector_name)
+    ranked = _ranked(splits, recipe, bundles)
+    check_rates(config, recipe, ranked)
+    check_masks(config, recipe, checkpoint)
     claim(
         out,
         {
@@ -82,32 +103,47 @@ def evaluate_detection(
             "other": its,
             "config": asdict(config),
             "bundles": [bundle.about for bundle in bundles],
-            "images": {part: digest(getattr(splits, part)) for part in ("train", "calibration", "test")},
+            "sub_architectures": masks_digest(config.sub_architectures),
+            "images": images_digests(splits, foreign),
         },
     )
-    if config.observe:
-        say("fitting a detector to what the gates see of the dense network")
-        checkpoint = observed_checkpoint(checkpoint, folder)
-    recipe = Recipe.parse(config.detector or checkpoint.detector_name)
     say(f"fitting {recipe}")
     bench = _bench(checkpoint, recipe, config, splits, out, folder, bundles)
+    claim(out, {"detector": hashlib.sha256(tables_to_bytes(bench.detector)).hexdigest()})
     say("scoring clean images")
+    parts = _clean_parts(splits, config, ranked)
     clean = {
-        name: kept(out / f"clean-{name}.npz", partial(_judged, bench, part))
-        for name, part in _clean_parts(splits, config, recipe, bundles).items()
+        name: kept(out / f"clean-{name}.npz", partial(_judged, bench, part)) for name, part in parts.items()
     }
-    subject = replace(_subject(bench, splits, clean, config), other=other)
-    active, founds = _attacked(subject, bench, config, out, folder, say, track)
-    say("counting")
-    result = {
-        "source": about,
-        "config": asdict(config),
-        "detector": str(recipe),
-        "planted": {kind: asdict(rate_estimate(got)) | {"images": len(got)} for kind, got in active.items()},
-        "live_bits": live_bits(checkpoint.network, subject.victims.floats()),
-    } | _figures(bench, config, clean, subject.before, founds)
-    write_atomic(out / RESULTS, json.dumps(result, indent=2) + "\n")
-    return result
+    subject = replace(_subject(bench, splits, clean, config), foreign=foreign, other=other)
+    if "transfer" in config.kinds and other is None:
+        say("no other network is named, so that no attack is transferred")
+    work = pieces(subject, bench, config, parts, out)
+    for file in track(list(work)):
+        make_once(file, work[file], wait=False)
+    made = {file: kept(file, make) for file, make in work.items()}
+    clean = {name: arrays | made.get(compared_file(out, name), {}) for name, arrays in clean.items()}
+    founds = {piece: made[attack_file(out, *piece)] for piece in config.plan}
+
+    active = made.get(planted_file(out), {})
+
+    def result() -> dict[str, Any]:
+        say("counting")
+        return {
+            "source": about,
+            "config": asdict(config),
+            "detector": str(recipe),
+        } | _figures(bench, config, clean, subject, founds, active)
+
+    return told_once(out / RESULTS, result, began)
+
+
+def _ranked(splits: Splits, recipe: Recipe, bundles: Sequence[Served]) -> npt.NDArray[np.bool_]:
+    """Which calibration images any scores are ranked by."""
+    count = len(splits.calibration)
+    recipes = (recipe, *(bundle.recipe for bundle in bundles))
+    ranked: npt.NDArray[np.bool_] = np.any([each.ranking(count) for each in recipes], axis=0)
+    return ranked
 
 
 def _bench(
@@ -120,56 +156,33 @@ def _bench(
     bundles: Sequence[Served],
 ) -> Bench:
     """All that judges images: the fitted detector, scores to compare it with, which are fitted when asked, exports."""
+
+    def keep(name: str, make: Callable[[], Arrays]) -> Arrays:
+        return kept(out / f"fit-{name}.npz", make)
+
     masks = Path(config.sub_architectures) if config.sub_architectures else None
     ranking = splits.calibration.images[recipe.ranking(len(splits.calibration))]
-    baselines = partial(
-        fit_baselines,
-        config.baselines,
-        checkpoint.network,
-        partial(_honest, splits, config.fit),
-        lambda name, make: kept(out / f"fit-{name}.npz", make),
-    )
-    return Bench(
-        checkpoint, fitted_score(checkpoint, str(recipe), ranking, folder, masks), baselines, bundles
-    )
-
-
-def _attacked(
-    subject: Subject,
-    bench: Bench,
-    config: EvaluationConfig,
-    out: Path,
-    folder: Path | None,
-    say: Say,
-    track: Track,
-) -> tuple[Arrays, dict[tuple[str, float], Arrays]]:
-    """What planted evasions and all attacks and controls left, made where it is not there yet."""
-    if "transfer" in config.kinds and subject.other is None:
-        say("no other network is named, so that no attack is transferred")
-    active: Arrays = {}
-    if set(ADAPTIVE).intersection(config.kinds):
-        say("planting evasions that adaptive attacks must find")
-        active = kept(out / "planted.npz", partial(active_test, subject, config))
-    work = {
-        piece: (attack_file(out, *piece), partial(do, subject, bench, *piece, config, folder))
-        for piece in config.plan
-    }
-    for piece in track(list(work)):
-        make_once(*work[piece], wait=False)
-    return active, {piece: kept(*work[piece]) for piece in work}
+    # Kept, because another number of threads fits another one, to rounding.
+    tables = keep(OWN, lambda: dict(fitted_score(checkpoint, str(recipe), ranking, folder, masks).arrays()))
+    honest = partial(_honest, splits, config.fit)
+    baselines = partial(fit_baselines, config.baselines, checkpoint.network, honest, keep)
+    return Bench(checkpoint, FamilyScore.from_arrays(str(recipe), tables), baselines, bundles)
 
 
 def _figures(
     bench: Bench,
     config: EvaluationConfig,
     clean: dict[str, Arrays],
-    before: Arrays,
+    subject: Subject,
     founds: dict[tuple[str, float], Arrays],
+    active: Arrays,
 ) -> dict[str, Any]:
-    """Everything that the pieces of work say: of clean images by part, of those attacked as they were, of attacks."""
-    names = (OWN, *config.baselines)
+    """Everything that the pieces of work say: of clean images by part, of attacks, and of planted evasions."""
+    names, before = (OWN, *config.baselines), subject.before
     codes = codes_of(bench.checkpoint, clean["test"], before, founds, config.images)
     return {
+        "planted": {kind: asdict(rate_estimate(got)) | {"images": len(got)} for kind, got in active.items()},
+        "live_bits": live_bits(bench.checkpoint.network, subject.victims.floats()),
         "clean": {name: clean_figures(clean, name, config.seed) for name in names},
         "attacks": [
             {"attack": kind, "eps": eps, **attack_figures(found, clean, names, config.seed)}
@@ -201,12 +214,9 @@ def _judged(bench: Bench, part: ImageSet) -> Arrays:
 
 
 def _clean_parts(
-    splits: Splits, config: EvaluationConfig, recipe: Recipe, bundles: Sequence[Served]
+    splits: Splits, config: EvaluationConfig, ranked: npt.NDArray[np.bool_]
 ) -> dict[str, ImageSet]:
     """Calibration images that thresholds are set on, without those that any scores are ranked by; and test images."""
-    ranked = np.any(
-        [each.ranking(len(splits.calibration)) for each in (recipe, *(one.recipe for one in bundles))], axis=0
-    )
     count = min(config.clean or len(splits.test), len(splits.test))
     return {
         "calibration": splits.calibration.take(~ranked),
@@ -217,6 +227,11 @@ def _clean_parts(
 def _subject(bench: Bench, splits: Splits, clean: dict[str, Arrays], config: EvaluationConfig) -> Subject:
     images = splits.test.take(np.arange(min(config.images, len(splits.test))))
     right = np.flatnonzero(clean["test"]["predicted"][: len(images)] == images.labels)
+    if not len(right):
+        raise InvalidArgumentError(
+            f"none of the {len(images)} images is read right, so that there is nothing to attack: raise images, or "
+            "train the network longer"
+        )
     return Subject(
         checkpoint=bench.checkpoint,
         detector=bench.detector,

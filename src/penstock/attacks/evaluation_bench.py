@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
@@ -19,8 +21,8 @@ from penstock.attacks.served import Served
 from penstock.detect import FamilyScore
 from penstock.files import work_locked, write_atomic
 from penstock.nn.checkpoint import Checkpoint
-from penstock.nn.detecting import features
-from penstock.nn.inference import answer
+from penstock.nn.detecting import features as features_of
+from penstock.nn.inference import Answers, answer
 
 TIMED = 100  # images
 
@@ -48,19 +50,28 @@ class Bench:
 
     def judge(self, images: Images) -> Arrays:
         """What `judge_alone` says of images in 0..1, and scores ``[N]`` of baselines by name."""
-        judged = self.judge_alone(images)
-        if self.baselines:
-            seen = baselines.read(self.checkpoint.network, images)
-            judged |= {name: score(seen) for name, score in self.baselines.items()}
-        return judged
+        with baselines.entering_last(self.checkpoint.network) as features:
+            seen = self._answers(images)
+        reading = baselines.Reading(images, seen.logits, np.concatenate(features))
+        compared = {name: score(reading) for name, score in self.baselines.items()}
+        return self._judged(images, seen) | compared
 
     def judge_alone(self, images: Images) -> Arrays:
         """The detector's scores ``[N]``, ``predicted`` and ``active_macs`` ``[N]`` and packed ``bits``.
 
         What bundles say stands beside them, as `penstock.attacks.served` names it.
         """
-        seen = answer(self.checkpoint.network, images * np.float32(255))
-        watched = features(self.checkpoint.network, seen)
+        return self._judged(images, self._answers(images))
+
+    def compare(self, images: Images) -> Arrays:
+        """Scores of baselines by name for clean images in 0..1, the dearest's of fewer: `baselines.compare`."""
+        return dict(baselines.compare(self.baselines, baselines.read(self.checkpoint.network, images)))
+
+    def _answers(self, images: Images) -> Answers:
+        return answer(self.checkpoint.network, images * np.float32(255))
+
+    def _judged(self, images: Images, seen: Answers) -> Arrays:
+        watched = features_of(self.checkpoint.network, seen)
         judged: Arrays = {
             "predicted": seen.predicted,
             "bits": np.packbits(watched.bits, axis=1),
@@ -120,3 +131,25 @@ def make_once(file: Path, make: Callable[[], Arrays], *, wait: bool) -> None:
             buffer = io.BytesIO()
             np.savez(buffer, allow_pickle=False, **make())
             write_atomic(file, buffer.getvalue())
+
+
+def written(file: Path) -> int | None:
+    """When a file was written, as `told_once` wants it; ``None`` where there is none."""
+    return file.stat().st_mtime_ns if file.is_file() else None
+
+
+def told_once(file: Path, make: Callable[[], dict[str, Any]], before: int | None) -> dict[str, Any]:
+    """Write what is made of all pieces as JSON, unless another process has done so since this one began.
+
+    A file from before may be of older code, and is written anew.
+
+    Args:
+        file: where it goes.
+        make: gives it; asked by one process, while others wait.
+        before: what `written` said when this process began.
+    """
+    with work_locked(file):
+        if written(file) == before:
+            write_atomic(file, json.dumps(make(), indent=2) + "\n")
+        told: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return told

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from penstock.attacks.baselines import evenly
 from penstock.attacks.evaluation_config import OWN, UNAWARE, named
 from penstock.attacks.metrics import (
     Scores,
@@ -113,24 +114,29 @@ def mean_figures(
     attacks = {attack: (found, turned) for attack, (found, turned) in attacks.items() if turned.any()}
     if not attacks:
         return None
-    values: dict[str, float] = {}
-    drawn: dict[str, Scores] = {}
-    for name in names:
-        honest = clean["test"][name]
+
+    def mean(name: str, honest: Scores) -> tuple[float, Scores]:
+        """The mean of AUROCs, and means that a bootstrap drew."""
         shown = [(found[name], turned) for found, turned in attacks.values()]
-        values[name] = float(np.mean([auroc(honest, scores[turned]) for scores, turned in shown]))
         rounds = auroc_rounds(honest, shown, seed)
         # Rounds that drew an image that was turned: the same ones for every score.
         some = ~np.isnan(rounds).all(axis=1)
-        drawn[name] = np.nanmean(rounds[some], axis=1)
+        value = float(np.mean([auroc(honest, scores[turned]) for scores, turned in shown]))
+        return value, np.nanmean(rounds[some], axis=1)
+
+    honest = {name: clean["test"][name] for name in names}
+    means = {name: mean(name, honest[name]) for name in names}
+    ahead = {}
+    for name in names:
+        if name != OWN:
+            # A baseline that judged some of the honest images only, evenly spread, is compared on those.
+            count, judged = len(honest[OWN]), len(honest[name])
+            own = means[OWN] if judged == count else mean(OWN, honest[OWN][evenly(count, judged)])
+            ahead[name] = asdict(estimate(own[0] - means[name][0], own[1] - means[name][1]))
     return {
         "attacks": list(attacks),
-        "auroc": {name: asdict(estimate(values[name], drawn[name])) for name in names},
-        "ahead": {
-            name: asdict(estimate(values[OWN] - values[name], drawn[OWN] - drawn[name]))
-            for name in names
-            if name != OWN
-        },
+        "auroc": {name: asdict(estimate(*means[name])) for name in names},
+        "ahead": ahead,
     }
 
 

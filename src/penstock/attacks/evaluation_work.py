@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,6 @@ from penstock.attacks.classifier import Images
 from penstock.attacks.controls import (
     blur,
     contrast,
-    foreign,
     gaussian,
     gaussian_like,
     jpeg,
@@ -27,14 +25,14 @@ from penstock.attacks.controls import (
 )
 from penstock.attacks.detector_score import DetectorScore
 from penstock.attacks.evaluation_bench import Bench
-from penstock.attacks.evaluation_config import ATTACKS, CHANGES, OWN, EvaluationConfig
+from penstock.attacks.evaluation_config import ADAPTIVE, ATTACKS, CHANGES, OWN, EvaluationConfig
 from penstock.attacks.evaluation_figures import Arrays
 from penstock.attacks.inflation import Inflation, bound
 from penstock.attacks.pgd import PGD
 from penstock.attacks.planted import found, plant
 from penstock.attacks.square import Square
 from penstock.attacks.toolbox import FGSM, Attack, AutoAttack, DeepFool, Transfer
-from penstock.data import ImageSet, load
+from penstock.data import ImageSet
 from penstock.detect import FamilyScore, conformal_threshold
 from penstock.errors import InvalidArgumentError
 from penstock.nn.checkpoint import Checkpoint, load_source
@@ -56,6 +54,7 @@ class Subject:
         victims: test images that the network reads right.
         before: what a `Bench` said of them before they were changed.
         guides: honest training images.
+        foreign: images of other data sets in 0..1, by control.
         other: another network, for attacks that are made elsewhere; ``None`` where none is made.
     """
 
@@ -65,6 +64,7 @@ class Subject:
     victims: ImageSet
     before: Arrays
     guides: ImageSet
+    foreign: Mapping[str, Images] = field(default_factory=dict)
     other: nn.Module | None = None
 
     @cached_property
@@ -105,21 +105,30 @@ def do(
     kind: str,
     eps: float,
     config: EvaluationConfig,
-    folder: Path | None,
+    known: Arrays | None = None,
 ) -> Arrays:
     """Change images and judge them.
+
+    Args:
+        subject: what is attacked.
+        bench: what judges.
+        kind: one of `KINDS`.
+        eps: its bound in grey levels; 0 where it has none.
+        config: how it is done.
+        known: of an adaptive attack what it came to within the next smaller bound: what it won there is won here.
 
     Returns:
         what the bench says of them, ``labels`` ``[N]`` (-1 where none is right), ``l2`` ``[N]``, for attacks
         ``noise``, the path detector's scores under normal noise of equal length (those of bundles under their own
-        names), and for inflation ``bound`` ``[1]``, ``before`` ``[N]``, and what `Bench.time` says.
+        names), for adaptive ones ``changed``, the images, and for inflation ``bound`` ``[1]``, ``before`` ``[N]``, and
+        what `Bench.time` says.
     """
-    subject = subject.first(config.counts.get(kind, config.images))
-    if kind in ("mnist", "caltech25"):
-        shown = foreign(load(kind, folder=folder).test, subject.checkpoint.input_shape, len(subject.victims))
+    subject = subject.first(config.shown(kind))
+    if kind in subject.foreign:
+        shown = subject.foreign[kind]
         return bench.judge(shown) | {"labels": np.full(len(shown), -1), "l2": np.zeros(len(shown))}
     images, labels = subject.victims.floats(), subject.victims.labels
-    changed = change(subject, kind, eps / 255, config)
+    changed = change(subject, kind, eps / 255, config, known)
     moved = np.sqrt(((changed - images) ** 2).sum(axis=(1, 2, 3)))
     said = bench.judge(changed) | {"labels": labels, "l2": moved}
     if kind in ATTACKS:
@@ -129,6 +138,8 @@ def do(
             bundle, _, what = name.partition(".")
             if what in (OWN, "flag"):
                 said[f"{bundle}.noise-{what}"] = noise[name]
+    if kind in ADAPTIVE:
+        said["changed"] = changed
     if kind == "inflation":
         said["bound"] = np.array([bound(subject.checkpoint.network)])
         said["before"] = subject.before["active_macs"]
@@ -136,19 +147,33 @@ def do(
     return said
 
 
-def change(subject: Subject, kind: str, eps: float, config: EvaluationConfig) -> Images:
-    """The victims after an attack or control of ``KINDS``, with its bound in 0..1."""
+def change(
+    subject: Subject, kind: str, eps: float, config: EvaluationConfig, known: Arrays | None = None
+) -> Images:
+    """The victims after an attack or control of ``KINDS``, with its bound in 0..1; ``known`` as in `do`."""
     images, labels, network = subject.victims.floats(), subject.victims.labels, subject.network
     if kind in CHANGES:
         return _control(images, kind, eps, config.seed)
     if kind == "inflation":
         return Inflation(steps=config.adaptive_steps)(network, images)
     if kind in METHODS:
-        threshold = conformal_threshold(subject.calibration, config.fpr)
-        score = DetectorScore(subject.detector, network.layout)
-        attack = _adaptive(kind, eps, config)
-        return attack(network, score, threshold, images, labels, subject.guides.floats())
+        return _evade(subject, _adaptive(kind, eps, config), config.fpr, known)
     return _attack(subject, kind, eps, config)(network, images, labels)
+
+
+def _evade(subject: Subject, attack: Adaptive, fpr: float, known: Arrays | None) -> Images:
+    """An adaptive attack on what was not won within a smaller bound."""
+    images, labels, guides = subject.victims.floats(), subject.victims.labels, subject.guides.floats()
+    threshold = conformal_threshold(subject.calibration, fpr)
+    left = np.ones(len(images), np.bool_)
+    changed = images
+    if known is not None:
+        left = (known["predicted"] == known["labels"]) | ~(known[OWN] <= threshold)
+        changed = known["changed"].copy()
+    if left.any():
+        score = DetectorScore(subject.detector, subject.network.layout)
+        changed[left] = attack(subject.network, score, threshold, images[left], labels[left], guides)
+    return changed
 
 
 def active_test(subject: Subject, config: EvaluationConfig) -> Arrays:

@@ -210,6 +210,7 @@ def _clean_table(run: DetectionRun) -> Html:
     rows = [
         [
             name,
+            f"{found['images']:,}",
             f"{float(rate):.0%}",
             f"{found['measured']:.2%}",
             f"{found['interval_99'][0]:.1%} to {found['interval_99'][1]:.1%}",
@@ -218,7 +219,7 @@ def _clean_table(run: DetectionRun) -> Html:
         for name, rates in run.result["clean"].items()
         for rate, found in rates.items()
     ]
-    headings = ("score", "promised", "measured", "expected in 99 of 100 cases", "mean of re-splits")
+    headings = ("score", "images", "promised", "measured", "expected in 99 of 100 cases", "mean of re-splits")
     return _table(headings, rows, "What is flagged of clean test images")
 
 
