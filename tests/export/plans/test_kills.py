@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,7 @@ def small_plan(checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @contextmanager
 def started(plan: Path, jobs: int) -> Iterator[subprocess.Popen[str]]:
-    """The command in a process group of its own."""
+    """The command in a process group of its own, which minds Ctrl-C even if the tests run in the background."""
     process = subprocess.Popen(
         [sys.executable, "-m", "penstock.cli", "export", "--plan", str(plan), "--jobs", str(jobs)],
         env=os.environ | {"TMPDIR": tempfile.gettempdir()},
@@ -57,6 +58,7 @@ def started(plan: Path, jobs: int) -> Iterator[subprocess.Popen[str]]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     with process:
         try:
