@@ -21,9 +21,12 @@ from usage import Usage, usage
 
 from penstock import data
 from penstock.bundle import LOGITS, read_bundle
+from penstock.export.autotune.representative import representative
 from penstock.export.runtime import open_graph
 from penstock.export.sample import synthetic_images
 from penstock.files import sha256
+from penstock.nn.checkpoint import load_source
+from penstock.nn.inference import answer
 
 AUTO = "auto"
 LEAST_IMAGES = 64  # of a data set: how long a path takes depends on the image
@@ -80,11 +83,18 @@ def exported(form: Form, folder: Path, batch: int, threads: int, provider: str =
 
 
 def shown(network: dict[str, Any], count: int) -> npt.NDArray[np.uint8]:
-    """Images to time with, ``[N, C, H, W]``."""
+    """Images to time with, ``[N, C, H, W]``: of a data set those whose paths together cost what all do on average."""
     if "data" not in network:
         return synthetic_images(count, (3, network["size"], network["size"]))
-    test = data.load(network["data"]).test
-    return test.images[np.random.default_rng(0).permutation(len(test))[: max(count, LEAST_IMAGES)]]
+    order = representative(costs(network["paths"], network["data"]))
+    return data.load(network["data"]).test.images[order[: max(count, LEAST_IMAGES)]]
+
+
+@cache
+def costs(source: str, name: str) -> npt.NDArray[np.float32]:
+    """Share of the dense MACs that a source's paths of a data set's test images ask for, ``[N]``."""
+    checkpoint, _ = load_source(source)
+    return answer(checkpoint.network, data.load(name).test.images).active_macs
 
 
 def with_batch(content: bytes, count: int) -> bytes:

@@ -9,6 +9,7 @@ from functools import partial
 import onnx_ir as ir
 
 from penstock.errors import PenstockError, UnsupportedError, VerificationError
+from penstock.export.autotune.representative import representative
 from penstock.export.autotune.target import Target
 from penstock.export.autotune.tune import tune
 from penstock.export.captured import CapturedNetwork
@@ -19,6 +20,7 @@ from penstock.export.passes.simplify import tidy
 from penstock.export.precision.narrowing import narrow
 from penstock.manifest import Tuning
 
+TIMED_IMAGES = 32  # paths differ, and so does their time
 SCALING_IMAGES = 8  # to calibrate int8 candidates with, which are only timed
 
 Say = Callable[[str], None]
@@ -77,10 +79,11 @@ def _tuner(
             raise UnsupportedError(f"the versions of {options.name!r} that are there take {taken}")
         return serialize(narrow(tidy(model), options.precision, captured.sample.to_fit[:SCALING_IMAGES]))
 
+    costs = captured.expected.answer.active_macs[:, 0].numpy()
     return partial(
         tune,
         captured.model,
-        captured.sample.images,
+        captured.sample.images[representative(costs)[:TIMED_IMAGES]],
         target,
         finish,
         dense,

@@ -20,7 +20,6 @@ from penstock.manifest import TunedStage, Tuning
 
 DENSE = "dense"
 CHOSEN = "chosen"
-IMAGES = 32  # paths differ, and so does their time
 SECONDS = 5.0  # of the measurement against the dense network, which decides and is reported
 
 
@@ -38,7 +37,7 @@ def tune(
 
     Args:
         model: captured, before any lowering; it is not changed.
-        images: ``[N, C, H, W]`` uint8, a few to measure with.
+        images: ``[N, C, H, W]`` uint8, a few to measure with, see `penstock.export.autotune.representative`.
         target: what it is to be fast on.
         finish: makes a file of a lowered graph.
         dense: the file of the dense network, which everything is compared with.
@@ -49,14 +48,14 @@ def tune(
         UnsupportedError: no lowering can do this network on this provider.
     """
     parts = tunable(model.graph, single=single)
-    bench = Bench(model, parts, images[:IMAGES], target, finish)
+    bench = Bench(model, parts, images, target, finish)
     try:
         found = search(len(parts.stages), parts.options if only is None else (only,), bench)
     except UnsupportedError as error:
         raise UnsupportedError(f"{error}: {'; '.join(dict.fromkeys(bench.reasons))}") from error
     baseline = load(dense, target.provider, single=False, threads=target.threads)
     both = {DENSE: baseline, CHOSEN: bench.graph(found.choice)}
-    last = measure(both, images[:IMAGES], batch=target.batch, seconds=SECONDS)
+    last = measure(both, images, batch=target.batch, seconds=SECONDS)
     return parts.lowering(found.choice), _record(parts, found, last, target, bench.reasons)
 
 

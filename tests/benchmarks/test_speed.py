@@ -29,6 +29,7 @@ SUBJECT = """
 name = "digits"
 size = 8
 data = "digits"
+paths = "{run}"
 
 [[network.form]]
 label = "dense"
