@@ -88,6 +88,7 @@ def _tuner(
         finish,
         dense,
         single=options.max_batch == 1 and True in forms,
+        precision=options.precision,
     )
 
 

@@ -14,14 +14,15 @@ from penstock.export.lowerings.gathered import Gathered
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.masked import Masked
 from penstock.export.lowerings.routed import Routed
+from penstock.export.passes.align_widths import compact
 from penstock.manifest import FP16, FP32, INPUT_TYPES, INT8, PRECISIONS
 from penstock.nn.cascade_member import MEMBERS
 
-# What makes a lowering, told whether the model takes one image at most.
+# What makes a lowering, told whether the model takes one image at most, and its precision.
 LOWERINGS: dict[str, Callable[..., Lowering]] = {
-    "masked": lambda *, single: Masked(),
-    "gathered": lambda *, single: Gathered(),
-    "routed": lambda *, single: Routed(single),
+    "masked": lambda *, single, precision: Masked(),
+    "gathered": lambda *, single, precision: Gathered(),
+    "routed": lambda *, single, precision: Routed(single, others=compact(precision)),
 }
 AUTO = "auto"
 
@@ -192,7 +193,7 @@ class ExportOptions:
             return (False,)
         if self.lowering == AUTO:
             return (False, True)
-        return (LOWERINGS[self.lowering](single=self.max_batch == 1).single,)
+        return (LOWERINGS[self.lowering](single=self.max_batch == 1, precision=self.precision).single,)
 
     @property
     def dense_will_do(self) -> bool:

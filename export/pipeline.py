@@ -144,7 +144,7 @@ def _compile(
             captured.report.skip(step.name, UNSETTLED if _has_gates(checkpoint) else NO_GATES)
     if options.lowering != AUTO:
         say(f"compiling {options.lowering}")
-        lowering = LOWERINGS[options.lowering](single=options.max_batch == 1)
+        lowering = LOWERINGS[options.lowering](single=options.max_batch == 1, precision=options.precision)
         return compile_paths(captured, lowering, options.precision), None
     return fastest(captured, options, forms, say)
 

@@ -16,7 +16,7 @@ from penstock.export.autotune.search import Found, search
 from penstock.export.autotune.stages import Tunable, tunable
 from penstock.export.autotune.target import Target
 from penstock.export.lowerings.lowering import Lowering
-from penstock.manifest import TunedStage, Tuning
+from penstock.manifest import FP32, TunedStage, Tuning
 
 DENSE = "dense"
 CHOSEN = "chosen"
@@ -31,6 +31,7 @@ def tune(
     dense: bytes,
     *,
     single: bool,
+    precision: str = FP32,
     only: str | None = None,
 ) -> tuple[Lowering, Tuning]:
     """The fastest lowering here, and what was measured to find it.
@@ -42,12 +43,13 @@ def tune(
         finish: makes a file of a lowered graph.
         dense: the file of the dense network, which everything is compared with.
         single: make routed graphs for exactly one image.
+        precision: of what is measured.
         only: the one option that is left, for all stages.
 
     Raises:
         UnsupportedError: no lowering can do this network on this provider.
     """
-    parts = tunable(model.graph, single=single)
+    parts = tunable(model.graph, single=single, precision=precision)
     bench = Bench(model, parts, images, target, finish)
     try:
         found = search(len(parts.stages), parts.options if only is None else (only,), bench)

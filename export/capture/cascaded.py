@@ -28,7 +28,6 @@ class CapturedCascade(nn.Module):
         super().__init__()
         self.first = first
         self.second = second
-        self.active_macs = cascade.active_macs
         self.register_buffer("threshold", cascade.threshold)
         self.register_buffer("blend", cascade.blend)
 
@@ -45,13 +44,17 @@ class CapturedCascade(nn.Module):
         )  # must not depend on the second member, which may not run
         path = (*first.codes, ran, _node(RESOLVE, closed, codes, unsure, like=codes))
         gate_logits = _node(RESOLVE, closed - 0.5, gate_logits, unsure, like=codes)
+        # What `Cascade` counts over the whole path, in the form that is constant where a member's path is. Of images
+        # that only the first answers `ran` is 0.
+        more = _node(RESOLVE, ran, second.active_macs, unsure, like=second.active_macs)
+        active_macs = first.active_macs + more
         logits = _node(RESOLVE, first.logits, second.logits, unsure, like=first.logits)
         return GatedOutput(
             logits=logits + self.blend * ran * first.logits,
             codes=path,
             gate_logits=(*first.gate_logits, ran - 0.5, gate_logits),
             responses=path,
-            active_macs=self.active_macs(torch.cat(path, dim=1)),
+            active_macs=active_macs,
         )
 
 

@@ -23,6 +23,7 @@ from penstock.export.capture.standing_in import capturable
 from penstock.export.passes.fold_batch_norm import FoldBatchNorm
 from penstock.export.passes.reporting import Report
 from penstock.export.passes.simplify import simplify
+from penstock.export.passes.slice_parts import SliceParts
 
 
 def capture(
@@ -58,7 +59,9 @@ def capture(
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
         raise UnsupportedError(f"PyTorch's exporter cannot translate this network: {error}") from error
     assert program is not None
-    (report or Report()).run(FoldBatchNorm(), program.model.graph)
+    report = report or Report()
+    for step in (FoldBatchNorm(), SliceParts()):
+        report.run(step, program.model.graph)
     return simplify(program.model)
 
 

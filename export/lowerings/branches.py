@@ -77,13 +77,18 @@ def pick_rows(graph: ir.Graph, takes: ir.Value, number: int | None = None) -> No
         takes: which rows: bool ``[N]``, or ``[K, N]`` with one row for each branch.
         number: of the branch, if there are several.
     """
-    around = [value for value in outside_values(graph) if not is_constant(value) and _has_batch(value)]
+    around = [
+        (value, shape)
+        for value in outside_values(graph)
+        if not is_constant(value) and (shape := _of_batch(value)) is not None
+    ]
     inside = Builder(graph, f"{graph.name}.rows")
     if number is not None:
         takes = inside.op("Gather", takes, inside.constant(np.array(number), "number"), axis=0)
-    for value in around:
+    for value, shape in around:
         users = [(user, position) for user, position in value.uses() if user.graph is graph]
         picked = inside.op("Compress", value, takes, axis=0)
+        picked.shape, picked.type = ir.Shape([None, *shape[1:]]), value.type
         for user, position in users:
             user.replace_input_with(position, picked)
     graph.insert_before(next(iter(graph)), list(inside.tape.nodes))
@@ -116,5 +121,7 @@ def _empty(branch: ir.Graph) -> ir.Graph:
     return graph
 
 
-def _has_batch(value: ir.Value) -> bool:
-    return value.shape is not None and len(value.shape) > 0 and not isinstance(value.shape[0], int)
+def _of_batch(value: ir.Value) -> ir.Shape | None:
+    """The value's shape, if its first dimension is that of batches."""
+    shape = value.shape
+    return shape if shape is not None and len(shape) > 0 and not isinstance(shape[0], int) else None

@@ -1,10 +1,11 @@
-"""Run the second member of a cascade for those images only of which the first is not sure."""
+"""Run the second member of a cascade: for those images only of which the first is not sure, or for all."""
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
-from penstock.export.building import Builder, inner_graph, supersede
+from penstock.export.building import Builder, inner_graph, is_constant, supersede
 from penstock.export.lowerings.branches import pick_rows
 from penstock.export.nodes.regions import bring_constants, drop_unused, member_region
 from penstock.export.operators import ESCALATE, RESOLVE
@@ -21,11 +22,27 @@ def lower_cascades(graph: ir.Graph, *, single: bool) -> None:
         _lower_cascade(graph, entrance, single=single)
 
 
+def run_both(graph: ir.Graph, node: ir.Node) -> None:
+    """Replace an operator of a cascade by one that has the second member run for every image."""
+    build = Builder(graph, str(node.name))
+    if node.op_type == ESCALATE:
+        build.replace(node, (build.op("Identity", node.inputs[0]),))
+    elif node.op_type == RESOLVE:
+        first, second, unsure = node.inputs
+        column = build.op("Unsqueeze", unsure, build.constant(np.array([1]), "last"))
+        build.replace(node, (build.op("Where", column, second, first),))
+
+
 def _lower_cascade(graph: ir.Graph, entrance: ir.Node, *, single: bool) -> None:
     x, unsure = entrance.inputs
     assert x is not None
     assert unsure is not None
-    exits = [node for node in graph if node.op_type == RESOLVE and node.inputs[2] is unsure]
+    exits = []
+    for node in [node for node in graph if node.op_type == RESOLVE and node.inputs[2] is unsure]:
+        if is_constant(node.inputs[1]):  # a static member's path, and what it costs: there is nothing to run
+            run_both(graph, node)
+        else:
+            exits.append(node)
     firsts = [node.inputs[0] for node in exits]
     seconds = [node.inputs[1] for node in exits]
     region = member_region(graph, entrance.outputs[0], [value for value in seconds if value is not None])
@@ -40,13 +57,19 @@ def _lower_cascade(graph: ir.Graph, entrance: ir.Node, *, single: bool) -> None:
         seconds = _put_back(second, firsts, seconds, unsure)
     second.outputs.extend(value for value in seconds if value is not None)
     first = _unchanged(firsts, f"{entrance.name}.first")
-    some = build.op("ReduceMax", build.op("Cast", unsure, to=ir.DataType.UINT8), keepdims=0)
-    results = build.branch(build.op("Cast", some, to=ir.DataType.BOOL), second, first, outputs=len(exits))
+    some = unsure if single else _any(build, unsure)
+    results = build.branch(some, second, first, outputs=len(exits))
     graph.insert_before(exits[0], list(build.tape.nodes))
     for node, result in zip(exits, results, strict=True):
         supersede(node.outputs[0], result)
     graph.sort()
     drop_unused(graph)
+
+
+def _any(build: Builder, values: ir.Value) -> ir.Value:
+    """Whether one of the values is true."""
+    some = build.op("ReduceMax", build.op("Cast", values, to=ir.DataType.UINT8), keepdims=0)
+    return build.op("Cast", some, to=ir.DataType.BOOL)
 
 
 def _computed(graph: ir.Graph, values: list[ir.Value | None]) -> list[ir.Value | None]:

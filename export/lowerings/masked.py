@@ -15,11 +15,12 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from penstock.export.building import Builder
+from penstock.export.lowerings.cascades import run_both
 from penstock.export.lowerings.executed import Executed, everything
 from penstock.export.nodes.gated_conv import read_gated_conv
 from penstock.export.nodes.masked_conv import mask_gated, spatial
 from penstock.export.nodes.routed_conv import RoutedConvNode, read_routed_conv
-from penstock.export.operators import DOMAIN, ESCALATE, RESOLVE
+from penstock.export.operators import DOMAIN
 from penstock.export.passes.align_widths import AlignWidths
 from penstock.export.passes.keep_compact import KeepCompact
 from penstock.export.passes.long_gathers import LongGathers
@@ -44,19 +45,8 @@ class Masked:
             elif routed is not None:
                 _lower_routed(model.graph, routed)
             elif node.domain == DOMAIN:
-                lower_cascade(model.graph, node)
+                run_both(model.graph, node)
         return everything
-
-
-def lower_cascade(graph: ir.Graph, node: ir.Node) -> None:
-    """Replace an operator of a cascade by one that runs the second member for every image."""
-    build = Builder(graph, str(node.name))
-    if node.op_type == ESCALATE:
-        build.replace(node, (build.op("Identity", node.inputs[0]),))
-    elif node.op_type == RESOLVE:
-        first, second, unsure = node.inputs
-        column = build.op("Unsqueeze", unsure, build.constant(np.array([1]), "last"))
-        build.replace(node, (build.op("Where", column, second, first),))
 
 
 def _lower_routed(graph: ir.Graph, conv: RoutedConvNode) -> None:

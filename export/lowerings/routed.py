@@ -29,7 +29,8 @@ from penstock.export.nodes.compact import Index
 from penstock.export.nodes.gated_conv import read_gated_conv
 from penstock.export.nodes.regions import copied, drop_unused, stage_region
 from penstock.export.nodes.routed_conv import RoutedConvNode, read_routed_conv
-from penstock.export.passes.align_widths import AlignWidths, Widths
+from penstock.export.passes.align_widths import COMPACT, AlignWidths, Widths
+from penstock.export.passes.fold_constants import FoldConstants
 from penstock.export.passes.keep_compact import KeepCompact
 from penstock.export.passes.long_gathers import LongGathers
 from penstock.export.passes.reporting import Report
@@ -44,11 +45,13 @@ class Routed:
 
     Attributes:
         single: make a graph for exactly one image.
-        widths: of the static convolutions, by layer; for all others one filter for each that is open.
+        widths: of the static convolutions, by layer.
+        others: of all other layers; if nothing is said, one filter for each that is open.
     """
 
     single: bool = False
     widths: Mapping[str, Widths] = field(default_factory=dict)
+    others: Widths = COMPACT
     name = "routed"
 
     def lower(self, model: ir.Model, report: Report | None = None) -> Executed:
@@ -76,6 +79,7 @@ class Routed:
             executed.append(_executed(static, [self._compact(graph, static, masks, 0, report)]))
         for step in (ScatterAtAdds, LongGathers):
             report.skip(step.name, "prototypes fix all channels and weights beforehand")
+        FoldConstants()(graph)
         lower_cascades(graph, single=self.single)
         return Prototypes(executed)
 
@@ -111,7 +115,7 @@ class Routed:
             value: np.flatnonzero(conv.bits[prototype]) for value, conv in masks.items() if conv.node in nodes
         }
         compact = KeepCompact(known, prototype=prototype)
-        for step in (AlignWidths(self.widths, prototype), compact):
+        for step in (AlignWidths(self.widths, prototype, self.others), compact):
             report.run(step, graph)
         drop_unused(graph)
         return compact.shares

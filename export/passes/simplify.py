@@ -8,6 +8,8 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass
 from onnx_ir.passes import common as passes
 
+from penstock.export.passes.join_constants import JoinConstants
+
 IR_VERSION = 8  # read by every ONNX Runtime since 1.10; newer versions add nothing that we use
 
 
@@ -28,6 +30,7 @@ def simplify(model: ir.Model) -> ir.Model:
 
 def tidy(model: ir.Model) -> ir.Model:
     """Finish a lowered graph; its ``If`` nodes need the identities that lead values out of their branches."""
+    JoinConstants()(model.graph)
     _apply(
         model,
         (

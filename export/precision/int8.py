@@ -1,7 +1,7 @@
 """Lowered graphs in int8, as ``QuantizeLinear`` and ``DequantizeLinear`` around the operators that run in it.
 
-The passes, in order: `BlockStem` readies the first convolution, `Quantize` makes each graph, branches too, one of
-integers, `RoundOnceAtMasks` saves a rounding, `NarrowBorders` lets integers cross from graph to graph, and
+The passes, in order: `BlockStem` and `FourChannels` ready the first convolution, `Quantize` makes each graph, branches
+too, one of integers, `RoundOnceAtMasks` saves a rounding, `NarrowBorders` lets integers cross from graph to graph, and
 `PoolIntegers` averages them.
 """
 
@@ -18,6 +18,7 @@ from penstock.export.nodes.regions import all_graphs
 from penstock.export.passes.reporting import Report
 from penstock.export.passes.simplify import tidy
 from penstock.export.precision.borders import NarrowBorders
+from penstock.export.precision.four_channels import FourChannels
 from penstock.export.precision.masks import RoundOnceAtMasks
 from penstock.export.precision.pooling import PoolIntegers
 from penstock.export.precision.quantize import Quantize
@@ -50,7 +51,9 @@ def to_int8(model: ir.Model, images: npt.NDArray[np.uint8], report: Report | Non
         int
     )  # they may lie class by class
     feeds = [{INPUT: image[None].astype(np.float32) / np.float32(255)} for image in images[spread]]
-    report.run(BlockStem(), graph)
+    for each in all_graphs(graph):
+        for step in (BlockStem(), FourChannels()):
+            report.run(step, each)
     report.run(Quantize(feeds), graph)
     for each in all_graphs(graph):
         report.run(RoundOnceAtMasks(), each)

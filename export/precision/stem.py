@@ -40,7 +40,7 @@ class BlockStem:
         """Rewrite the convolutions that read less than four channels."""
         effect = Effect()
         for node in list(graph):
-            if node.op_type == "Conv" and _reads_images(node):
+            if node.op_type == "Conv" and reads_images(node):
                 why = _why_not(node)
                 effect.note(str(node.name), why)
                 if why is None:
@@ -48,7 +48,8 @@ class BlockStem:
         return effect
 
 
-def _reads_images(node: ir.Node) -> bool:
+def reads_images(node: ir.Node) -> bool:
+    """Whether a convolution of constant weights reads less than four channels."""
     x, y = node.inputs[0], node.outputs[0]
     if x is None or x.shape is None or y.shape is None or not is_constant(node.inputs[1]):
         return False
@@ -90,18 +91,25 @@ def _before(node: ir.Node) -> list[int]:
 
 
 def _rewrite(graph: ir.Graph, node: ir.Node) -> None:
-    x, weight, pads = node.inputs[0], _cut(node), _pads(node)
-    assert x is not None
-    division = x.producer()
-    if division is not None and division.op_type == "Div" and is_constant(division.inputs[1]):
-        deviation = constant_array(division.inputs[1])
-        if deviation.shape == (1, dimension(x, 1), 1, 1):
-            x = division.inputs[0]
-            weight = weight / np.tile(deviation, (1, BLOCK * BLOCK, 1, 1))
+    x, divisor = undivided(node)
+    weight, pads = _cut(node) / np.tile(divisor, (1, BLOCK * BLOCK, 1, 1)), _pads(node)
     build = Builder(graph, f"{node.name}.blocks")
     blocks = build.op("SpaceToDepth", x, blocksize=BLOCK)
     kernel = build.constant(weight.astype(np.float32), "weight")
     build.replace(node, (build.op("Conv", blocks, kernel, *node.inputs[2:], pads=pads),))
+
+
+def undivided(node: ir.Node) -> tuple[ir.Value | None, npt.NDArray[np.float32]]:
+    """What a convolution reads before each channel is divided by a constant, and the constants ``[1, C, 1, 1]``."""
+    x = node.inputs[0]
+    assert x is not None
+    shape = (1, dimension(x, 1), 1, 1)
+    division = x.producer()
+    if division is not None and division.op_type == "Div" and is_constant(division.inputs[1]):
+        divisor = constant_array(division.inputs[1])
+        if divisor.shape == shape:
+            return division.inputs[0], divisor
+    return x, np.ones(shape, np.float32)
 
 
 def _cut(node: ir.Node) -> npt.NDArray[np.float32]:

@@ -21,14 +21,18 @@ from penstock.export.lowerings.routed import Routed
 from penstock.export.nodes.compact import Compact, whole
 from penstock.export.nodes.gated_conv import read_gated_conv
 from penstock.export.nodes.routed_conv import WIDTH, read_routed_conv
-from penstock.export.passes import align_widths, fold_batch_norm, scatter_at_adds
+from penstock.export.passes import align_widths, fold_batch_norm, scatter_at_adds, slice_parts
 from penstock.export.passes.align_widths import AlignWidths, Widths
 from penstock.export.passes.drop_closed import DropClosedFilters
 from penstock.export.passes.fold_batch_norm import FoldBatchNorm
+from penstock.export.passes.fold_constants import FoldConstants
+from penstock.export.passes.join_constants import JoinConstants
 from penstock.export.passes.keep_compact import KeepCompact
 from penstock.export.passes.merge_open import MergeOpenFilters
 from penstock.export.passes.reporting import Report
 from penstock.export.passes.scatter_at_adds import ScatterAtAdds
+from penstock.export.passes.simplify import simplify
+from penstock.export.passes.slice_parts import SliceParts
 from penstock.nn.inference import answer
 from penstock.paths import Bits
 
@@ -90,6 +94,74 @@ def test_batch_norms_are_folded_into_the_convolutions_in_front_of_them() -> None
     assert list(effect.declined.values()) == [fold_batch_norm.ALONE]
     assert kinds(graph).count("BatchNormalization") == 1
     np.testing.assert_allclose(run(graph, feed), want, atol=1e-5)
+
+
+PARTS: Arrays = {
+    name: np.arange(2 * width, dtype=np.float32).reshape(2, width)
+    for name, width in (("a", 3), ("b", 1), ("c", 4))
+}
+
+
+def sliced(start: int, end: int, axis: int = 1, step: int = 1) -> ir.Graph:
+    """A slice of three tensors side by side."""
+
+    def build_it(build: Builder, inputs: Sequence[ir.Value]) -> ir.Value:
+        bounds = [
+            build.constant(np.array([place]), f"bound{place}.{i}") for i, place in enumerate((start, end))
+        ]
+        along, every = build.constant(np.array([axis]), "axis"), build.constant(np.array([step]), "every")
+        return build.op("Slice", build.op("Concat", *inputs, axis=1), *bounds, along, every)
+
+    return graph_of(build_it, PARTS)
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+@pytest.mark.parametrize(
+    ("start", "end", "read"),
+    [(3, 4, "b"), (1, 4, "ab"), (0, 8, "abc"), (0, 2**62, "abc"), (-4, 8, "c"), (2, 7, "abc"), (5, -1, "c")],
+)
+def test_of_joined_parts_only_those_are_read_that_a_slice_takes(
+    start: int, end: int, read: str, axis: int
+) -> None:
+    graph = sliced(start, end, axis)
+    want = run(graph, PARTS)
+    assert SliceParts()(graph).declined == {}
+    simplify(ir.Model(graph, ir_version=8))
+    assert {value.name for value in graph.inputs if value.uses() or value.is_graph_output()} == set(read)
+    np.testing.assert_array_equal(run(graph, PARTS), want)
+
+
+def test_slices_across_parts_or_of_every_second_column_stay() -> None:
+    of_width_unknown = sliced(0, 2)
+    of_width_unknown.inputs[1].shape = ir.Shape([2, None])
+    cases = (
+        (sliced(0, 1, axis=0), slice_parts.AXIS),
+        (sliced(0, 4, step=2), slice_parts.STEPS),
+        (of_width_unknown, slice_parts.WIDTHS),
+    )
+    for graph, why in cases:
+        effect = SliceParts()(graph)
+        assert (effect.changed, list(effect.declined.values())) == ([], [why])
+        assert kinds(graph) == ["Concat", "Slice"]
+
+
+def test_constants_are_joined_and_folded_beforehand() -> None:
+    def build_it(build: Builder, inputs: Sequence[ir.Value]) -> ir.Value:
+        one, two, three = (
+            build.constant(np.full((2, width), width, np.float32), str(width)) for width in (1, 2, 3)
+        )
+        return build.op("Concat", one, build.op("Mul", two, two), *inputs, three, axis=1)
+
+    feed = {"x": PARTS["a"]}
+    graph = graph_of(build_it, feed)
+    want = run(graph, feed)
+    assert len(FoldConstants()(graph).changed) == 1
+    assert len(JoinConstants()(graph).changed) == 1
+    assert kinds(graph) == ["Concat"]
+    assert [len(node.inputs) for node in graph] == [3]
+    np.testing.assert_array_equal(run(graph, feed), want)
+    assert not FoldConstants()(graph).changed
+    assert not JoinConstants()(graph).changed
 
 
 def by_layer(captured: Any, bits: Bits) -> dict[str, Bits]:
@@ -216,6 +288,14 @@ def test_open_channels_are_added_in_their_places(sides: str) -> None:
         assert "Add" in kinds(graph)
 
 
+def test_at_int8_filters_come_in_fours_and_sixteen_at_least(routed: Callable[[str], Any]) -> None:
+    graph = routed("chain").model.clone().graph
+    AlignWidths({}, 0, align_widths.compact("int8"))(graph)
+    for conv in filter(None, map(read_routed_conv, graph)):
+        width, opened = conv.node.attributes[WIDTH].as_int(), int(conv.bits[0].sum())
+        assert width == min(conv.filters, max(16, -(-opened // 4) * 4))
+
+
 def test_lowerings_report_every_pass_in_order(captured: dict[str, Any], routed: Callable[[str], Any]) -> None:
     names = frozenset(captured["residual"].served.network.layout.names)
     cases: list[tuple[Any, Lowering, tuple[int, ...] | None]] = [
@@ -255,10 +335,11 @@ def test_the_manifest_says_what_every_pass_did(kind: str, bundles: dict[str, Bun
     passes = bundles[kind].manifest.passes
     assert tuple(record.name for record in passes) == (
         "fold batch norms",
+        "slice parts, not their join",
         "drop filters that no image opens",
         "merge filters that every image opens",
         *ORDER,
     )
     compact = passes[-3]
     assert (compact.changed > 0) == (kind == "gathered")
-    assert not any(record.changed for record in passes[1:3])
+    assert not any(record.changed for record in passes[2:4])

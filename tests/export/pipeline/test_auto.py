@@ -93,7 +93,7 @@ def test_auto_goes_on_without_a_lowering_that_refuses(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("penstock.export.autotune.stages.Gathered", lambda picking: Refusing())
-    monkeypatch.setitem(LOWERINGS, "gathered", lambda *, single: Refusing())
+    monkeypatch.setitem(LOWERINGS, "gathered", lambda **_: Refusing())
     said: list[str] = []
     options = ExportOptions(source=str(tiny_run), repository=tmp_path, name="auto")
     assert export(options, said.append).manifest.lowering == "masked"

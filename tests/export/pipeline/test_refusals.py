@@ -58,7 +58,7 @@ def test_a_failed_export_leaves_no_files(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(LOWERINGS, "masked", lambda *, single: Deaf())
+    monkeypatch.setitem(LOWERINGS, "masked", lambda **_: Deaf())
     options: dict[str, Any] = {"source": str(tiny_run), "repository": tmp_path / "models", "name": "net"}
     with pytest.raises(error, match=message):
         export(ExportOptions(**options | changes))

@@ -70,6 +70,7 @@ def test_only_maps_and_what_the_classifier_reads_are_rounded(network: str, form:
 
 INT8_PASSES = (
     "read images in blocks",
+    "read images in four channels",
     "compute in int8",
     "round once at masks",
     "cross borders narrow",
@@ -81,8 +82,9 @@ INT8_PASSES = (
 def test_passes_say_what_they_did_to_make_int8_and_why_not(network: str, form: str, narrow: Narrow) -> None:
     made = narrow(network, form, "int8")
     assert tuple(made.records) == INT8_PASSES
-    blocks, integers, rounds, borders, averages = made.records.values()
-    assert (blocks.changed, blocks.declined) == (0, {stem.STRIDE: 1})
+    blocks, channels, integers, rounds, borders, averages = made.records.values()
+    assert (blocks.changed, blocks.declined) == (0, {stem.STRIDE: channels.changed})
+    assert (channels.changed, channels.declined) == (2 if network in ("cascade", "backed") else 1, {})
     assert integers.declined.get(quantizable.DECIDES, 0) == len(
         [node for node in nodes(made.lowered, "Gemm") if not answers(node)]
     )

@@ -13,8 +13,9 @@ import pytest
 from onnx import helper, numpy_helper
 
 from penstock.export.passes.simplify import tidy
-from penstock.export.precision import borders, masks, stem
+from penstock.export.precision import borders, four_channels, masks, stem
 from penstock.export.precision.borders import NarrowBorders
+from penstock.export.precision.four_channels import FourChannels
 from penstock.export.precision.masks import RoundOnceAtMasks
 from penstock.export.precision.stem import BlockStem
 from tests.export.precision.narrowed import (
@@ -62,6 +63,31 @@ def test_a_stem_on_blocks_of_pixels_gives_the_same(kernel: int, pad: int, side: 
         for file in (proto.SerializeToString(), content(model))
     )
     np.testing.assert_allclose(before, after, atol=1e-4)
+
+
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 2)])
+def test_a_stem_on_four_channels_gives_the_same(stride: int, dilation: int) -> None:
+    proto = conv_model(3, 1, 9, stride=stride, dilation=dilation)
+    model = ir.serde.deserialize_model(proto)
+    effect = FourChannels()(model.graph)
+    assert (effect.changed, effect.declined) == (["conv"], {})
+    kernels = [node.inputs[1].shape for node in tidy(model).graph if node.op_type == "Conv"]  # type: ignore[union-attr]
+    assert kernels == [[8, 4, 3, 3]]
+    assert "Div" not in [node.op_type for node in model.graph]
+    x = np.random.default_rng(0).normal(size=(2, 3, 9, 9)).astype(np.float32)
+    before, after = (
+        ort.InferenceSession(file, providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+        for file in (proto.SerializeToString(), content(model))
+    )
+    np.testing.assert_allclose(before, after, atol=1e-4)
+
+
+def test_a_stem_with_groups_keeps_its_channels() -> None:
+    read = ir.serde.deserialize_model(conv_model(3, 1, 9, stride=1))
+    (conv,) = [node for node in read.graph if node.op_type == "Conv"]
+    conv.attributes["group"] = ir.AttrInt64("group", 3)
+    effect = FourChannels()(read.graph)
+    assert (effect.changed, effect.declined) == ([], {"conv": four_channels.GROUPS})
 
 
 @pytest.mark.parametrize(
