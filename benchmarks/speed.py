@@ -66,7 +66,7 @@ def timed(network: dict[str, Any], batch: int, threads: Sequence[int]) -> list[d
     with tempfile.TemporaryDirectory() as folder:
         for count in threads:
             made = [exported(form, Path(folder), batch, count) for form in forms(network)]
-            images = shown(network, 8 * batch)
+            images = shown(network, 8 * batch, batch)
             for each in made:
                 if each.sha256 not in accuracies:
                     accuracies[each.sha256] = accuracy(each, network)

@@ -82,12 +82,21 @@ def exported(form: Form, folder: Path, batch: int, threads: int, provider: str =
     return Made(form, bundle.model_file, about.executed_macs, about.single, took)
 
 
-def shown(network: dict[str, Any], count: int) -> npt.NDArray[np.uint8]:
-    """Images to time with, ``[N, C, H, W]``: of a data set those whose paths together cost what all do on average."""
+def shown(network: dict[str, Any], count: int, batch: int = 1) -> npt.NDArray[np.uint8]:
+    """Images to time with: of a data set those whose paths together cost what all do on average.
+
+    Args:
+        network: of ``speed.toml``.
+        count: how many, but no fewer than `LEAST_IMAGES` of a data set.
+        batch: how many are timed at a time.
+
+    Returns:
+        ``[N, C, H, W]``.
+    """
     if "data" not in network:
         return synthetic_images(count, (3, network["size"], network["size"]))
-    order = representative(costs(network["paths"], network["data"]))
-    return data.load(network["data"]).test.images[order[: max(count, LEAST_IMAGES)]]
+    taken = representative(costs(network["paths"], network["data"]), max(count, LEAST_IMAGES), batch=batch)
+    return data.load(network["data"]).test.images[taken]
 
 
 @cache

@@ -83,7 +83,7 @@ def timed(
     """Rows of one network at one precision and batch size; the first form is the dense one."""
     with tempfile.TemporaryDirectory() as folder:
         made = [exported(form, Path(folder), batch, 1, device) for form in chosen]
-        batches = feeds(shown(network, BATCHES_TIMED * batch)[: BATCHES_TIMED * batch], batch)
+        batches = feeds(shown(network, BATCHES_TIMED * batch, batch)[: BATCHES_TIMED * batch], batch)
         bound = [bind(each.file, batches, device, single=each.single) for each in made]
         times = interleaved(
             {each.form.label: own.runs for each, own in zip(made, bound, strict=True)},

@@ -9,6 +9,7 @@ from functools import partial
 import onnx_ir as ir
 
 from penstock.errors import PenstockError, UnsupportedError, VerificationError
+from penstock.export.autotune.measure import LEAST_BATCHES
 from penstock.export.autotune.representative import representative
 from penstock.export.autotune.target import Target
 from penstock.export.autotune.tune import tune
@@ -80,10 +81,11 @@ def _tuner(
         return serialize(narrow(tidy(model), options.precision, captured.sample.to_fit[:SCALING_IMAGES]))
 
     costs = captured.expected.answer.active_macs[:, 0].numpy()
+    timed = representative(costs, max(TIMED_IMAGES, LEAST_BATCHES * options.batch), batch=options.batch)
     return partial(
         tune,
         captured.model,
-        captured.sample.images[representative(costs)[:TIMED_IMAGES]],
+        captured.sample.images[timed],
         target,
         finish,
         dense,

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from penstock.export.building import Builder, inner_graph, is_constant
-from penstock.export.nodes.regions import outside_values
+from penstock.export.nodes.regions import all_graphs, outside_values
 
 
 def choose_one(build: Builder, chosen: ir.Value, branches: Sequence[ir.Graph]) -> list[ir.Value]:
@@ -82,11 +82,12 @@ def pick_rows(graph: ir.Graph, takes: ir.Value, number: int | None = None) -> No
         for value in outside_values(graph)
         if not is_constant(value) and (shape := _of_batch(value)) is not None
     ]
+    inside_too = set(all_graphs(graph))  # branches of its own read what is around it, too
     inside = Builder(graph, f"{graph.name}.rows")
     if number is not None:
         takes = inside.op("Gather", takes, inside.constant(np.array(number), "number"), axis=0)
     for value, shape in around:
-        users = [(user, position) for user, position in value.uses() if user.graph is graph]
+        users = [(user, position) for user, position in value.uses() if user.graph in inside_too]
         picked = inside.op("Compress", value, takes, axis=0)
         picked.shape, picked.type = ir.Shape([None, *shape[1:]]), value.type
         for user, position in users:

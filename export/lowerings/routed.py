@@ -30,11 +30,11 @@ from penstock.export.nodes.gated_conv import read_gated_conv
 from penstock.export.nodes.regions import copied, drop_unused, stage_region
 from penstock.export.nodes.routed_conv import RoutedConvNode, read_routed_conv
 from penstock.export.passes.align_widths import COMPACT, AlignWidths, Widths
-from penstock.export.passes.fold_constants import FoldConstants
 from penstock.export.passes.keep_compact import KeepCompact
 from penstock.export.passes.long_gathers import LongGathers
 from penstock.export.passes.reporting import Report
 from penstock.export.passes.scatter_at_adds import ScatterAtAdds
+from penstock.export.passes.simplify import fold_constants
 
 Masks = Mapping[ir.Value, RoutedConvNode]  # codes in whatever form, and whose they are
 
@@ -79,7 +79,7 @@ class Routed:
             executed.append(_executed(static, [self._compact(graph, static, masks, 0, report)]))
         for step in (ScatterAtAdds, LongGathers):
             report.skip(step.name, "prototypes fix all channels and weights beforehand")
-        FoldConstants()(graph)
+        fold_constants(graph)
         lower_cascades(graph, single=self.single)
         return Prototypes(executed)
 

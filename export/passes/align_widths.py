@@ -45,12 +45,13 @@ def compact(precision: str) -> Widths:
 
 
 class AlignWidths:
-    """A routed convolution of k open filters computes ``ceil(k / 16) 16`` of them, those that are too many being zeros.
+    """A routed convolution of k open filters computes ``max(least, ceil(k / align) align)``, the rest being zeros.
 
     The pass writes the number to the convolution's node; `KeepCompact` makes the weights. Where that is as wide as the
     dense convolution, or is asked for because a reader needs all channels, the convolution keeps all its filters in
-    their places. It declines grouped convolutions, and layers for which nobody asked: padding pays on some engines and
-    networks only, so that ``--lowering auto`` measures it.
+    their places. It declines grouped convolutions, and layers for which nobody asked. At float32 padding pays on some
+    engines and networks only, so that ``--lowering auto`` measures it; at int8 every layer gets `compact` widths or
+    wider ones, for the sake of ONNX Runtime's kernels for CPUs.
 
     Args:
         widths: by layer.

@@ -1,4 +1,8 @@
-"""Join once, when a graph is compiled, what is joined anew for every image and always the same."""
+"""Join once, when a graph is compiled, what is joined anew for every image and always the same.
+
+``concat(x, A, B)`` becomes ``concat(x, AB)`` where A and B are constants. A path is the codes of all layers end to end,
+those of static layers among them. Engines fold operators whose inputs are all constant, not those of which some are.
+"""
 
 from __future__ import annotations
 
@@ -8,29 +12,16 @@ import numpy as np
 import onnx_ir as ir
 
 from penstock.export.building import Builder, constant_array, is_constant
-from penstock.export.passes.reporting import Effect
 
 
-class JoinConstants:
-    """``concat(x, A, B)`` becomes ``concat(x, AB)`` where A and B are constants.
-
-    A path is the codes of all layers end to end, those of static layers among them. Engines fold operators whose
-    inputs are all constant, not those of which some are.
-    """
-
-    name = "join constants"
-
-    def __call__(self, graph: ir.Graph) -> Effect:
-        """Join the neighbours in every concatenation."""
-        effect = Effect()
-        for node in list(graph):
-            if node.op_type == "Concat" and _joined(graph, node):
-                effect.changed.append(str(node.name))
-        return effect
+def join_constants(graph: ir.Graph) -> None:
+    """Join neighbours in every concatenation of a graph, its branches left aside."""
+    for node in list(graph):
+        if node.op_type == "Concat":
+            _join(graph, node)
 
 
-def _joined(graph: ir.Graph, node: ir.Node) -> bool:
-    """Join neighbours among one node's inputs, if there are any."""
+def _join(graph: ir.Graph, node: ir.Node) -> None:
     build, axis = Builder(graph, str(node.name)), node.attributes["axis"].as_int()
     inputs: list[ir.Value | None] = []
     for constant, neighbours in groupby(node.inputs, is_constant):
@@ -39,7 +30,5 @@ def _joined(graph: ir.Graph, node: ir.Node) -> bool:
             whole = np.concatenate([constant_array(value) for value in values], axis=axis)
             values = [build.constant(whole, "constants")]
         inputs += values
-    if len(inputs) == len(node.inputs):
-        return False
-    build.replace(node, (build.op("Concat", *inputs, axis=axis),))
-    return True
+    if len(inputs) < len(node.inputs):
+        build.replace(node, (build.op("Concat", *inputs, axis=axis),))

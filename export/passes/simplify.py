@@ -7,9 +7,12 @@ from collections.abc import Sequence
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass
 from onnx_ir.passes import common as passes
+from onnxscript import optimizer
 
-from penstock.export.passes.join_constants import JoinConstants
+from penstock.export.passes.join_constants import join_constants
 
+# Of one operator's inputs or outputs: the tables that say what a path costs have far fewer.
+MOST_ELEMENTS = 2**24
 IR_VERSION = 8  # read by every ONNX Runtime since 1.10; newer versions add nothing that we use
 
 
@@ -28,9 +31,23 @@ def simplify(model: ir.Model) -> ir.Model:
     )
 
 
+def fold_constants(graph: ir.Graph) -> None:
+    """Compute once what is the same for every image, and drop what changes nothing.
+
+    The codes of layers with one prototype are, and so is what such a path costs. Engines fold them too, when they load
+    a graph; here it is done before int8 puts operators of its own between them, and before a cascade is lowered, which
+    need not choose between members for what does not depend on the image.
+
+    Args:
+        graph: changed in place.
+    """
+    limits = {"input_size_limit": MOST_ELEMENTS, "output_size_limit": MOST_ELEMENTS}
+    optimizer.fold_constants(ir.Model(graph, ir_version=IR_VERSION), **limits)
+
+
 def tidy(model: ir.Model) -> ir.Model:
     """Finish a lowered graph; its ``If`` nodes need the identities that lead values out of their branches."""
-    JoinConstants()(model.graph)
+    join_constants(model.graph)
     _apply(
         model,
         (

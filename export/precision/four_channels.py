@@ -1,7 +1,7 @@
 """Give the convolution that reads the images a fourth channel, where they cannot be cut into blocks.
 
-ONNX Runtime's direct int8 convolution takes channels in fours. Of three channels it lays out every patch first: on
-images of 32x32 the 64 filters of VGG-16's first layer took 32 us, with a fourth channel of zeros 16 us.
+ONNX Runtime's direct int8 convolution takes channels in fours. Of fewer it lays out every patch first. On images of
+32x32, 64 filters of one, two or three channels take 31 to 34 us, of four 17; 16 filters take 22 and 14.
 """
 
 from __future__ import annotations

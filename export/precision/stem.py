@@ -19,7 +19,7 @@ from penstock.export.building import Builder, constant_array, dimension, is_cons
 from penstock.export.passes.reporting import Effect
 
 BLOCK = 2
-CHANNELS = 4  # with as many or more, the kernels cope
+CHANNELS = 4  # in a block, of images with one channel, and the fewest that kernels take
 
 
 STRIDE = "it does not go from one block of 2x2 pixels to the next"

@@ -20,6 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.bundle import PATH
+from penstock.export.capture.contract import ServedModel
+from penstock.export.capture.exporting import capture
 from penstock.export.lowerings.routed import Routed
 from penstock.export.passes.align_widths import Widths
 from penstock.export.passes.simplify import tidy
@@ -27,6 +29,7 @@ from penstock.export.runtime import open_graph
 from penstock.export.verify.parity import reference, verify
 from penstock.nn.cascade import RAN, confidence
 from penstock.paths import PathLayout
+from tests.export.conftest import SHAPE, consolidated, half_sure
 
 Images = npt.NDArray[np.uint8]
 SomeImages = Callable[..., Images]
@@ -222,3 +225,22 @@ def test_the_second_member_runs_on_the_images_of_which_the_first_is_not_sure(
     )
     assert sum(each.output[0] for each in first) == 30
     assert sum(each.output[0] for each in second) == round(30 * unsure)
+
+
+def test_a_cascade_of_static_networks_has_nothing_to_choose_but_the_answer(
+    some_images: SomeImages, to_bytes: Callable[[ir.Model], bytes]
+) -> None:
+    network = half_sure(consolidated("inverted", 1), consolidated("inverted", 1)).eval()
+    served = ServedModel(network, None).eval()
+    images = some_images(30)
+    model = capture(served, SHAPE)
+    Routed(single=True).lower(model)
+    (choice,) = [node for node in model.graph if node.op_type == "If"]
+    (condition,) = choice.inputs
+    assert condition is not None
+    assert (maker := condition.producer()) is not None
+    assert maker.op_type == "Less"
+    assert len(choice.outputs) == 1
+    got = open_graph(to_bytes(tidy(model)), single=True).run(images)
+    assert 0 < (got["active_macs"] == got["active_macs"].min()).mean() < 1
+    verify(reference(served, images), got, network.layout)

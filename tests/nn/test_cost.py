@@ -1,15 +1,17 @@
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from torch import Tensor, nn
 
 from penstock.nn.backbones import build_backbone
+from penstock.nn.cascade import joined
 from penstock.nn.cost import ActiveMacs
 from penstock.nn.surgery import GatedNetwork, attach_gates
 from penstock.paths import Follower, PathLayer, PathLayout
@@ -100,11 +102,15 @@ def layouts(draw: st.DrawFn) -> PathLayout:
         PathLayer(name=f"conv{index}", filters=draw(st.integers(1, 20)), **reading(draw, index))
         for index in range(count)
     )
+    observers = tuple(
+        PathLayer(name=f"observer{index}", filters=draw(st.integers(1, 5)), macs=0, observes=True)
+        for index in range(draw(st.integers(0, 2)))
+    )
     followers = tuple(
         Follower(name=f"depthwise{index}", **reading(draw, count)) for index in range(draw(st.integers(0, 3)))
     )
     return PathLayout(
-        layers=layers,
+        layers=layers + observers,
         fixed_macs=draw(st.integers(0, 10**6)),
         dense_macs=draw(st.integers(1, 10))
         + sum(layer.macs for layer in layers)
@@ -118,6 +124,24 @@ def test_the_module_counts_as_the_layout_does(data: st.DataObject, layout: PathL
     codes = data.draw(arrays.arrays(np.uint8, (3, layout.bits), elements=st.integers(0, 1)))
     counted = ActiveMacs(layout)(torch.from_numpy(codes).float())[:, 0].numpy()
     np.testing.assert_allclose(counted, layout.active_macs(codes), rtol=1e-6, atol=1e-6)
+
+
+@given(data=st.data(), members=st.tuples(layouts(), layouts()))
+def test_a_cascade_costs_what_its_members_cost_that_run(
+    data: st.DataObject, members: tuple[PathLayout, PathLayout]
+) -> None:
+    dense = max(layout.dense_macs for layout in members)
+    first, second = (replace(layout, dense_macs=dense) for layout in members)
+    assume(all(each.sources or each.ungated for each in second.followers))  # they follow something
+    both = joined(first, second)
+    codes = data.draw(arrays.arrays(np.uint8, (3, both.bits), elements=st.integers(0, 1)))
+    ran = codes[:, first.bits, None]
+    codes[:, first.bits + 1 :] *= ran
+    path = torch.from_numpy(codes).float()
+    alone = ActiveMacs(first)(path[:, : first.bits]).numpy()
+    more = ActiveMacs(second)(path[:, first.bits + 1 :]).numpy()
+    np.testing.assert_allclose(ActiveMacs(both)(path).numpy(), alone + ran * more, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(both.active_macs(codes), (alone + ran * more)[:, 0], rtol=1e-5, atol=1e-6)
 
 
 @given(data=st.data(), layout=layouts())
