@@ -29,7 +29,7 @@ from penstock.export.nodes.compact import Index
 from penstock.export.nodes.gated_conv import read_gated_conv
 from penstock.export.nodes.regions import copied, drop_unused, stage_region
 from penstock.export.nodes.routed_conv import RoutedConvNode, read_routed_conv
-from penstock.export.passes.align_widths import COMPACT, AlignWidths, Widths
+from penstock.export.passes.align_widths import OPEN, AlignWidths, Widths
 from penstock.export.passes.keep_compact import KeepCompact
 from penstock.export.passes.long_gathers import LongGathers
 from penstock.export.passes.reporting import Report
@@ -51,7 +51,7 @@ class Routed:
 
     single: bool = False
     widths: Mapping[str, Widths] = field(default_factory=dict)
-    others: Widths = COMPACT
+    others: Widths = OPEN
     name = "routed"
 
     def lower(self, model: ir.Model, report: Report | None = None) -> Executed:
