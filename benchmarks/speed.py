@@ -4,7 +4,7 @@
     python benchmarks/speed.py --only 'ResNet-18'       # one network
     python benchmarks/speed.py --batch 1 --threads 1    # some of the settings (each may be given several times)
 
-All forms of a network are measured in turn, in one run: each takes all batches, after one that does not count, seven
+All forms of a network are measured in turn, in one run: each takes all batches, after some that do not count, seven
 times and more. Of each batch the median over its runs, of these the mean over batches, which are of test images where
 the network has a data set: of those that cost in the mean what all do. *Accuracy* is that of the exported file on the
 images that neither training nor the choice of the epoch nor calibration has seen. *Speed-up* is over the dense network
@@ -72,7 +72,7 @@ def timed(network: dict[str, Any], batch: int, threads: Sequence[int]) -> list[d
                     accuracies[each.sha256] = accuracy(each, network)
             runs = [(each, engine) for each in made for engine in each.form.engines]
             graphs = {name(each, engine): loaded(each, engine, batch, count) for each, engine in runs}
-            times = measure(graphs, images, batch=batch, seconds=SECONDS_EACH * len(graphs))
+            times = measure(graphs, images, batch=batch, threads=count, seconds=SECONDS_EACH * len(graphs))
             for each, engine in runs:
                 dense = times[name(made[0], engine, each.form.precision)]
                 line = row(network, each, engine, batch, count, times[name(each, engine)], dense)

@@ -64,7 +64,11 @@ class Bench:
             self._load(choice)
         keys = {name: self._lowered[choice] for name, choice in choices.items() if choice in self._lowered}
         graphs = {str(key): self._graphs[key] for key in keys.values()}
-        times = measure(graphs, self._images, batch=self._target.batch) if graphs else {}
+        times = (
+            measure(graphs, self._images, batch=self._target.batch, threads=self._target.threads)
+            if graphs
+            else {}
+        )
         return {name: times[str(key)] for name, key in keys.items()}
 
     def keep(self, choice: Choice) -> None:

@@ -57,7 +57,7 @@ def tune(
         raise UnsupportedError(f"{error}: {'; '.join(dict.fromkeys(bench.reasons))}") from error
     baseline = load(dense, target.provider, single=False, threads=target.threads)
     both = {DENSE: baseline, CHOSEN: bench.graph(found.choice)}
-    last = measure(both, images, batch=target.batch, seconds=SECONDS)
+    last = measure(both, images, batch=target.batch, threads=target.threads, seconds=SECONDS)
     return parts.lowering(found.choice), _record(parts, found, last, target, bench.reasons)
 
 

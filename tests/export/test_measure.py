@@ -96,6 +96,20 @@ def test_passes_are_never_fewer_than_a_median_needs_nor_more_than_help(
     assert clock.now == trial + passes * (uncounted + batches)
 
 
+def test_runs_at_the_beginning_of_a_turn_do_not_count_while_the_other_s_threads_spin(clock: Clock) -> None:
+    last, since = "", 0.0
+
+    def run(name: str) -> None:
+        nonlocal last, since
+        if last != name:
+            last, since = name, clock.now
+        clock.now += 0.001 if clock.now > since + 0.04 else 0.002
+
+    runs = {name: [partial(run, name)] * LEAST_BATCHES for name in ("one", "other")}
+    assert interleaved(runs) == pytest.approx({"one": 2.0, "other": 2.0})
+    assert interleaved(runs, settling=0.05) == pytest.approx({"one": 1.0, "other": 1.0})
+
+
 def test_the_first_run_of_a_turn_does_not_count(clock: Clock) -> None:
     last = ""
 
