@@ -70,7 +70,8 @@ def test_a_class_is_exported_from_the_run_folder_of_its_disentanglement(
     bundle = export(options)
     assert bundle.manifest.source["class"] == "7"
     assert bundle.manifest.calibration is None
-    assert bundle.manifest.executed_macs == pytest.approx(found.paths.active_macs[7], abs=1e-6)
+    asked = found.paths.active_macs[7]
+    assert asked <= bundle.manifest.executed_macs < 1.1 * asked  # widths are multiples of four
     images = load("digits").test.images[:10]
     got = open_bundle(bundle, threads=1).run(images)
     assert (got["path"] == found.paths.bits[7]).all()
