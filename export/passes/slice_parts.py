@@ -19,7 +19,7 @@ WIDTHS = "how wide the parts are shows only when the graph runs"
 
 
 class SliceParts:
-    """``slice(concat(a, b, c), from, to)`` becomes ``concat`` of what it takes of a, b and c, which are ``[N, ...]``.
+    """``slice(concat(a, b, c), from, to)`` becomes ``concat`` of what it takes of a, b and c, vectors ``[N, P]``.
 
     Detectors read a few bits of a path, and costs depend on a few. Joined first, all bits have to be there, with
     whatever computes them for nobody else: a cascade of static networks made every image's path, thousands of bits
@@ -46,10 +46,8 @@ def _rewritten(graph: ir.Graph, node: ir.Node, join: ir.Node) -> str | None:
     if not all(is_constant(value) for value in node.inputs[1:]):
         return BOUNDS
     start, end, *rest = ([int(each) for each in constant_array(value)] for value in node.inputs[1:])
-    if rest not in ([[1]], [[-1]], [[1], [1]], [[-1], [1]]) or join.attributes["axis"].as_int() not in (
-        1,
-        -1,
-    ):
+    along = join.attributes["axis"].as_int() in (1, -1) and rest[:1] in ([[1]], [[-1]])
+    if not along or rest[1:] not in ([], [[1]]):
         return STEPS
     try:
         widths = [dimension(part, 1) for part in parts]
