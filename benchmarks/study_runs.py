@@ -21,6 +21,7 @@ KINDS = {
     "gates": "gates",
     "k1": "K = 1, static",
     "k1-long": "K = 1, static, trained longer",
+    "k1-aligned": "K = 1, static, trained longer, widths in sixteens",
     "k4": "K = 4",
     "k8": "K = 8",
     "k16": "K = 16",

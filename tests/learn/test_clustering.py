@@ -180,9 +180,39 @@ def test_evenness_keeps_a_seldom_opened_layer_as_dense_as_the_others() -> None:
     assert all((np.diff(own.astype(int)) >= 0).all() for own in LAYOUT.split(found[1.0]))
 
 
+@given(
+    seed=st.integers(0, 10_000),
+    count=st.integers(1, 4),
+    budget=st.floats(0.6, 1.2),
+    evenness=st.floats(0, 1),
+    align=st.integers(1, 3),
+)
+def test_aligned_layers_keep_whole_blocks_of_their_most_readily_opened_filters(
+    seed: int, count: int, budget: float, evenness: float, align: int
+) -> None:
+    given_ = answers(seed)
+    found = find_prototypes(
+        given_, LAYOUT, STAGES, count, budget=budget, evenness=evenness, align=align, seed=seed
+    )
+    spent = costs(found).mean()
+    assert min(budget, FULL) - align * dearest_filter() - 1e-9 <= spent <= budget + 1e-9
+    opening = 1 / (1 + np.exp(-given_.gate_logits.astype(np.float64)))
+    for k in range(count):
+        path = np.concatenate([bits[k] for bits in found.bits]).astype(bool)
+        own = np.concatenate(
+            [
+                opening[groups == k].mean(0)[part] if (groups == k).any() else opening.mean(0)[part]
+                for groups, part in zip(found.groups.T, (slice(0, 11), slice(11, None)), strict=True)
+            ]
+        )
+        for kept, mean in zip(LAYOUT.split(path), LAYOUT.split(own), strict=True):
+            assert kept.sum() % align == 0 or kept.all()
+            assert kept.all() or mean[kept].min() > mean[~kept].max()
+
+
 def test_a_budget_that_cannot_be_met_is_refused() -> None:
     with pytest.raises(
-        ConfigurationError, match=r"budget is 0\.100; one filter of every layer, .* larger budget"
+        ConfigurationError, match=r"budget is 0\.100; the fewest filters of every layer, .* larger budget"
     ):
         find_prototypes(answers(0), LAYOUT, STAGES, 2, budget=0.1)
     with pytest.raises(

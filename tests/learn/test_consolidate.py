@@ -257,7 +257,7 @@ def test_a_run_that_died_goes_on_to_the_same_bytes(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"budget": 0.01}, r"budget is 0\.010; one filter of every layer.* already"),
+        ({"budget": 0.01}, r"budget is 0\.010; the fewest filters of every layer.* already"),
         (
             {"budget": 0.4, "grouping": "difficulty", "spread": 0.95},
             "with spread 0.95, the easiest images may cost 0.05",

@@ -165,6 +165,7 @@ def _prototypes(
         grouping=config.grouping,
         spread=config.spread,
         evenness=config.evenness,
+        align=config.align,
         seed=config.seed,
     )
     groups = np.full((len(splits.train), len(found.bits)), UNGROUPED)

@@ -32,6 +32,7 @@ class ConsolidateConfig:
         grouping: what prototypes are made for, one of `GROUPINGS`, see `penstock.learn.clustering`.
         spread: how far the costs of groups by difficulty lie apart, as a share of the mean.
         evenness: how equally dense prototypes make all layers, 0 to 1, see `penstock.learn.clustering`.
+        align: prototypes keep a multiple of this many filters of each layer, or all, see `penstock.learn.clustering`.
         own_norms: every prototype has batch norms of its own.
         hidden: units of a router's hidden layer.
         tune: schedule of the fine-tuning.
@@ -53,6 +54,7 @@ class ConsolidateConfig:
     grouping: str = "paths"
     spread: float = 0.5
     evenness: float = 0.0
+    align: int = 1
     own_norms: bool = True
     hidden: int = 32
     tune: Schedule = field(default_factory=lambda: Schedule(epochs=10, learning_rate=0.03))
@@ -69,7 +71,7 @@ class ConsolidateConfig:
     precision: str = "32-true"
 
     def __post_init__(self) -> None:
-        for name in ("count", "hidden"):
+        for name in ("count", "hidden", "align"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}; at least 1 is needed")
         if self.budget is not None:
