@@ -39,9 +39,8 @@ class CapturedCascade(nn.Module):
         codes = torch.cat(second.codes, dim=1)
         gate_logits = torch.cat(second.gate_logits, dim=1)
         ran = unsure.to(x.dtype)[:, None]
-        closed = (ran * 0).expand(
-            -1, codes.shape[1]
-        )  # must not depend on the second member, which may not run
+        # Zeros where they count; from `ran`, since the second member may not have run.
+        closed = ran.expand(-1, codes.shape[1])
         path = (*first.codes, ran, _node(RESOLVE, closed, codes, unsure, like=codes))
         gate_logits = _node(RESOLVE, closed - 0.5, gate_logits, unsure, like=codes)
         # What `Cascade` counts over the whole path, in the form that is constant where a member's path is. Of images

@@ -40,7 +40,7 @@ def _lower_cascade(graph: ir.Graph, entrance: ir.Node, *, single: bool) -> None:
     exits = []
     for node in [node for node in graph if node.op_type == RESOLVE and node.inputs[2] is unsure]:
         if is_constant(node.inputs[1]):  # a static member's path, and what it costs: there is nothing to run
-            run_both(graph, node)
+            _settle(graph, node)
         else:
             exits.append(node)
     firsts = [node.inputs[0] for node in exits]
@@ -64,6 +64,27 @@ def _lower_cascade(graph: ir.Graph, entrance: ir.Node, *, single: bool) -> None:
         supersede(node.outputs[0], result)
     graph.sort()
     drop_unused(graph)
+
+
+def _settle(graph: ir.Graph, node: ir.Node) -> None:
+    """Replace a ``Resolve`` of constants: what is there only if the second member runs is its constant times that."""
+    first, second, unsure = node.inputs
+    ran = first
+    while ran is not None and (made_by := ran.producer()) is not None and made_by.op_type == "Expand":
+        ran = made_by.inputs[0]
+    if not _tells(ran, unsure):
+        run_both(graph, node)
+        return
+    build = Builder(graph, str(node.name))
+    build.replace(node, (build.op("Mul", ran, second),))
+
+
+def _tells(value: ir.Value | None, unsure: ir.Value | None) -> bool:
+    """Whether a value is 1 where another is true, and 0 elsewhere."""
+    while value is not None and value is not unsure:
+        node = value.producer()
+        value = node.inputs[0] if node is not None and node.op_type in ("Cast", "Unsqueeze") else None
+    return value is not None
 
 
 def _any(build: Builder, values: ir.Value) -> ir.Value:

@@ -9,6 +9,7 @@ from onnx_ir.passes import InPlacePass
 from onnx_ir.passes import common as passes
 from onnxscript import optimizer
 
+from penstock.export.passes.join_alike import join_alike
 from penstock.export.passes.join_constants import join_constants
 
 # Of one operator's inputs or outputs: the tables that say what a path costs have far fewer.
@@ -47,6 +48,7 @@ def fold_constants(graph: ir.Graph) -> None:
 
 def tidy(model: ir.Model) -> ir.Model:
     """Finish a lowered graph; its ``If`` nodes need the identities that lead values out of their branches."""
+    join_alike(model.graph)
     join_constants(model.graph)
     _apply(
         model,

@@ -11,6 +11,7 @@ import pytest
 from penstock.export.building import Builder
 from penstock.export.passes import fold_batch_norm, slice_parts
 from penstock.export.passes.fold_batch_norm import FoldBatchNorm
+from penstock.export.passes.join_alike import join_alike
 from penstock.export.passes.join_constants import join_constants
 from penstock.export.passes.simplify import fold_constants, simplify
 from penstock.export.passes.slice_parts import SliceParts
@@ -108,3 +109,42 @@ def test_constants_are_joined_and_folded_beforehand() -> None:
     assert kinds(graph) == ["Concat"]
     assert [len(node.inputs) for node in graph] == [3]
     np.testing.assert_array_equal(run(graph, feed), want)
+
+
+def test_what_is_alike_in_every_part_is_computed_once_on_the_parts_joined() -> None:
+    def build_it(build: Builder, inputs: Sequence[ir.Value]) -> ir.Value:
+        limit, other = (build.constant(np.float32(value), str(value)) for value in (3.0, 1.0))
+
+        def bits(value: ir.Value, above: ir.Value = limit) -> ir.Value:
+            more = build.op("Greater", value, above)
+            cast = build.op("Cast", more, to=ir.DataType.FLOAT)
+            more.shape = cast.shape = value.shape
+            return cast
+
+        a, b, c = inputs
+        joined = build.op("Concat", a, b, axis=1)
+        path = build.op("Concat", c, bits(a), bits(b), bits(c, other), bits(c), axis=1)
+        return build.op("Concat", joined, path, axis=1)
+
+    graph = graph_of(build_it, PARTS)
+    want = run(graph, PARTS)
+    join_alike(graph)
+    # a and b are joined already, where c is asked two different questions, whose answers are cast alike.
+    assert kinds(graph).count("Concat") == 4
+    assert kinds(graph).count("Greater") == 3
+    assert kinds(graph).count("Cast") == 1
+    np.testing.assert_array_equal(run(graph, PARTS), want)
+
+
+def test_maps_and_what_others_read_too_stay_apart() -> None:
+    def build_it(build: Builder, inputs: Sequence[ir.Value]) -> ir.Value:
+        a, b, c = (build.op("Cast", value, to=ir.DataType.FLOAT) for value in inputs)
+        a.shape, b.shape = ir.Shape([2, 3]), ir.Shape([2, 1, 1, 1])
+        c.shape = ir.Shape([2, 4])
+        build.op("Neg", c)
+        return build.op("Concat", a, b, c, axis=1)
+
+    graph = graph_of(build_it, PARTS)
+    before = kinds(graph)
+    join_alike(graph)
+    assert kinds(graph) == before

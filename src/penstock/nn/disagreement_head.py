@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from penstock.detect.disagreement import ClassDisagreement
+from penstock.nn.detector_head import rows
 
 FAR = float(np.finfo(np.float32).max) / 4  # farther than any class, and what is added to it stays a number
 
@@ -38,6 +39,6 @@ class DisagreementHead(nn.Module):
         """Anomaly score ``[N, 1]`` of logits ``[N, classes]`` and bits ``[N, P]``; gate logits play no part."""
         own = logits.argmax(dim=1)
         distance = self.constant + (bits - self.usual) @ self.slope.T
-        nearest = (distance + self.unlike[own]).amin(dim=1, keepdim=True)
+        nearest = (distance + rows(self.unlike, own)).amin(dim=1, keepdim=True)
         nearer = distance.gather(1, own[:, None]) - nearest
-        return (nearer - self.location[own]) / self.spread[own]
+        return (nearer - rows(self.location, own)) / rows(self.spread, own)

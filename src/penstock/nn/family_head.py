@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from penstock.detect.doubt import DoubtScore
@@ -18,26 +22,36 @@ from penstock.detect.recipe import (
 )
 from penstock.detect.router_gate import GateDisagreement
 from penstock.detect.surprisal import Surprisal
-from penstock.nn.detector_head import DetectorHead
+from penstock.nn.detector_head import DetectorHead, rows
 from penstock.nn.disagreement_head import DisagreementHead
 
 
 class SurprisalHead(nn.Module):
-    """`penstock.detect.surprisal.Surprisal` of one score."""
+    """`penstock.detect.surprisal.Surprisal` of several scores at once.
 
+    Args:
+        tables: of each score.
+    """
+
+    of_knots: Tensor
     knots: Tensor
     bends: Tensor
     start: Tensor
 
-    def __init__(self, tables: Surprisal) -> None:
+    def __init__(self, tables: Sequence[Surprisal]) -> None:
         super().__init__()
-        self.register_buffer("knots", torch.from_numpy(tables.knots.copy()))
-        self.register_buffer("bends", torch.from_numpy(tables.bends[:, None].copy()))
-        self.register_buffer("start", torch.tensor([tables.start], dtype=torch.float32))
+        counts = torch.tensor([len(one.knots) for one in tables])
+        of_knots = F.one_hot(torch.arange(len(tables)).repeat_interleave(counts), len(tables)).float()
+        knots, bends = (np.concatenate([getattr(one, name) for one in tables]) for name in ("knots", "bends"))
+        self.register_buffer("of_knots", of_knots)  # [knots of all, K]: whose each is
+        self.register_buffer("knots", torch.from_numpy(knots))
+        self.register_buffer("bends", (of_knots * torch.from_numpy(bends)[:, None]).T.contiguous())
+        self.register_buffer("start", torch.tensor([one.start for one in tables], dtype=torch.float32))
 
-    def forward(self, score: Tensor) -> Tensor:
-        """Surprisals ``[N, 1]`` of scores ``[N, 1]``."""
-        return torch.relu(score - self.knots) @ self.bends + self.start
+    def forward(self, scores: Tensor) -> Tensor:
+        """Surprisals ``[N, K]`` of scores ``[N, K]``."""
+        beyond = torch.relu(F.linear(scores, self.of_knots, -self.knots))
+        return F.linear(beyond, self.bends, self.start)
 
 
 class DoubtHead(nn.Module):
@@ -54,9 +68,8 @@ class DoubtHead(nn.Module):
 
     def forward(self, logits: Tensor) -> Tensor:
         """Anomaly score ``[N, 1]`` of logits ``[N, classes]``."""
-        below = logits - logits.amax(dim=1, keepdim=True)
-        unsure = torch.log(torch.exp(below).sum(dim=1, keepdim=True))
-        return (unsure - self.location) / self.spread
+        sure = logits.log_softmax(dim=1).amax(dim=1, keepdim=True)
+        return (sure + self.location) / -self.spread
 
 
 class RouterGateHead(nn.Module):
@@ -80,8 +93,8 @@ class RouterGateHead(nn.Module):
         """Anomaly score ``[N, 1]`` of logits ``[N, classes]``, bits and gate logits ``[N, P]``."""
         own = logits.argmax(dim=1)
         apart = (bits - (gate_logits + 0.5).clamp(0, 1)).abs()
-        strange = ((apart - self.usual[own]).abs() * self.surprise[own]).sum(dim=1, keepdim=True)
-        return (strange - self.location[own]) / self.spread[own]
+        strange = ((apart - rows(self.usual, own)).abs() * rows(self.surprise, own)).sum(dim=1, keepdim=True)
+        return (strange - rows(self.location, own)) / rows(self.spread, own)
 
 
 class FamilyHead(nn.Module):
@@ -100,16 +113,15 @@ class FamilyHead(nn.Module):
         self.router_gate = None if score.router_gate is None else RouterGateHead(score.router_gate)
         masks = score.sub_architecture
         self.sub_architecture = None if masks is None else DisagreementHead(masks)
-        self.surprisals = nn.ModuleList(SurprisalHead(tables) for tables in score.surprisals)
+        self.surprisal = SurprisalHead(score.surprisals) if score.surprisals else None
 
     def forward(self, logits: Tensor, bits: Tensor, gate_logits: Tensor) -> Tensor:
         """Anomaly score ``[N, 1]`` of logits ``[N, classes]``, bits and gate logits ``[N, P]``."""
         if str(self.recipe) == DEFAULT:  # in one piece, for the sake of the graph
             return self.both(logits, bits, gate_logits)  # type: ignore[no-any-return]
         parts = self._parts(logits, bits, gate_logits)
-        if self.recipe.by_surprisal:
-            parts = [one(part) for one, part in zip(self.surprisals, parts, strict=True)]
-        return self._combined(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
+        found = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        return self._combined(found if self.surprisal is None else self.surprisal(found))
 
     def _parts(self, logits: Tensor, bits: Tensor, gate_logits: Tensor) -> list[Tensor]:
         """``[N, 1]`` each, in the recipe's order; what it does not ask for leaves no trace in a graph."""
