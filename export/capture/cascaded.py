@@ -39,7 +39,7 @@ class CapturedCascade(nn.Module):
         codes = torch.cat(second.codes, dim=1)
         gate_logits = torch.cat(second.gate_logits, dim=1)
         ran = unsure.to(x.dtype)[:, None]
-        # Zeros where they count; from `ran`, since the second member may not have run.
+        # Where this is read `ran` is 0, so it serves as zeros, which must not depend on a member that may not run.
         closed = ran.expand(-1, codes.shape[1])
         path = (*first.codes, ran, _node(RESOLVE, closed, codes, unsure, like=codes))
         gate_logits = _node(RESOLVE, closed - 0.5, gate_logits, unsure, like=codes)

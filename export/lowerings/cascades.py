@@ -67,16 +67,20 @@ def _lower_cascade(graph: ir.Graph, entrance: ir.Node, *, single: bool) -> None:
 
 
 def _settle(graph: ir.Graph, node: ir.Node) -> None:
-    """Replace a ``Resolve`` of constants: what is there only if the second member runs is its constant times that."""
+    """Replace a ``Resolve`` whose second input is constant.
+
+    Where the first is 0 for every image that the second member does not answer, and 1 for the others, the result is
+    that bit times the constant.
+    """
     first, second, unsure = node.inputs
     ran = first
     while ran is not None and (made_by := ran.producer()) is not None and made_by.op_type == "Expand":
         ran = made_by.inputs[0]
-    if not _tells(ran, unsure):
+    if ran is None or second is None or ran.dtype != second.dtype or not _tells(ran, unsure):
         run_both(graph, node)
-        return
-    build = Builder(graph, str(node.name))
-    build.replace(node, (build.op("Mul", ran, second),))
+    else:
+        build = Builder(graph, str(node.name))
+        build.replace(node, (build.op("Mul", ran, second),))
 
 
 def _tells(value: ir.Value | None, unsure: ir.Value | None) -> bool:

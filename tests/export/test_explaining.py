@@ -25,6 +25,7 @@ from penstock.export.lowerings.routed import Routed
 from penstock.export.passes.gate_logits import name_gate_logits
 from penstock.export.pipeline import ExportOptions, export
 from penstock.export.precision.narrowing import narrow
+from penstock.export.runtime import open_graph
 from penstock.export.sample import Sample
 from penstock.nn.checkpoint import Checkpoint
 from penstock.nn.family_head import FamilyHead
@@ -82,7 +83,14 @@ def test_graphs_show_the_gate_logits_that_their_tables_speak_of(bundles: dict[st
 def test_graphs_of_reduced_precision_and_other_detectors_show_them_too(
     options: dict[str, Any], tiny_run: Path, tmp_path: Path
 ) -> None:
-    check_bundle(export(ExportOptions(source=str(tiny_run), repository=tmp_path, name="narrow", **options)))
+    bundle = export(ExportOptions(source=str(tiny_run), repository=tmp_path, name="narrow", **options))
+    check_bundle(bundle)
+    if bundle.manifest.precision == "fp32":  # what is no image has no score, by whatever recipe, and is flagged
+        session = open_graph(bundle.model_file, single=bundle.manifest.single, threads=1).session
+        for pixel in (np.nan, np.inf):
+            broken = np.full((1, *bundle.manifest.input_shape), pixel, np.float32)
+            (flag,) = session.run(["adversarial"], {INPUT: broken})
+            assert flag.all()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8", "fp16"])

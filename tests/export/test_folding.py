@@ -118,7 +118,7 @@ def test_what_is_alike_in_every_part_is_computed_once_on_the_parts_joined() -> N
         def bits(value: ir.Value, above: ir.Value = limit) -> ir.Value:
             more = build.op("Greater", value, above)
             cast = build.op("Cast", more, to=ir.DataType.FLOAT)
-            more.shape = cast.shape = value.shape
+            more.shape, more.dtype = value.shape, ir.DataType.BOOL
             return cast
 
         a, b, c = inputs
@@ -136,15 +136,51 @@ def test_what_is_alike_in_every_part_is_computed_once_on_the_parts_joined() -> N
     np.testing.assert_array_equal(run(graph, PARTS), want)
 
 
-def test_maps_and_what_others_read_too_stay_apart() -> None:
-    def build_it(build: Builder, inputs: Sequence[ir.Value]) -> ir.Value:
-        a, b, c = (build.op("Cast", value, to=ir.DataType.FLOAT) for value in inputs)
-        a.shape, b.shape = ir.Shape([2, 3]), ir.Shape([2, 1, 1, 1])
-        c.shape = ir.Shape([2, 4])
-        build.op("Neg", c)
-        return build.op("Concat", a, b, c, axis=1)
+def cast_and_joined(shape: Sequence[int], *, shared: bool = False, told: bool = True) -> ir.Graph:
+    """Three parts cast to numbers and joined, and nothing else."""
+    feed = {name: np.ones(shape, np.int64) for name in "abc"}
 
-    graph = graph_of(build_it, PARTS)
-    before = kinds(graph)
+    def build_it(build: Builder, inputs: Sequence[ir.Value]) -> ir.Value:
+        for value in inputs:
+            value.shape = ir.Shape(shape) if told else None
+        casts = [build.op("Cast", value, to=ir.DataType.FLOAT) for value in inputs]
+        if shared:
+            build.op("Neg", casts[1])
+        return build.op("Concat", *casts, axis=1)
+
+    return graph_of(build_it, feed)
+
+
+def test_a_join_of_nothing_else_becomes_what_was_done_to_its_parts() -> None:
+    graph = cast_and_joined((2, 3))
+    name = graph.outputs[0].name
     join_alike(graph)
-    assert kinds(graph) == before
+    assert (kinds(graph), graph.outputs[0].name) == (["Concat", "Cast"], name)
+
+
+def test_maps_parts_of_unknown_shape_and_what_others_read_too_stay_apart() -> None:
+    cases = (
+        cast_and_joined((2, 3, 1, 1)),
+        cast_and_joined((2, 3), told=False),
+        cast_and_joined((2, 3), shared=True),
+    )
+    for graph in cases:
+        before = kinds(graph)
+        join_alike(graph)
+        assert kinds(graph) == before
+
+
+def test_parts_of_different_types_stay_apart() -> None:
+    feed: Arrays = {
+        "a": np.ones((1, 2), np.int64),
+        "b": np.ones((1, 2), np.int32),
+        "c": np.ones((1, 2), np.int64),
+    }
+    graph = graph_of(
+        lambda build, inputs: build.op(
+            "Concat", *(build.op("Cast", value, to=ir.DataType.FLOAT) for value in inputs), axis=1
+        ),
+        feed,
+    )
+    join_alike(graph)
+    assert kinds(graph).count("Cast") == 3

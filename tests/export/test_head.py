@@ -33,9 +33,14 @@ def drawn(count: int, seed: int, scale: float) -> PathFeatures:
     return PathFeatures((logits > 0).astype(np.uint8), logits.astype(np.float32), predicted)
 
 
-@given(seed=st.integers(0, 2**31), scale=st.sampled_from([0.01, 1.0, 30.0]), shift=st.floats(-20, 20))
-def test_the_head_scores_as_the_detector_does(seed: int, scale: float, shift: float) -> None:
-    detector = PathDetector(classes=6, rank=8).fit(drawn(120, seed, scale))
+@given(
+    seed=st.integers(0, 2**31),
+    scale=st.sampled_from([0.01, 1.0, 30.0]),
+    shift=st.floats(-20, 20),
+    rank=st.sampled_from([8, 25, 30, 50]),  # from 25 on, half of the filters, distances are one product
+)
+def test_the_head_scores_as_the_detector_does(seed: int, scale: float, shift: float, rank: int) -> None:
+    detector = PathDetector(classes=6, rank=rank).fit(drawn(120, seed, scale))
     suspects = drawn(40, seed + 1, scale)
     moved = suspects.gate_logits + np.float32(shift * scale)
     suspects = PathFeatures((moved > 0).astype(np.uint8), moved, suspects.predicted)
@@ -72,8 +77,9 @@ def test_the_class_is_the_predicted_one(tiny: Checkpoint) -> None:
         (lambda state: state.update(scale=state["scale"][:-1]), "'scale' has shape"),
         (lambda state: state.update(spread=0 * state["spread"]), "'spread' holds 0"),
         (lambda state: state.update(mean=state["mean"].astype(np.float64)), "float64"),
+        (lambda state: state.update(residual_weight=-np.ones(1, np.float32)), "'residual_weight' holds -1"),
     ],
-    ids=["missing", "short", "zero", "double"],
+    ids=["missing", "short", "zero", "double", "negative"],
 )
 def test_tables_that_do_not_fit_together_are_refused(
     change: Callable[[dict[str, Any]], object], message: str, tiny: Checkpoint

@@ -186,13 +186,23 @@ def test_evenness_keeps_a_seldom_opened_layer_as_dense_as_the_others() -> None:
     budget=st.floats(0.6, 1.2),
     evenness=st.floats(0, 1),
     align=st.integers(1, 3),
+    grouping=st.sampled_from(["paths", "difficulty"]),
 )
 def test_aligned_layers_keep_whole_blocks_of_their_most_readily_opened_filters(
-    seed: int, count: int, budget: float, evenness: float, align: int
+    seed: int, count: int, budget: float, evenness: float, align: int, grouping: str
 ) -> None:
     given_ = answers(seed)
     found = find_prototypes(
-        given_, LAYOUT, STAGES, count, budget=budget, evenness=evenness, align=align, seed=seed
+        given_,
+        LAYOUT,
+        STAGES,
+        count,
+        budget=budget,
+        grouping=grouping,
+        spread=0.0,
+        evenness=evenness,
+        align=align,
+        seed=seed,
     )
     spent = costs(found).mean()
     assert min(budget, FULL) - align * dearest_filter() - 1e-9 <= spent <= budget + 1e-9

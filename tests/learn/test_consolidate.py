@@ -254,6 +254,15 @@ def test_a_run_that_died_goes_on_to_the_same_bytes(
         assert sha256(tmp_path / name) == sha256(consolidations[count] / name), name
 
 
+def test_aligned_prototypes_keep_filters_in_multiples(few: Few, tiny_run: Path, tmp_path: Path) -> None:
+    checkpoint = consolidate(str(tiny_run), few(count=1, align=4), tmp_path, progress=False)
+    with np.load(tmp_path / GROUPS_FILE) as arrays:
+        path = np.concatenate([arrays[name][0] for name in arrays.files[1:]])
+    kept = checkpoint.network.layout.split(path)
+    assert not path.all()
+    assert all(own.sum() % 4 == 0 or own.all() for own in kept)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -377,6 +386,7 @@ def test_the_configurations_that_come_with_the_project_are_read(path: Path) -> N
     [
         ("count = 0", "count is 0; at least 1 is needed"),
         ("hidden = 0", "hidden is 0; at least 1 is needed"),
+        ("align = 0", "align is 0; at least 1 is needed"),
         ("budget = 0", "budget is 0.0; it is a share of the dense MACs"),
         ("grouping = 'colour'", "no grouping 'colour'; there are paths, difficulty"),
         ("spread = 1", "spread is 1.0; it is a share of the mean"),

@@ -45,6 +45,7 @@ SHAPES: dict[str, tuple[str | int, ...]] = {
     "spread": ("C", 2),
 }
 DIVISORS = ("scale", "spread")
+WEIGHTS = ("direction_weight", "residual_weight")
 
 BATCH = 1024  # inputs scored at once: bounds the memory of the tables that are gathered per input
 PRIOR = 10  # inputs of an average class mixed into a class's variance: a few inputs say little about it
@@ -165,3 +166,5 @@ def _check_tables(arrays: Mapping[str, npt.NDArray[Any]]) -> None:
             raise InvalidArgumentError(f"detector state {name!r} has shape {table.shape}; {needed} is needed")
         if name in DIVISORS and table.min() <= 0:
             raise InvalidArgumentError(f"detector state {name!r} holds {table.min()}; it must be above 0")
+        if name in WEIGHTS and table.min(initial=0) < 0:
+            raise InvalidArgumentError(f"detector state {name!r} holds {table.min()}; a weight is 0 or more")

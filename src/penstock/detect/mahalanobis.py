@@ -16,9 +16,9 @@ l_rest:
 The 1 changes no order. Without it the root would blow up rounding errors where the rest is next to nothing, as for
 networks with prototypes, whose routers are as good as sure of most images.
 
-That is two thin products instead of one with ``P x P``. ``|e|^2`` equals ``|x|^2 - |p|^2``, but that
-difference of two large numbers would cost single precision three digits where U explains most of x; e itself
-is small and exact enough.
+That is two thin products instead of one with ``P x P``, which graphs take where P is at most 2 r. ``|e|^2`` equals
+``|x|^2 - |p|^2``, but that difference of two large numbers would cost single precision three digits where U explains
+most of x; e itself is small and exact enough.
 """
 
 from __future__ import annotations

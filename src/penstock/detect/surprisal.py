@@ -13,8 +13,9 @@ bends instead of cases,
 
     g(s) = start + sum_k bend_k max(s - t_k, 0)
 
-which plain ONNX has: one Sub, Relu and MatMul. Scores are expected in standard deviations of honest inputs. A threshold
-that is conformal for the combined score keeps its promise under this as under any other increasing map.
+which plain ONNX has: one Gather, Sub, Relu and Gemm for all scores together. Scores are expected in standard deviations
+of honest inputs. A threshold that is conformal for the combined score keeps its promise under this as under any other
+increasing map.
 
 The surprisals g_i of K scores become one score, larger is stranger:
 

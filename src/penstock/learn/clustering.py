@@ -151,7 +151,7 @@ def _ranks(opening: Floats, layout: PathLayout, evenness: float, align: int) -> 
 
 
 def _in_blocks(ranks: npt.NDArray[np.int64], align: int, never: int) -> npt.NDArray[np.int64]:
-    """Places ``[K, F]`` of one layer's filters when they are closed a block at a time, the last of them ``never``."""
+    """Places ``[K, F]`` of one layer's filters in blocks; the one of those opened most readily gets ``never``."""
     filters = ranks.shape[1]
     starts = np.arange(0, filters, align)
     middles = (starts + np.append(starts[1:], filters)) // 2

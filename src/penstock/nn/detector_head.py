@@ -15,10 +15,10 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from penstock.detect.combined import SHAPES, CombinedScore
+from penstock.nn.rows import rows
 
 
 class DetectorHead(nn.Module):
@@ -37,7 +37,7 @@ class DetectorHead(nn.Module):
     residual_weight: Tensor
     location: Tensor
     spread: Tensor
-    whitening: Tensor
+    whitening: Tensor | None
 
     def __init__(self, state: Mapping[str, npt.NDArray[np.float32]]) -> None:
         super().__init__()
@@ -45,8 +45,7 @@ class DetectorHead(nn.Module):
         for name in SHAPES:
             self.register_buffer(name, torch.from_numpy(np.array(state[name])))
         filters, rank = self.directions.shape
-        self.whole = filters <= 2 * rank
-        whitening = self._whitening() if self.whole else torch.zeros(0)
+        whitening = self._whitening() if filters <= 2 * rank else None
         self.register_buffer("whitening", whitening, persistent=False)
 
     def forward(self, logits: Tensor, bits: Tensor, gate_logits: Tensor) -> Tensor:
@@ -74,7 +73,7 @@ class DetectorHead(nn.Module):
 
     def _distance(self, own: Tensor, gate_logits: Tensor) -> Tensor:
         x = (gate_logits - rows(self.mean, own)) / self.scale
-        if self.whole:
+        if self.whitening is not None:
             white = x @ self.whitening
             return torch.sqrt(1 + (white * white).sum(dim=1, keepdim=True))
         along = x @ self.directions
@@ -91,8 +90,3 @@ class DetectorHead(nn.Module):
         along = directions * self.direction_weight.double().sqrt()
         beyond = torch.eye(len(directions), dtype=torch.float64) - directions @ directions.T
         return (along @ directions.T + beyond * self.residual_weight.double().sqrt()).float()
-
-
-def rows(table: Tensor, which: Tensor) -> Tensor:
-    """``table[which]``, as one operator of a graph instead of two."""
-    return F.embedding(which, table)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from penstock.detect.disagreement import ClassDisagreement
-from penstock.nn.detector_head import rows
+from penstock.nn.rows import rows
 
 FAR = float(np.finfo(np.float32).max) / 4  # farther than any class, and what is added to it stays a number
 

@@ -22,8 +22,9 @@ from penstock.detect.recipe import (
 )
 from penstock.detect.router_gate import GateDisagreement
 from penstock.detect.surprisal import Surprisal
-from penstock.nn.detector_head import DetectorHead, rows
+from penstock.nn.detector_head import DetectorHead
 from penstock.nn.disagreement_head import DisagreementHead
+from penstock.nn.rows import rows
 
 
 class SurprisalHead(nn.Module):
@@ -33,7 +34,7 @@ class SurprisalHead(nn.Module):
         tables: of each score.
     """
 
-    of_knots: Tensor
+    whose: Tensor
     knots: Tensor
     bends: Tensor
     start: Tensor
@@ -41,16 +42,16 @@ class SurprisalHead(nn.Module):
     def __init__(self, tables: Sequence[Surprisal]) -> None:
         super().__init__()
         counts = torch.tensor([len(one.knots) for one in tables])
-        of_knots = F.one_hot(torch.arange(len(tables)).repeat_interleave(counts), len(tables)).float()
+        whose = torch.arange(len(tables)).repeat_interleave(counts)
         knots, bends = (np.concatenate([getattr(one, name) for one in tables]) for name in ("knots", "bends"))
-        self.register_buffer("of_knots", of_knots)  # [knots of all, K]: whose each is
+        self.register_buffer("whose", whose)  # [knots of all], a place among the scores
         self.register_buffer("knots", torch.from_numpy(knots))
-        self.register_buffer("bends", (of_knots * torch.from_numpy(bends)[:, None]).T.contiguous())
+        self.register_buffer("bends", F.one_hot(whose, len(tables)).T * torch.from_numpy(bends))
         self.register_buffer("start", torch.tensor([one.start for one in tables], dtype=torch.float32))
 
     def forward(self, scores: Tensor) -> Tensor:
         """Surprisals ``[N, K]`` of scores ``[N, K]``."""
-        beyond = torch.relu(F.linear(scores, self.of_knots, -self.knots))
+        beyond = torch.relu(scores.index_select(1, self.whose) - self.knots)
         return F.linear(beyond, self.bends, self.start)
 
 
@@ -69,7 +70,7 @@ class DoubtHead(nn.Module):
     def forward(self, logits: Tensor) -> Tensor:
         """Anomaly score ``[N, 1]`` of logits ``[N, classes]``."""
         sure = logits.log_softmax(dim=1).amax(dim=1, keepdim=True)
-        return (sure + self.location) / -self.spread
+        return (sure + self.location) / -self.spread  # doubt is minus the log of the largest probability
 
 
 class RouterGateHead(nn.Module):
