@@ -25,6 +25,7 @@ from penstock.export.lowerings.executed import Prototypes
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.observed import Observed
 from penstock.export.passes.byte_input import TakeBytes
+from penstock.export.passes.enter_blocked import EnterBlocked
 from penstock.export.passes.gate_logits import name_gate_logits
 from penstock.export.passes.reporting import Report
 from penstock.export.passes.simplify import tidy
@@ -144,6 +145,8 @@ def _compile(captured: CapturedNetwork, lowering: Lowering, precision: str) -> C
     model, report = captured.model.clone(), captured.report.copy()
     executed = lowering.lower(model, report)
     tidy(model)
+    if precision == FP32:
+        report.run(EnterBlocked(), model.graph)
     got = open_graph(serialize(model), single=lowering.single).run(sample.images)
     parity = verify(captured.expected, got, layout)
     model, got, agreement = _narrowed(model, precision, sample, got, report, single=lowering.single)

@@ -85,7 +85,8 @@ def test_graphs_of_reduced_precision_and_other_detectors_show_them_too(
 ) -> None:
     bundle = export(ExportOptions(source=str(tiny_run), repository=tmp_path, name="narrow", **options))
     check_bundle(bundle)
-    if bundle.manifest.precision == "fp32":  # what is no image has no score, by whatever recipe, and is flagged
+    # What is no image has no score, by whatever recipe, and is flagged.
+    if bundle.manifest.precision == "fp32":
         session = open_graph(bundle.model_file, single=bundle.manifest.single, threads=1).session
         for pixel in (np.nan, np.inf):
             broken = np.full((1, *bundle.manifest.input_shape), pixel, np.float32)
