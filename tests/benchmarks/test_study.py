@@ -53,6 +53,8 @@ def test_a_row_says_what_the_command_does(run: Run) -> None:
         kind = "paper"
     elif option(run, "grouping") == "difficulty":
         kind = f"graded{prototypes}"
+    elif option(run, "align"):
+        kind += "-aligned"
     elif kind in ("k1", "k4") and config["tune"]["epochs"] > LONG:
         kind += "-long"
     elif option(run, "gate.normalize") == "false":
