@@ -14,13 +14,12 @@ from penstock.export.autotune.representative import representative
 from penstock.export.autotune.target import Target
 from penstock.export.autotune.tune import tune
 from penstock.export.captured import CapturedNetwork
-from penstock.export.compiling import Compiled, compile_dense, compile_paths, serialize
+from penstock.export.compiling import Compiled, compile_dense, compile_paths, laid_out, serialize
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.options import ExportOptions
-from penstock.export.passes.enter_blocked import EnterBlocked
-from penstock.export.passes.simplify import tidy
+from penstock.export.passes.reporting import Report
 from penstock.export.precision.narrowing import narrow
-from penstock.manifest import FP32, Tuning
+from penstock.manifest import Tuning
 
 TIMED_IMAGES = 32  # paths differ, and so does their time
 SCALING_IMAGES = 8  # to calibrate int8 candidates with, which are only timed
@@ -79,10 +78,8 @@ def _tuner(
         if lowering.single not in forms:
             taken = "batches" if lowering.single else "single images"
             raise UnsupportedError(f"the versions of {options.name!r} that are there take {taken}")
-        tidy(model)
-        if options.precision == FP32:
-            EnterBlocked()(model.graph)
-        return serialize(narrow(model, options.precision, captured.sample.to_fit[:SCALING_IMAGES]))
+        finished = laid_out(model, options.precision, Report())
+        return serialize(narrow(finished, options.precision, captured.sample.to_fit[:SCALING_IMAGES]))
 
     costs = captured.expected.answer.active_macs[:, 0].numpy()
     timed = representative(costs, max(TIMED_IMAGES, LEAST_BATCHES * options.batch), batch=options.batch)

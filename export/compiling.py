@@ -144,11 +144,7 @@ def _compile(captured: CapturedNetwork, lowering: Lowering, precision: str) -> C
     layout = checkpoint.network.layout
     model, report = captured.model.clone(), captured.report.copy()
     executed = lowering.lower(model, report)
-    tidy(model)
-    if precision == FP32:
-        report.run(EnterBlocked(), model.graph)
-    else:
-        report.skip(EnterBlocked.name, "the engine's blocked layout is one of float32")
+    laid_out(model, precision, report)
     got = open_graph(serialize(model), single=lowering.single).run(sample.images)
     parity = verify(captured.expected, got, layout)
     model, got, agreement = _narrowed(model, precision, sample, got, report, single=lowering.single)
@@ -193,6 +189,16 @@ def with_byte_input(compiled: Compiled, sample: Sample) -> Compiled:
     want, got = (open_graph(each, single=compiled.single).run(images) for each in (compiled.content, content))
     verify_same(want, got)
     return replace(compiled, content=content, passes=(*compiled.passes, *report.records))
+
+
+def laid_out(model: ir.Model, precision: str, report: Report) -> ir.Model:
+    """Finish a lowered graph, in place, for the precision that it is going to have."""
+    tidy(model)
+    if precision == FP32:
+        report.run(EnterBlocked(), model.graph)
+    else:
+        report.skip(EnterBlocked.name, "the engine's blocked layout is one of float32")
+    return model
 
 
 def serialize(model: ir.Model) -> bytes:
