@@ -14,10 +14,11 @@ from penstock.export.autotune.representative import representative
 from penstock.export.autotune.target import Target
 from penstock.export.autotune.tune import tune
 from penstock.export.captured import CapturedNetwork
-from penstock.export.compiling import Compiled, compile_dense, compile_paths, laid_out, serialize
+from penstock.export.compiling import Compiled, compile_dense, compile_paths, serialize
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.options import ExportOptions
-from penstock.export.passes.reporting import Report
+from penstock.export.passes.finish import finish
+from penstock.export.precision.agreement import verify_agreement
 from penstock.export.precision.narrowing import narrow
 from penstock.manifest import Tuning
 
@@ -42,7 +43,8 @@ def fastest(
         UnsupportedError: no lowering can do this network on this provider.
         VerificationError: none that can passes its checks; that of the fastest.
     """
-    dense = compile_dense(captured.checkpoint, captured.sample, options.precision)
+    dense = compile_dense(captured.checkpoint, captured.sample, options.precision, checked=False)
+    dense_will_do = options.dense_will_do and False in forms and _agrees(dense, say)
     tuned = _tuner(captured, options, forms, dense.content)
     say(f"measuring on {options.provider}, batch {options.batch}, threads {options.threads}")
     lowering, tuning = tuned()
@@ -53,7 +55,7 @@ def fastest(
         if only is not None:
             lowering, again = tuned(only=only)
             tuning = replace(again, tried_ms=tuning.tried_ms, declined=tuning.declined)
-        if options.dense_will_do and False in forms and tuning.ratio < 1:
+        if dense_will_do and tuning.ratio < 1:
             say("taking the dense network")
             return dense, tuning.of_dense()
         say(f"taking {lowering.name}")
@@ -64,8 +66,22 @@ def fastest(
             reason = f"{lowering.name}: {error}"
             say(f"without {reason}")
             tuning = replace(tuning, declined=tuple(dict.fromkeys((*tuning.declined, reason))))
+    if dense_will_do:
+        say("taking the dense network: no other form passes its checks")
+        return dense, tuning.of_dense()
     assert failed is not None
     raise failed
+
+
+def _agrees(dense: Compiled, say: Say) -> bool:
+    """Whether the dense network may be taken; it is measured against in any case."""
+    try:
+        if dense.agreement is not None:
+            verify_agreement(dense.agreement, dense.precision)
+    except VerificationError as error:
+        say(f"without the dense network, but measured against it: {error}")
+        return False
+    return True
 
 
 def _tuner(
@@ -74,11 +90,11 @@ def _tuner(
     """Measures what can be done, and finds the fastest; ``only``: the one option that is left."""
     target = Target(provider=options.provider, batch=options.batch, threads=options.threads)
 
-    def finish(model: ir.Model, lowering: Lowering) -> bytes:
+    def candidate(model: ir.Model, lowering: Lowering) -> bytes:
         if lowering.single not in forms:
             taken = "batches" if lowering.single else "single images"
             raise UnsupportedError(f"the versions of {options.name!r} that are there take {taken}")
-        finished = laid_out(model, options.precision, Report())
+        finished = finish(model, options.precision)
         return serialize(narrow(finished, options.precision, captured.sample.to_fit[:SCALING_IMAGES]))
 
     costs = captured.expected.answer.active_macs[:, 0].numpy()
@@ -88,7 +104,7 @@ def _tuner(
         captured.model,
         captured.sample.images[timed],
         target,
-        finish,
+        candidate,
         dense,
         single=options.max_batch == 1 and True in forms,
         precision=options.precision,

@@ -25,7 +25,7 @@ from penstock.export.lowerings.executed import Prototypes
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.observed import Observed
 from penstock.export.passes.byte_input import TakeBytes
-from penstock.export.passes.enter_blocked import EnterBlocked
+from penstock.export.passes.finish import finish
 from penstock.export.passes.gate_logits import name_gate_logits
 from penstock.export.passes.reporting import Report
 from penstock.export.passes.simplify import tidy
@@ -81,8 +81,16 @@ class Compiled:
     explained: FamilyScore | None = None
 
 
-def compile_dense(checkpoint: Checkpoint, sample: Sample, precision: str = FP32) -> Compiled:
+def compile_dense(
+    checkpoint: Checkpoint, sample: Sample, precision: str = FP32, *, checked: bool = True
+) -> Compiled:
     """The network as it was before it got gates, under the same contract.
+
+    Args:
+        checkpoint: holds it.
+        sample: images to compare with, and to narrow it by.
+        precision: of convolutions and classifier.
+        checked: refuse it if this precision costs too much.
 
     Raises:
         VerificationError: the graph does not answer as PyTorch does, or its precision costs too much.
@@ -93,6 +101,8 @@ def compile_dense(checkpoint: Checkpoint, sample: Sample, precision: str = FP32)
     got = open_graph(serialize(model), single=False).run(sample.images)
     parity = verify(reference(served, sample.images), got, checkpoint.network.layout)
     model, _, agreement = _narrowed(model, precision, sample, got, report, single=False)
+    if checked and agreement is not None:
+        verify_agreement(agreement, precision)
     return Compiled(
         lowering=DENSE,
         passes=report.records,
@@ -144,10 +154,12 @@ def _compile(captured: CapturedNetwork, lowering: Lowering, precision: str) -> C
     layout = checkpoint.network.layout
     model, report = captured.model.clone(), captured.report.copy()
     executed = lowering.lower(model, report)
-    laid_out(model, precision, report)
+    finish(model, precision, report)
     got = open_graph(serialize(model), single=lowering.single).run(sample.images)
     parity = verify(captured.expected, got, layout)
     model, got, agreement = _narrowed(model, precision, sample, got, report, single=lowering.single)
+    if agreement is not None:
+        verify_agreement(agreement, precision)
     calibration = explained = None
     if fpr is not None and captured.detector is not None:
         recipe = captured.detector.recipe
@@ -191,16 +203,6 @@ def with_byte_input(compiled: Compiled, sample: Sample) -> Compiled:
     return replace(compiled, content=content, passes=(*compiled.passes, *report.records))
 
 
-def laid_out(model: ir.Model, precision: str, report: Report) -> ir.Model:
-    """Finish a lowered graph, in place, for the precision that it is going to have."""
-    tidy(model)
-    if precision == FP32:
-        report.run(EnterBlocked(), model.graph)
-    else:
-        report.skip(EnterBlocked.name, "the engine's blocked layout is one of float32")
-    return model
-
-
 def serialize(model: ir.Model) -> bytes:
     """The content of an ONNX file."""
     return ir.serde.serialize_model(model).SerializeToString()
@@ -220,9 +222,7 @@ def _narrowed(
         return model, expected, None
     narrowed = narrow(model, precision, sample.to_fit, report)
     got = open_graph(serialize(narrowed), single=single).run(sample.images)
-    agreement = compare(expected, got, real=sample.real)
-    verify_agreement(agreement, precision)
-    return narrowed, got, agreement
+    return narrowed, got, compare(expected, got, real=sample.real)
 
 
 def _calibrate(

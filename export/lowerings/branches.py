@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from penstock.errors import UnsupportedError
 from penstock.export.building import Builder, inner_graph, is_constant
 from penstock.export.nodes.regions import all_graphs, outside_values
 
@@ -123,6 +124,14 @@ def _empty(branch: ir.Graph) -> ir.Graph:
 
 
 def _of_batch(value: ir.Value) -> ir.Shape | None:
-    """The value's shape, if its first dimension is that of batches."""
+    """The value's shape, if its first dimension is that of batches.
+
+    Raises:
+        UnsupportedError: nobody knows.
+    """
     shape = value.shape
-    return shape if shape is not None and len(shape) > 0 and not isinstance(shape[0], int) else None
+    if shape is None:
+        raise UnsupportedError(
+            f"branches cannot pick their rows of {value.name}, whose shape is not known: take the lowering masked"
+        )
+    return shape if len(shape) > 0 and not isinstance(shape[0], int) else None

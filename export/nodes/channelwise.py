@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from penstock.export.building import constant_array, is_constant
 
-# Those of the first line keep zeros zero.
+# They keep zeros zero.
 ZERO_KEEPING = frozenset(
     {
         "MaxPool",

@@ -69,6 +69,22 @@ def shifted(build: Builder, index: Index, offset: int, name: str) -> Index:
     return build.op("Add", index, build.constant(np.array(offset), name))
 
 
+def named(index: npt.NDArray[np.int64], channels: int) -> npt.NDArray[np.int64]:
+    """The index with closed channels, which are zero as well, in the place of `NOTHING`.
+
+    Beside an index that is known only when the graph runs, `NOTHING` would be taken for the last channel.
+
+    Args:
+        index: of a clean value, which holds fewer channels than there are.
+        channels: how many there are.
+    """
+    closed = np.setdiff1d(np.arange(channels), index)
+    filling = index == NOTHING
+    result = index.copy()
+    result[filling] = closed[: filling.sum()]
+    return result
+
+
 def joined(build: Builder, indices: list[Index]) -> Index:
     """Indices end to end."""
     known = [index for index in indices if isinstance(index, np.ndarray)]

@@ -64,7 +64,9 @@ class KeepCompact:
     ) -> None:
         self._prototype = prototype
         self._whole = whole
-        self._masks = dict(masks)
+        self._masks: dict[ir.Value, Index] = {}
+        for code, index in masks.items():
+            self._note(code, index)
         self._tracked = Tracked(self._masks)
         self._readers = Readers(self._tracked)
 
@@ -87,14 +89,19 @@ class KeepCompact:
                 self._gated(gated)
             elif routed is not None:
                 self._static(routed)
-            elif node.op_type in MASK_FORMS and node.inputs[0] in self._masks:
-                self._masks[node.outputs[0]] = self._masks[node.inputs[0]]
             elif node.op_type == "Mul" and any(value in self._masks for value in node.inputs):
                 self._masked(node)
             elif self._tracked.reads(node):
                 self._readers.read(node)
         self._complete_outputs()
         return self._readers.effect
+
+    def _note(self, code: ir.Value, index: Index) -> None:
+        """A code and all forms that it takes, also those that come late: what stands before a mask looks ahead."""
+        self._masks[code] = index
+        for user, _ in code.uses():
+            if user.op_type in MASK_FORMS:
+                self._note(user.outputs[0], index)
 
     def _gated(self, conv: GatedConvNode) -> None:
         if conv.layer in self._whole:
@@ -112,7 +119,7 @@ class KeepCompact:
         for old, new in ((old_code, code), (old_logits, logits)):
             ir.convenience.replace_all_uses_with(old, new)
         self._tracked.compact[masked] = output
-        self._masks[code] = output.index
+        self._note(code, output.index)
         if columns is not None:
             self._readers.narrow.add(conv.layer)
         self._readers.effect.changed.append(conv.layer)

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from penstock.export.building import Builder, attributes_of, constant_array, dimension, is_constant
 from penstock.export.nodes.channelwise import is_flattening, keeps_zeros
-from penstock.export.nodes.compact import Compact, given, joined, picked, shifted, take
+from penstock.export.nodes.compact import Compact, given, joined, named, picked, shifted, take
 from penstock.export.nodes.regions import origin
 from penstock.export.passes.reporting import Effect
 from penstock.export.passes.tracking import Tracked
@@ -134,16 +134,21 @@ class Readers:
 
     def _joined(self, build: Builder, node: ir.Node) -> Compact:
         """A concatenation along the channels, of compact values and whole ones."""
-        values, indices, offset = [], [], 0
-        for position, value in enumerate(node.inputs):
-            assert value is not None
-            channels = dimension(value, 1)
-            entering = self.tracked.get(value)
-            here = Compact(value, np.arange(channels)) if entering is None else entering
-            values.append(here.value)
-            indices.append(shifted(build, here.index, offset, f"offset{position}"))
+        parts = [value for value in node.inputs if value is not None]
+        sizes = [dimension(value, 1) for value in parts]
+        entering = [
+            self.tracked.get(value) or Compact(value, np.arange(channels))
+            for value, channels in zip(parts, sizes, strict=True)
+        ]
+        known = all(isinstance(part.index, np.ndarray) for part in entering)
+        indices, offset = [], 0
+        for position, (part, channels) in enumerate(zip(entering, sizes, strict=True)):
+            index = part.index
+            if isinstance(index, np.ndarray) and not known:
+                index = named(index, channels)
+            indices.append(shifted(build, index, offset, f"offset{position}"))
             offset += channels
-        return Compact(build.op("Concat", *values, axis=1), joined(build, indices))
+        return Compact(build.op("Concat", *(part.value for part in entering), axis=1), joined(build, indices))
 
     def _complete(self, build: Builder, node: ir.Node) -> None:
         """Give an operator all channels of what it reads."""

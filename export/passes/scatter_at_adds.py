@@ -15,7 +15,8 @@ class ScatterAtAdds:
     """``scatter(zeros, i, u) + y`` becomes ``scatter_add(y, i, u)``: one image's open channels, added in their places.
 
     That saves a whole activation of zeros, and adding it. The pass runs behind `KeepCompact`, which has left channels
-    compact wherever it could. It declines adds whose summands differ in shape, and those with no scatter in front.
+    compact wherever it could. It declines adds whose summands differ in shape, and those with no scatter in front; what
+    it has made is a sum and no scatter onto zeros any more.
     """
 
     name = "scatter only at adds"
@@ -67,6 +68,7 @@ def _squeeze(scatter: ir.Node) -> ir.Node:
 def _add_onto(graph: ir.Graph, add: ir.Node, scatter: ir.Node, other: ir.Value) -> None:
     _squeeze(scatter).replace_input_with(0, other)
     scatter.attributes["reduction"] = ir.AttrString("reduction", "add")
+    del scatter.meta[PLACED]  # the next add must not take what was added for zeros
     ((unsqueeze, _),) = scatter.outputs[0].uses()
     supersede(add.outputs[0], unsqueeze.outputs[0])
     graph.remove(add, safe=True)

@@ -20,7 +20,7 @@ from penstock.export.precision.forms import Half
 from penstock.export.precision.quantizable import answering
 from penstock.export.precision.standalone import drop_all_unused, own_constants
 
-# What works on maps [N, C, H, W]. Averages are not among them: they decide on paths.
+# What works on maps [N, C, H, W]. Averages of whole maps are not among them: they decide on paths.
 ON_MAPS = frozenset(
     {
         "Add",

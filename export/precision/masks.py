@@ -1,8 +1,8 @@
 """Round once, not twice, where a mask closes filters.
 
 A mask's zeros and ones keep a value or drop it. So what stands before the mask fits on the scale of what stands behind
-it: all that open filters give has a place there, and what closed ones give may be cut off, as nobody sees it. On one
-scale, the second rounding changes nothing.
+it: all that open filters give has a place there, and what closed ones give may be cut off, if nobody else sees it. On
+one scale, the second rounding changes nothing.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from penstock.export.precision.forms import Form, Scale, behind, narrowing
 
 FLOATS = "what it masks is float32"
 READ = "what it gives is read as float32, or on several scales"
+SEEN = "others read what it masks, too"
 ELSEWHERE = "what it masks was rounded before it came here"
 
 
 class RoundOnceAtMasks:
     """What a mask reads gets the scale of what it gives, so that the second rounding changes nothing.
 
-    It declines masks before which or behind which nothing is rounded to int8, or not at one place and on one scale.
+    It declines masks before which or behind which nothing is rounded to int8, or not at one place and on one scale, and
+    those that are not the only ones to read what they mask.
     """
 
     name = "round once at masks"
@@ -63,6 +65,8 @@ def _rescale(graph: ir.Graph, mask: ir.Node) -> str | None:
     maker = narrow.producer()
     if maker is None or narrowing(maker) is None:
         return ELSEWHERE
+    if any(user is not mask for node, _ in narrow.uses() for user, _ in node.outputs[0].uses()):
+        return SEEN
     build = Builder(graph, f"{narrow.name}.masked")
     scale = build.constant(form.scale, "scale")
     zero_point = build.constant(form.zero_point, "zero_point")

@@ -67,7 +67,7 @@ def quantizable(model: onnx.ModelProto, answers: frozenset[str]) -> Effect:
 
 
 def answering(logits: ir.Value) -> frozenset[str]:
-    """Names of the values, in all branches, that become the logits by linear layers alone."""
+    """Names of the values, in all branches, that become the logits by what `ANSWERING` names alone."""
     waiting, found = [logits], set()
     while waiting:
         value = waiting.pop()

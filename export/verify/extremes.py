@@ -18,9 +18,10 @@ from penstock.export.lowerings.lowering import Lowering
 from penstock.export.nodes.gated_conv import GatedConvNode, read_gated_conv
 from penstock.export.nodes.routed_conv import read_routed_conv
 from penstock.export.operators import ESCALATE
-from penstock.export.passes.simplify import tidy
+from penstock.export.passes.finish import finish
 from penstock.export.runtime import Graph, Outputs, open_graph
 from penstock.export.verify.parity import MARGIN, reference, verify
+from penstock.manifest import FP32
 from penstock.nn.cascade import Cascade
 from penstock.nn.gates import Gate, GatedConv2d
 from penstock.nn.routing import StageRouter
@@ -90,7 +91,7 @@ def _verify_choices(
 
 def _lowered(model: ir.Model, lowering: Lowering) -> Graph:
     lowering.lower(model)
-    content = ir.serde.serialize_model(tidy(model)).SerializeToString()
+    content = ir.serde.serialize_model(finish(model, FP32)).SerializeToString()
     return open_graph(content, single=lowering.single)
 
 
@@ -124,6 +125,7 @@ def _take_choice(graph: ir.Graph) -> None:
         made = build.op("Sub", choice, build.constant(np.array(start), "start"))
         made = build.op("Max", made, build.constant(np.array(0), "first"))
         made = build.op("Min", made, build.constant(np.array(options - 1), "last"))
+        made.shape = ir.Shape([])  # one for all images: branches that read it have no rows of it to pick
         number = build.op("Cast", value, to=ir.DataType.INT64)
         spread = build.op("Add", build.op("Mul", number, build.constant(np.array(0), "zero")), made)
         forced = build.op("Cast", spread, to=ir.DataType.INT64 if value.dtype is None else value.dtype)

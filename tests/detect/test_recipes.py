@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -44,6 +45,18 @@ def test_scores_survive_a_file_and_are_cut_up_without_remainder(
     np.testing.assert_allclose(whole, scores, rtol=1e-4, atol=1e-4)
     if score.recipe.by_surprisal:  # nothing is shared out that is taken away elsewhere
         assert all((part >= 0).all() for part in (found.baseline, found.answer, found.bits, found.gates))
+
+
+def test_what_is_no_file_of_tables_is_refused(features: Draw) -> None:
+    name = "path-likelihood+gate-mahalanobis"
+    single, packed = io.BytesIO(), io.BytesIO()
+    np.save(single, np.zeros(3))
+    np.savez_compressed(packed, a=np.zeros(1000))
+    damaged = bytearray(packed.getvalue())
+    damaged[60:70] = bytes(10)
+    for content in (b"", b"no archive", single.getvalue(), bytes(damaged)):
+        with pytest.raises(InvalidArgumentError, match="not a file of a detector's tables"):
+            tables_from_bytes(name, content)
 
 
 def test_the_minimum_is_the_score_of_the_strangest_part(features: Draw, shown: PathFeatures) -> None:

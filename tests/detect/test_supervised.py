@@ -86,3 +86,5 @@ def test_what_cannot_be_fitted_is_refused(features: Draw) -> None:
         new.fit(features(40, seed=1, classes=6), some)
     with pytest.raises(InvalidArgumentError, match="23 bits; the detector has 24"):
         new.fit(some, features(40, seed=2, offset=1)).score(features(5, seed=1, filters=23))
+    with pytest.raises(InvalidArgumentError, match="there are 4"):
+        new.predict(features(40, seed=1, classes=6))

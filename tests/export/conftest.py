@@ -29,9 +29,10 @@ from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.masked import Masked
 from penstock.export.nodes.gated_conv import read_gated_conv
 from penstock.export.nodes.routed_conv import read_routed_conv
-from penstock.export.passes.simplify import tidy
+from penstock.export.passes.finish import finish
 from penstock.export.pipeline import ExportOptions, export
 from penstock.export.runtime import Graph, open_graph
+from penstock.manifest import FP32
 from penstock.nn.cascade import RAN, Cascade, confidence
 from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint
 from penstock.nn.family_head import FamilyHead
@@ -118,7 +119,7 @@ class Captured:
         """A finished graph."""
         model = self.model.clone()
         lowering.lower(model)
-        return tidy(model)
+        return finish(model, FP32)
 
     def opened(self, lowering: Lowering) -> Graph:
         """A finished graph, loaded."""
@@ -253,6 +254,10 @@ PLAIN: dict[str, Callable[[], nn.Module]] = {
     "group norms": lambda: nn.Sequential(
         *(nn.Conv2d(3, 8, 3, 1, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.GroupNorm(2, 8), nn.ReLU()),
         *(nn.Conv2d(8, 6, 3, 1, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5)),
+    ),
+    "sigmoids": lambda: nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, 1, 1), nn.Sigmoid(), nn.Conv2d(8, 10, 3, 2, 1), nn.Sigmoid()),
+        *(nn.Conv2d(10, 6, 3, 1, 1), nn.Sigmoid(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5)),
     ),
     "odd": Odd,
 }

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
+import pytest
 
+from penstock.errors import UnsupportedError
 from penstock.export.building import Builder, inner_graph
 from penstock.export.lowerings.branches import pick_rows
 from penstock.export.passes.simplify import tidy
@@ -45,3 +47,14 @@ def test_rows_are_picked_for_branches_inside_a_branch_too() -> None:
     taken = np.array([False, True, False, True])
     (got,) = session.run(None, {"x": array, "takes": taken})
     np.testing.assert_array_equal(got, 2 * array[taken])
+
+
+def test_a_value_that_may_or_may_not_be_of_the_batch_is_refused() -> None:
+    rows = ir.Shape([ir.SymbolicDim("n")])
+    takes = ir.Value(name="takes", shape=rows, type=ir.TensorType(ir.DataType.BOOL))
+    branch = inner_graph("branch")
+    build = Builder(branch, "branch")
+    branch.outputs.append(build.op("Relu", ir.Value(name="odd")))
+    branch.extend(list(build.tape.nodes))
+    with pytest.raises(UnsupportedError, match="rows of odd, whose shape is not known"):
+        pick_rows(branch, takes)

@@ -17,8 +17,9 @@ from penstock.export.autotune.engines import load
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.masked import Masked
 from penstock.export.lowerings.routed import Routed
-from penstock.export.passes.simplify import tidy
+from penstock.export.passes.finish import finish
 from penstock.export.runtime import open_graph
+from penstock.manifest import FP32
 
 openvino = pytest.importorskip("openvino")
 
@@ -57,7 +58,7 @@ def test_openvino_answers_as_onnx_runtime(
     made = LOWERINGS[lowering]()
     model = routed(network).model.clone()
     made.lower(model)
-    content = to_bytes(tidy(model))
+    content = to_bytes(finish(model, FP32))
     images = some_images(9, seed=4)
     wanted = open_graph(content, single=made.single, threads=1).run(images)
     parts = np.split(images, len(images)) if made.single else [images, images[:1]]
@@ -79,7 +80,7 @@ def test_a_gated_network_runs_masked_in_openvino(
 ) -> None:
     model = captured["residual"].model.clone()
     Masked().lower(model)
-    content, images = to_bytes(tidy(model)), some_images(9, seed=4)
+    content, images = to_bytes(finish(model, FP32)), some_images(9, seed=4)
     wanted = open_graph(content, single=False, threads=1).run(images)
     got = in_openvino(content, images)
     np.testing.assert_array_equal(got["path"], wanted["path"])

@@ -12,21 +12,25 @@ import onnx_ir as ir
 import pytest
 
 from penstock.bundle import Bundle
-from penstock.export.building import Builder, fix_batch
+from penstock.export.building import Builder, constant_array, fix_batch
 from penstock.export.lowerings.gathered import Gathered, Picking
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.masked import Masked
 from penstock.export.lowerings.routed import Routed
-from penstock.export.nodes.compact import Compact, whole
+from penstock.export.nodes.compact import NOTHING, Compact, whole
 from penstock.export.nodes.gated_conv import read_gated_conv
+from penstock.export.nodes.regions import drop_unused
 from penstock.export.nodes.routed_conv import WIDTH, read_routed_conv
 from penstock.export.passes import align_widths, scatter_at_adds
 from penstock.export.passes.align_widths import AlignWidths, Widths
 from penstock.export.passes.drop_closed import DropClosedFilters
 from penstock.export.passes.keep_compact import KeepCompact
 from penstock.export.passes.merge_open import MergeOpenFilters
+from penstock.export.passes.readers import Readers
 from penstock.export.passes.reporting import Report
 from penstock.export.passes.scatter_at_adds import ScatterAtAdds
+from penstock.export.passes.tracking import Tracked
+from penstock.export.verify.parity import reference, verify
 from penstock.nn.inference import answer
 from penstock.paths import Bits
 from tests.export.small_graphs import graph_of, kinds, run
@@ -162,6 +166,74 @@ def test_open_channels_are_added_in_their_places(sides: str) -> None:
         assert not effect.changed
         assert list(effect.declined.values()) == [scatter_at_adds.BROADCAST] * (sides == "broadcast")
         assert "Add" in kinds(graph)
+
+
+@pytest.mark.parametrize("reads_the_sum", [False, True])
+def test_a_sum_of_added_channels_is_no_scatter_for_the_next_add(reads_the_sum: bool) -> None:
+    draw = np.random.default_rng(0)
+    feed: dict[str, npt.NDArray[Any]] = {
+        "small": draw.standard_normal((1, 3, 4, 4)).astype(np.float32),
+        "index": np.array([1, 4, 5]),
+        "first": draw.standard_normal((1, 8, 4, 4)).astype(np.float32),
+        "second": draw.standard_normal((1, 8, 4, 4)).astype(np.float32),
+    }
+
+    def build_it(build: Builder, inputs: Sequence[ir.Value]) -> ir.Value:
+        small, index, first, second = inputs
+        total = build.op("Add", whole(build, Compact(small, index), 8, (4, 4), "zeros"), first)
+        if reads_the_sum:
+            second = build.op("Relu", total)
+        second.shape = first.shape
+        return build.op("Add", total, second)
+
+    graph = graph_of(build_it, feed)
+    feed = {value.name or "": feed[value.name or ""] for value in graph.inputs}
+    want = run(graph, feed)
+    effect = ScatterAtAdds()(graph)
+    np.testing.assert_allclose(run(graph, feed), want, atol=1e-6)
+    assert (len(effect.changed), effect.declined, kinds(graph).count("Add")) == (1, {}, 1)
+
+
+def test_channels_that_fill_up_the_width_are_not_taken_for_the_last_one() -> None:
+    """Of two joined parts one is closed whole, and known to be; of the other, gates decide when the graph runs."""
+    feed: dict[str, npt.NDArray[Any]] = {
+        "closed": np.zeros((1, 1, 2, 2), np.float32),
+        "small": np.random.default_rng(0).standard_normal((1, 2, 2, 2)).astype(np.float32),
+        "index": np.array([0, 3]),
+    }
+
+    def build_it(build: Builder, inputs: Sequence[ir.Value]) -> ir.Value:
+        closed, small, index = inputs
+        parts = [ir.Value(name=name, shape=ir.Shape([1, 4, 2, 2])) for name in ("known", "dynamic")]
+        tracked.compact[parts[0]] = Compact(closed, np.array([NOTHING]))
+        tracked.compact[parts[1]] = Compact(small, index)
+        joined = build.op("Concat", *parts, axis=1)
+        joined.shape = ir.Shape([1, 8, 2, 2])
+        return build.op("Softmax", joined, axis=1)
+
+    tracked = Tracked()
+    graph = graph_of(build_it, feed)
+    readers = Readers(tracked)
+    for node in list(graph):
+        readers.read(node)
+    drop_unused(graph)
+    whole_one = np.zeros((1, 8, 2, 2), np.float32)
+    whole_one[:, [4, 7]] = feed["small"]
+    odds = np.exp(whole_one)
+    np.testing.assert_allclose(run(graph, feed), odds / odds.sum(axis=1, keepdims=True), atol=1e-6)
+    # Where a place were written twice, any of the two might win.
+    arrays = [constant_array(value) for value in graph.initializers.values()]
+    assert all((array != NOTHING).all() for array in arrays if array.dtype == np.int64)
+
+
+def test_channels_stay_compact_up_to_their_mask_behind_what_keeps_no_zeros(
+    gated: Callable[[str], Any], some_images: Callable[..., Images]
+) -> None:
+    each = gated("sigmoids")
+    graph = each.lowered(Gathered()).graph
+    assert "ScatterND" not in kinds(graph)
+    images = some_images(20)
+    verify(reference(each.served, images), each.opened(Gathered()).run(images), each.served.network.layout)
 
 
 def test_at_int8_filters_come_in_fours_and_sixteen_at_least(routed: Callable[[str], Any]) -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from penstock.detect import router_gate
 from penstock.detect.combined import CombinedScore
 from penstock.detect.disagreement import ClassDisagreement
 from penstock.detect.doubt import DoubtScore
@@ -92,11 +91,8 @@ def _distance(tables: CombinedScore, features: PathFeatures) -> Cut:
 
 
 def _disagreement(tables: ClassDisagreement, features: PathFeatures) -> Cut:
-    own, rows = features.predicted, np.arange(len(features))
+    own, nearest = features.predicted, tables.nearest_other(features)
     away = features.bits - tables.usual.astype(np.float64)
-    others = tables.constant + away @ tables.slope.T
-    others[rows, own] = np.inf
-    nearest = others.argmin(axis=1)
     location, spread = _standard(tables.location, tables.spread, features, column=0)
     slopes = tables.slope.astype(np.float64)[own] - tables.slope[nearest]
     constant = tables.constant.astype(np.float64)[own] - tables.constant[nearest]
@@ -105,9 +101,7 @@ def _disagreement(tables: ClassDisagreement, features: PathFeatures) -> Cut:
 
 def _router_gate(tables: GateDisagreement, features: PathFeatures) -> Cut:
     location, spread = _standard(tables.location, tables.spread, features, column=0)
-    own = features.predicted
-    strange = np.abs(router_gate.disagreement(features) - tables.usual[own]) * tables.surprise[own]
-    return _of(features, -location / spread, bits=strange / spread[:, None])
+    return _of(features, -location / spread, bits=tables.surprises(features) / spread[:, None])
 
 
 def _doubt(tables: DoubtScore, features: PathFeatures) -> Cut:

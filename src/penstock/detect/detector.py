@@ -1,4 +1,4 @@
-"""The detector that exported graphs carry: likelihood of the bits and distance of the gate logits."""
+"""The usual detector: likelihood of the bits and distance of the gate logits, as tables that graphs can carry."""
 
 from __future__ import annotations
 

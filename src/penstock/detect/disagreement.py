@@ -85,13 +85,24 @@ class ClassDisagreement:
         raw = cls(*tables, 0 * unit, unit).score(honest)[:, None]
         return cls(*tables, *location_and_spread(raw, honest.predicted, len(slope)))
 
+    def distances(self, features: PathFeatures) -> Floats:
+        """``[N, C]``, to the references of all classes, but for what they have in common."""
+        away = features.bits - self.usual.astype(np.float64)
+        distances: Floats = self.constant + away @ self.slope.T
+        return distances
+
+    def nearest_other(self, features: PathFeatures) -> npt.NDArray[np.int64]:
+        """``[N]``, the class whose reference is nearest, but for the predicted one."""
+        distances = self.distances(features)
+        distances[np.arange(len(features)), features.predicted] = np.inf
+        nearest: npt.NDArray[np.int64] = distances.argmin(axis=1)
+        return nearest
+
     def score(self, features: PathFeatures) -> Floats:
         """``[N]``, larger is stranger; honest inputs are around 0, give or take 1. In double precision."""
-        own = features.predicted
-        distance = self.constant + (features.bits - self.usual.astype(np.float64)) @ self.slope.T
-        others = distance.copy()
-        others[np.arange(len(own)), own] = np.inf
-        nearer = distance[np.arange(len(own)), own] - others.min(axis=1)
+        own, rows = features.predicted, np.arange(len(features))
+        distances = self.distances(features)
+        nearer = distances[rows, own] - distances[rows, self.nearest_other(features)]
         score: Floats = (nearer - self.location[own, 0]) / self.spread[own, 0]
         return score
 

@@ -51,11 +51,17 @@ class GateDisagreement:
         raw = cls(counted.usual, counted.surprise, 0 * unit, unit).score(honest)[:, None]
         return cls(counted.usual, counted.surprise, *location_and_spread(raw, honest.predicted, classes))
 
+    def surprises(self, features: PathFeatures) -> Floats:
+        """``[N, P]``: what each filter adds, before the sum is standardised."""
+        own = features.predicted
+        surprises: Floats = np.abs(disagreement(features) - self.usual[own]) * self.surprise[own]
+        return surprises
+
     def score(self, features: PathFeatures) -> Floats:
         """``[N]``, larger is stranger; honest inputs are around 0, give or take 1. In double precision."""
         own = features.predicted
-        strange = np.abs(disagreement(features) - self.usual[own]) * self.surprise[own]
-        score: Floats = (strange.sum(axis=1) - self.location[own, 0]) / self.spread[own, 0]
+        total = self.surprises(features).sum(axis=1)
+        score: Floats = (total - self.location[own, 0]) / self.spread[own, 0]
         return score
 
 

@@ -75,9 +75,10 @@ class SupervisedDetector(Detector):
 
         Raises:
             NotFittedError: call `fit` first.
-            InvalidArgumentError: the features have another number of filters.
+            InvalidArgumentError: the features have another number of filters, or a predicted class does not exist.
         """
         self.check_fitted()
+        features.check_classes(self._classes)
         if features.filters != self._filters:
             raise InvalidArgumentError(
                 f"paths have {features.filters} bits; the detector has {self._filters}"

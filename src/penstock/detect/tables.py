@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -29,8 +30,11 @@ def tables_from_bytes(name: str, content: bytes) -> FamilyScore:
         InvalidArgumentError: the content is no such file, or its tables do not fit together.
     """
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        file = np.load(io.BytesIO(content), allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError("a single array")
+        with file:
             arrays = {key: file[key] for key in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InvalidArgumentError(f"not a file of a detector's tables: {error}") from error
     return FamilyScore.from_arrays(name, arrays)

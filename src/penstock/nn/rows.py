@@ -7,5 +7,13 @@ from torch import Tensor
 
 
 def rows(table: Tensor, which: Tensor) -> Tensor:
-    """``table[which]`` for ``which`` ``[N]`` int64: a ``Gather``, where indexing becomes an ``Unsqueeze`` more."""
+    """``table[which]``: a ``Gather``, where indexing becomes an ``Unsqueeze`` more.
+
+    Args:
+        table: ``[K, P]``.
+        which: int64 ``[N]``.
+
+    Returns:
+        ``[N, P]``.
+    """
     return F.embedding(which, table)

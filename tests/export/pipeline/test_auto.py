@@ -11,16 +11,16 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from penstock.errors import (
-    UnsupportedError,
-)
+from penstock.errors import UnsupportedError, VerificationError
 from penstock.export.autotune.stages import MASKED, PICKINGS
 from penstock.export.building import Builder, dimension, supersede
+from penstock.export.compiling import Compiled
 from penstock.export.lowerings.executed import Executed
 from penstock.export.lowerings.masked import Masked
 from penstock.export.options import LOWERINGS
 from penstock.export.passes.reporting import Report
 from penstock.export.pipeline import ExportOptions, export
+from penstock.manifest import Agreement
 from penstock.nn.checkpoint import Checkpoint
 
 
@@ -137,3 +137,37 @@ def test_auto_goes_on_where_its_choice_fails_the_checks(
     assert manifest.tuning.tried_ms.keys() == set(PICKINGS)
     assert set(manifest.tuning.layers.values()) == {MASKED}
     assert [reason.partition(":")[0] for reason in manifest.tuning.declined] == ["gathered"]
+
+
+def test_without_flags_auto_takes_the_dense_network_where_nothing_else_passes_its_checks(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> Compiled:
+        raise VerificationError("it answers something else")
+
+    monkeypatch.setattr("penstock.export.choosing.compile_paths", refused)
+    options = ExportOptions(source=str(tiny_run), repository=tmp_path, name="auto", flags=False)
+    manifest = export(options).manifest
+    assert (manifest.lowering, manifest.tuning.ratio if manifest.tuning else None) == ("dense", 1.0)
+    with pytest.raises(VerificationError, match="something else"):
+        export(replace(options, flags=True, name="net"))
+
+
+def test_a_dense_network_that_a_precision_ruins_is_measured_against_and_not_taken(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ruined(found: Agreement, precision: str) -> None:
+        raise VerificationError(f"at {precision}, nearly every class is another one")
+
+    monkeypatch.setattr("penstock.export.choosing.verify_agreement", ruined)
+    monkeypatch.setattr("penstock.export.compiling.verify_agreement", lambda found, precision: None)
+    said: list[str] = []
+    options = ExportOptions(
+        source=str(tiny_run), repository=tmp_path, name="auto", flags=False, precision="int8"
+    )
+    manifest = export(options, said.append).manifest
+    assert manifest.lowering != "dense"
+    assert manifest.tuning is not None
+    assert manifest.tuning.dense_ms > 0
+    why = "at int8, nearly every class is another one"
+    assert f"without the dense network, but measured against it: {why}" in said

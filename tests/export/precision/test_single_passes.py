@@ -148,11 +148,16 @@ def test_values_that_cannot_cross_a_border_narrow_are_left_alone(
         ("v = Identity(x)", "q = QuantizeLinear(m, t, z)", masks.FLOATS),
         ("v = DequantizeLinear(i, s, z)", "q = QuantizeLinear(m, t, z)", masks.ELSEWHERE),
         ("j = QuantizeLinear(x, s, z) v = DequantizeLinear(j, s, z)", "q = Relu(m)", masks.READ),
+        (
+            "j = QuantizeLinear(x, s, z) v = DequantizeLinear(j, s, z)",
+            "a = Relu(v) n = Add(a, m) q = QuantizeLinear(m, t, z)",
+            masks.SEEN,
+        ),
         ("j = QuantizeLinear(x, s, z) v = DequantizeLinear(j, s, z)", "q = QuantizeLinear(m, t, z)", None),
     ],
 )
 def test_masks_that_nothing_is_rounded_once_for_say_why(value: str, reads: str, why: str | None) -> None:
-    kind = "float" if "Relu" in reads else "uint8"
+    kind = "float" if "q = Relu" in reads else "uint8"
     body = f"{value} o = Greater(y, s) c = Cast<to = 1>(o) m = Mul(v, c) {reads}"
     graph = parsed("float[n, 3] x, float[n, 3] y, uint8[n, 3] i", f"{kind}[n, 3] q", body)
     effect = RoundOnceAtMasks()(graph)
