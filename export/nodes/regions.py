@@ -29,26 +29,31 @@ class Region:
 def stage_region(graph: ir.Graph, convs: Collection[ir.Node]) -> Region:
     """What lies between a stage's first convolution and the entrance of the next, or the network's answer.
 
+    Beside the convolutions themselves that is what
+
+    - depends on one of them,
+    - is part of what a later convolution, or the answer, is made of: what only decides on later paths, or only says
+      what was decided, need not be there for every prototype,
+    - and depends on no other stage behind or beside this one: what joins their results with this one's is theirs.
+
+    Of ``x -> conv -> relu -> add -> conv'``, where a router of the second stage reads the sum too, the first stage's
+    region is ``conv -> relu -> add``; the router stands outside.
+
     Args:
         graph: sorted topologically.
         convs: the stage's convolutions.
     """
-    behind = _reached(graph, [conv.outputs[0] for conv in convs])
+    dependent = _reached(graph, [conv.outputs[0] for conv in convs])
     before = _needed([value for conv in convs for value in reads(conv)])
-    # Also the stages beside this one: what joins their results with this one's is theirs.
-    barriers = [node for node in graph if node.domain == DOMAIN and node not in convs and node not in before]
-    decisions = {value for node in barriers for value in _decisions(node) if value.producer() not in before}
-    deciding = {node for value in decisions if (node := value.producer()) is not None}
-    begin = [output for node in (*barriers, *deciding) for output in node.outputs]
-    later = _reached(graph, begin) | {*barriers, *deciding}
-    # What only decides on later paths, or only says what was decided, need not be there for every prototype.
-    mine = [node for node in graph if node.domain == DOMAIN and node.op_type != RESOLVE]
-    ends = [value for node in mine for value in _data(node)]
-    feeding = _feeding([*ends, graph.outputs[0]], until=decisions)
-    inside = [
-        node for node in graph if node in convs or (node in behind and node in feeding and node not in later)
-    ]
-    return _region(inside)
+    others = [node for node in graph if node.domain == DOMAIN and node not in convs and node not in before]
+    decisions = {value for node in others for value in _decisions(node) if value.producer() not in before}
+    barriers = {*others, *(node for value in decisions if (node := value.producer()) is not None)}
+    foreign = barriers | _reached(graph, [output for node in barriers for output in node.outputs])
+    computing = [node for node in graph if node.domain == DOMAIN and node.op_type != RESOLVE]
+    ends = [*(value for node in computing for value in _data(node)), graph.outputs[0]]
+    wanted = _feeding(ends, until=decisions)
+    inside = (dependent & wanted) - foreign
+    return _region([node for node in graph if node in convs or node in inside])
 
 
 def member_region(graph: ir.Graph, entrance: ir.Value, exits: Collection[ir.Value]) -> Region:
