@@ -56,11 +56,13 @@ class Made:
         return sha256(self.file)
 
 
-@cache
 def exported(form: Form, folder: Path, batch: int, threads: int, provider: str = "cpu") -> Made:
     """Export in a process of its own; what is not measured to choose a lowering serves all thread counts."""
-    if AUTO not in form.command and threads > 1:
-        return exported(form, folder, batch, 1, provider)
+    return _exported(form, folder, batch, threads if AUTO in form.command else 1, provider)
+
+
+@cache
+def _exported(form: Form, folder: Path, batch: int, threads: int, provider: str) -> Made:
     model = hashlib.sha256(f"{form} {batch} {threads}".encode()).hexdigest()[:16]
     if form.script is not None:
         command = [str(Path(__file__).with_name(form.script)), *form.command]

@@ -120,15 +120,19 @@ def _piece(attack: Mapping[str, Any]) -> str:
 
 
 def evasion(results: dict[str, Any]) -> list[str]:
-    """A row for each attack within a bound: share of all attacked images that end misread and not flagged, at 5 %."""
+    """A row for each attack within a bound: share of all attacked images that end misread and not flagged, at 5 %.
+
+    The last of each network is what an attacker reaches who tries them all.
+    """
     bounds = sorted({attack["eps"] for _, attack in _attacks(results) if attack["eps"]})
     rows: dict[tuple[str, str, str], dict[float, str]] = {}
-    for name, attack in _attacks(results):
-        if attack["eps"] and attack["attack"] not in CONTROLS:
-            found = attack["detectors"][OWN]["evasion"]["0.05"]
-            rows.setdefault((name, attack["attack"], str(attack["attacked"])), {})[attack["eps"]] = rate_text(
-                found
-            )
+    for name, evaluation in evaluations(results):
+        bounded = [each for each in evaluation["attacks"] if each["eps"] and each["attack"] not in CONTROLS]
+        shown = [(each["attack"], each, each["detectors"][OWN]["evasion"]) for each in bounded]
+        shown += [("any of these", each, each["evasion"]) for each in evaluation["any"]]
+        for attack, each, found in shown:
+            own = rows.setdefault((name, attack, str(each["attacked"])), {})
+            own[each["eps"]] = rate_text(found["0.05"])
     head = ["network", "attack", "images", *(f"{eps:g}/255 (95 %)" for eps in bounds)]
     lines = [[*key, *(own.get(eps, "-") for eps in bounds)] for key, own in rows.items()]
     return _table(head, lines, results, words=2)
@@ -181,9 +185,11 @@ def inflation(results: dict[str, Any]) -> list[str]:
             macs = attack["active_macs"]
             keys = ("mean_before", "mean", "largest", "bound")
             figures = [f"{macs[key]:.1%}" for key in keys]
-            lines.append([name, str(attack["attacked"]), *figures, rate_text(macs["over_budget"])])
+            at_bound = [rate_text(macs["at_bound"][when]) for when in ("before", "after")]
+            lines.append([name, str(attack["attacked"]), *figures, *at_bound, rate_text(macs["over_budget"])])
     head = ["network", "images", "MACs before", "after, mean", "after, largest", "bound by construction"]
-    return _table([*head, "over budget (95 %)"], lines, results)
+    head += ["at the bound before (95 %)", "after (95 %)", "over budget (95 %)"]
+    return _table(head, lines, results)
 
 
 def inflated_latency(results: dict[str, Any]) -> list[str]:

@@ -20,7 +20,8 @@ Beside them, what flagged images lead to:
     policy, flags             what becomes of the request; who hears of it
     sink, stores              a thread that keeps records; the files that it writes
     watchers                  readers of flagged images as they come
-    explainer, observing      scores cut up; a look inside a graph
+    explainer, observers      scores cut up; the second sessions that this takes
+    observing                 a look inside a graph
     path_servicer             the remote calls for all this, with path_messages as its converters
 
 `access`, `listening`, `logs` and `tracing` are for those who operate a server.

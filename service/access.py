@@ -1,7 +1,8 @@
 """Who may call what: a bearer token per group of remote calls.
 
-Each group's tokens stand in a file, one a line. A group without a file is open to everyone who can connect, and the
-questions whether the server lives are always open, for probes have no tokens. Reflection, which tells what the server
+Each group's tokens stand in a file, one a line. A group without a file is open to everyone who can connect, which the
+log warns of if another group has one. The questions whether the server lives are always open, for probes have no
+tokens. Reflection, which tells what the server
 has as its metadata do, belongs to inference. A token travels in the metadata as
 ``authorization: Bearer TOKEN``, as elsewhere on the web (RFC 6750).
 """
@@ -10,11 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
 
 from penstock.errors import ConfigurationError, ForbiddenError, UnauthenticatedError
+
+log = logging.getLogger(__name__)
 
 _SHORTEST = 16  # characters; a token is to be random, not remembered
 _PREFIX = "bearer "
@@ -55,6 +59,14 @@ class Access:
     def __init__(self, files: Mapping[Group, Path]) -> None:
         # Digests, so that all comparisons are of the same length.
         self._digests = {group: [_digest(token) for token in _tokens(file)] for group, file in files.items()}
+        left_open = [group for group in Group if group not in files]
+        if files and left_open:
+            log.warning(
+                "no token is needed for calls of %s, though others need one: whoever can connect may make them; "
+                "close them with %s",
+                " and ".join(left_open),
+                " and ".join(f"--{group}-tokens" for group in left_open),
+            )
 
     def check(self, method: str, metadata: Iterable[tuple[str, str | bytes]]) -> None:
         """Let a call through, or not.

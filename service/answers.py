@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,11 +44,6 @@ class Answer:
 
     def __len__(self) -> int:
         return len(self.logits)
-
-    @property
-    def tensors(self) -> dict[str, npt.NDArray[Any]]:
-        """The arrays by tensor name, in the contract's order."""
-        return {name: getattr(self, name) for name in bundle.OUTPUTS}
 
     @classmethod
     def join(cls, parts: Sequence[Answer]) -> Answer:

@@ -7,7 +7,6 @@ Heavy imports stand inside the functions, so that other commands do not wait for
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import sys
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ def serve(settings: Settings) -> int:
     Prints one line with the bound ports to stdout once it answers; logs go to stderr.
 
     Returns:
-        0 after an orderly shutdown.
+        0 after an orderly shutdown. A signal that comes while models are loaded ends the process.
 
     Raises:
         PenstockError: the server cannot start; the message says why.
@@ -36,7 +35,7 @@ def serve(settings: Settings) -> int:
 
     logs.set_up(settings.log_level, settings.log_format)
     logging.getLogger("grpc._cython.cygrpc").addFilter(_is_worth_a_line)
-    asyncio.run(serve_until_stopped(settings, _announce))
+    serve_until_stopped(settings, _announce)
     return 0
 
 

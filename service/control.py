@@ -6,9 +6,11 @@ import asyncio
 import logging
 import os
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from google.protobuf import json_format
 from tritonclient.grpc import model_config_pb2
@@ -22,9 +24,13 @@ from penstock.service.settings import Settings
 
 log = logging.getLogger(__name__)
 
+_Read = Callable[[Versions], Versions]  # makes new versions of a model, given the present ones
+
 
 class ModelControl:
     """Loads and unloads models, one at a time, and never lets go of one that serves for one that fails.
+
+    A change that has begun goes on to its end, whether or not its caller waits for it.
 
     Args:
         repository: the models.
@@ -39,7 +45,8 @@ class ModelControl:
         self._mode = settings.model_control_mode
         self._changed = changed
         self._lock = asyncio.Lock()
-        self._closing: set[asyncio.Task[None]] = set()
+        self._changes: set[asyncio.Task[None]] = set()
+        self._closing: dict[asyncio.Task[None], Model] = {}
 
     async def load(self, name: str, config: str = "", files: Mapping[str, bytes] | None = None) -> None:
         """Load a model, or load it anew.
@@ -59,20 +66,10 @@ class ModelControl:
         if files:
             if override is None:
                 raise InvalidArgumentError("files to load came without a 'config' parameter; give both")
-            with ExitStack() as scratch:
-                try:
-                    home = Path(scratch.enter_context(tempfile.TemporaryDirectory())) / name
-                    await asyncio.to_thread(_write, home, name, files)
-                except OSError as error:  # such as a full disk, or a name that is too long
-                    reason = os.strerror(error.errno or 0)  # the error's own text may name folders
-                    raise OperationError(
-                        f"failed to load {name[:200]!r}, failed to poll from model repository: "
-                        f"its files cannot be written ({reason})"
-                    ) from None
-                await self._load(name, home, override)
+            await self._load(name, partial(self._read_given, name, files, override))
         else:
-            self._check_found(name)
-            await self._load(name, self._repository.folder / name, override)
+            await asyncio.to_thread(self._check_found, name)
+            await self._load(name, partial(self._read_found, name, override))
 
     async def unload(self, name: str) -> None:
         """Serve a model no more; requests under way finish. An unknown model is no error.
@@ -89,28 +86,74 @@ class ModelControl:
         Raises:
             OperationError: it cannot be loaded; what served before serves on.
         """
-        await self._load(name, self._repository.folder / name, None)
+        await self._load(name, partial(self._read_found, name, None))
 
     async def drop(self, name: str) -> None:
         """Serve a model no more, whoever may ask for that."""
-        async with self._lock:
-            await self._unload(name)
+        await self._in_turn(partial(self._unload, name))
 
     def close(self) -> None:
-        """Wait for nobody any more."""
-        for task in self._closing:
+        """Wait for nobody any more; what still runs on models that are served no more is ended."""
+        for change in self._changes:
+            change.cancel()
+        for task, model in self._closing.items():
             task.cancel()
+            model.close()
 
-    async def _load(self, name: str, home: Path, config: ModelConfig | None) -> None:
-        async with self._lock:
-            present = self._repository.versions(name)
-            new = await asyncio.to_thread(self._repository.load, home, present, config)
-            failed = {number: reason for number, reason in new.items() if isinstance(reason, str)}
-            serving: Versions = {}
-            if failed or not new:
-                serving = {number: model for number, model in present.items() if isinstance(model, Model)}
-            new |= serving
-            await self._replace(name, new)
+    async def _load(self, name: str, read: _Read) -> None:
+        await self._in_turn(partial(self._replace_with, name, read))
+
+    async def _in_turn(self, change: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Change the models when nobody else does.
+
+        Who gives up before its turn changes nothing. After that the change has the turn, not its caller: a thread
+        that loads cannot be stopped, and another change would load beside it.
+        """
+        await self._lock.acquire()
+        task = asyncio.create_task(change())
+        self._changes.add(task)
+        task.add_done_callback(self._end_turn)
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_log_unheard)
+            raise
+        finally:
+            del task  # or its error would hold this frame, this frame the task, and the task its error
+
+    def _end_turn(self, change: asyncio.Task[None]) -> None:
+        self._changes.discard(change)
+        self._lock.release()
+
+    def _read_found(self, name: str, config: ModelConfig | None, present: Versions) -> Versions:
+        """Read a model from the repository, in a thread."""
+        return self._repository.load(self._repository.folder / name, present, config)
+
+    def _read_given(
+        self, name: str, files: Mapping[str, bytes], config: ModelConfig, present: Versions
+    ) -> Versions:
+        """Read a model from files of a request, in the thread that writes and removes them."""
+        with ExitStack() as scratch:
+            try:
+                home = Path(scratch.enter_context(tempfile.TemporaryDirectory())) / name
+                _write(home, name, files)
+            except OSError as error:  # such as a full disk, or a name that is too long
+                reason = os.strerror(error.errno or 0)  # the error's own text may name folders
+                raise OperationError(
+                    f"failed to load {name[:200]!r}, failed to poll from model repository: "
+                    f"its files cannot be written ({reason})"
+                ) from None
+            return self._repository.load(home, present, config)
+
+    async def _replace_with(self, name: str, read: _Read) -> None:
+        present = self._repository.versions(name)
+        new = await asyncio.to_thread(read, present)
+        failed = {number: reason for number, reason in new.items() if isinstance(reason, str)}
+        serving: Versions = {}
+        if failed or not new:
+            serving = {number: model for number, model in present.items() if isinstance(model, Model)}
+        new |= serving
+        await self._replace(name, new)
         if failed or not (new.keys() - serving.keys()):
             reasons = "; ".join(f"version {number}: {reason}" for number, reason in failed.items())
             raise OperationError(
@@ -127,8 +170,8 @@ class ModelControl:
     async def _replace(self, name: str, new: Versions) -> None:
         for model in self._repository.replace(name, new):
             task = asyncio.create_task(_close_when_idle(model))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self._closing[task] = model
+            task.add_done_callback(self._closing.pop)
         await self._changed()
 
     def _check_found(self, name: str) -> None:
@@ -152,6 +195,15 @@ class ModelControl:
 async def _close_when_idle(model: Model) -> None:
     await model.scheduler.idle()
     model.close()
+
+
+def _log_unheard(change: asyncio.Task[None]) -> None:
+    """Write down what went wrong with a change whose caller has given up."""
+    error = None if change.cancelled() else change.exception()
+    if isinstance(error, PenstockError):
+        log.error("%s", error)
+    elif error is not None:
+        log.error("a change of the models failed", exc_info=error)
 
 
 def _parsed(text: str, name: str) -> ModelConfig:

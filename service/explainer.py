@@ -1,39 +1,25 @@
 """Explains scores: runs a model once more, with a look at its gate logits, and cuts its scores up.
 
-An explanation is for people who ask about single images. It has a session of its own, made at the first question
-and on the CPU, so that the graph that serves stays as fast as it was.
+An explanation is for people who ask about single images. `penstock.service.observers` has the sessions that it takes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import logging
-from collections import OrderedDict
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import BoundedSemaphore
 
-import numpy as np
-import onnxruntime
-
-from penstock.bundle import DETECTOR_FILE, GATE_LOGITS, INPUT, LOGITS, MODEL_FILE, PATH, SCORE
 from penstock.detect import Explanation, FamilyScore, PathFeatures, explain
-from penstock.detect.doubt import doubt
-from penstock.detect.recipe import MAHALANOBIS, Recipe
-from penstock.detect.tables import tables_from_bytes
-from penstock.errors import InvalidArgumentError, OverloadedError, UnavailableError, UnsupportedError
+from penstock.errors import OverloadedError, UnavailableError
 from penstock.service.answers import Images
-from penstock.service.devices import FATAL_ONLY
 from penstock.service.model import Model
-from penstock.service.observing import with_output
+from penstock.service.observers import Observers
 from penstock.service.queueing import QUEUE_FULL
 
-log = logging.getLogger(__name__)
-
-_KEPT = 4  # models whose second session stays in memory
 _WAITING = 16  # requests that may wait; explaining is not what the server is there for
-_ASKED = (SCORE, LOGITS, PATH, GATE_LOGITS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +39,14 @@ class Explained:
     tables: FamilyScore
 
 
+@dataclass(eq=False)
+class _Question:
+    """What waits for the thread; without images, nobody waits for the answer."""
+
+    model: Model
+    images: Images | None
+
+
 class Explainer:
     """Explains for all models of a repository, one request at a time.
 
@@ -61,10 +55,9 @@ class Explainer:
     """
 
     def __init__(self, repository: Path) -> None:
-        self._repository = repository
+        self._observers = Observers(repository)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="explain")
-        self._waiting = 0
-        self._observers: OrderedDict[tuple[str, int, str, str | None], _Observer] = OrderedDict()
+        self._places = BoundedSemaphore(_WAITING)
 
     async def explain(self, model: Model, images: Images) -> Explained:
         """Explain the scores of a batch.
@@ -75,108 +68,46 @@ class Explainer:
 
         Raises:
             UnsupportedError: the model has no detector, or its bundle carries no tables.
+            UnavailableError: its files are not those that were loaded.
             InvalidArgumentError: an image is not made of numbers.
             OverloadedError: too many requests wait.
         """
-        if self._waiting >= _WAITING:
+        if not self._places.acquire(blocking=False):
             raise OverloadedError(
                 f"{QUEUE_FULL}: {_WAITING} requests for explanations are waiting; try again later"
             )
-        self._waiting += 1
+        question = _Question(model, images)
+        answer = asyncio.get_running_loop().run_in_executor(self._pool, self._answer, question)
+        answer.add_done_callback(_hear)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, self._explain, model, images)
+            # The pool keeps what is cancelled until its thread comes to it, and tells nobody when that is. So the
+            # question stays, without its images, and gives its place back then.
+            return await asyncio.shield(answer)
         finally:
-            self._waiting -= 1
+            question.images = None
+
+    def keep(self, models: Iterable[Model]) -> None:
+        """Hold nothing in memory for any other models than these."""
+        self._observers.keep(models)
 
     def close(self) -> None:
-        """Take no more requests."""
+        """Take no more requests, and end the one that runs at the next operator of its graph."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._observers.stop()
 
-    def _explain(self, model: Model, images: Images) -> Explained:
-        observer = self._observer(model)
-        scores, features = observer.observe(images)
-        return Explained(scores, features, explain(observer.tables, features), observer.tables)
-
-    def _observer(self, model: Model) -> _Observer:
-        # With the hashes, because a version can be replaced by another of the same number.
-        key = (
-            model.name,
-            model.version,
-            model.manifest.model_sha256,
-            model.manifest.files.get(DETECTOR_FILE),
-        )
-        if key not in self._observers:
-            self._observers[key] = _open(model, self._repository / model.name / str(model.version))
-            while len(self._observers) > _KEPT:
-                self._observers.popitem(last=False)
-        self._observers.move_to_end(key)
-        return self._observers[key]
+    def _answer(self, question: _Question) -> Explained:
+        try:
+            images = question.images
+            if images is None:
+                raise UnavailableError("nobody waits for this explanation any more")
+            observer = self._observers.of(question.model)
+            scores, features = observer.observe(images)
+            return Explained(scores, features, explain(observer.tables, features), observer.tables)
+        finally:
+            self._places.release()
 
 
-class _Observer:
-    """A graph that also answers with its gate logits, and its detector's tables."""
-
-    def __init__(
-        self, session: onnxruntime.InferenceSession, single: bool, watched: slice, tables: FamilyScore
-    ) -> None:
-        self._session = session
-        self._watched = watched
-        self._single = single
-        self.tables = tables
-
-    def observe(self, images: Images) -> tuple[Images, PathFeatures]:
-        step = 1 if self._single else len(images)
-        pieces = [
-            self._session.run(list(_ASKED), {INPUT: images[begin : begin + step]})
-            for begin in range(0, len(images), step)
-        ]
-        scores, logits, path, gate_logits = (np.concatenate(part) for part in zip(*pieces, strict=True))
-        broken = ~(np.isfinite(gate_logits).all(axis=1) & np.isfinite(logits).all(axis=1))
-        if broken.any():
-            raise InvalidArgumentError(
-                f"image {int(broken.argmax())} holds NaN, infinity or numbers so large that they become it: "
-                "that is why it is flagged, and there is no more to explain"
-            )
-        # The detector's gate logits are asked for, so they are those of the watched bits alone.
-        bits = path[:, self._watched]
-        predicted = logits.argmax(axis=1).astype(np.int64)
-        return scores[:, 0], PathFeatures(bits, gate_logits, predicted, doubt(logits))
-
-
-def _open(model: Model, folder: Path) -> _Observer:
-    shown = f"model {model.name!r} version {model.version}"
-    if model.manifest.calibration is None:
-        raise UnsupportedError(f"{shown} has no detector, so there are no scores to explain")
-    detector = model.manifest.calibration.detector
-    if DETECTOR_FILE not in model.manifest.files:
-        remedy = (
-            "" if MAHALANOBIS in Recipe.parse(detector).parts else f", with {MAHALANOBIS} among its parts"
-        )
-        raise UnsupportedError(
-            f"{shown} carries no tables of its detector {detector}: export it again{remedy}"
-        )
-    graph = _read(folder / MODEL_FILE, model.manifest.model_sha256, shown)
-    tables = tables_from_bytes(
-        detector, _read(folder / DETECTOR_FILE, model.manifest.files[DETECTOR_FILE], shown)
-    )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = FATAL_ONLY
-    session = onnxruntime.InferenceSession(
-        with_output(graph, GATE_LOGITS), options, providers=["CPUExecutionProvider"]
-    )
-    log.info("%s has a second session now, to explain its scores", shown)
-    return _Observer(session, model.manifest.single, model.manifest.layout.watched, tables)
-
-
-def _read(file: Path, expected: str, shown: str) -> bytes:
-    """A file of the bundle as it was when it was loaded; messages name no path, for clients see them."""
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        log.error("%s cannot be explained: %s", shown, error)
-        raise UnavailableError(f"{shown}: its {file.name} cannot be read any more") from None
-    if hashlib.sha256(content).hexdigest() != expected:
-        log.error("%s cannot be explained: %s is not what was loaded", shown, file)
-        raise UnavailableError(f"{shown}: its {file.name} was changed after it was loaded")
-    return content
+def _hear(answer: asyncio.Future[Explained]) -> None:
+    """Take note of an error, of which asyncio would complain where nobody waits for the answer any more."""
+    if not answer.cancelled():
+        answer.exception()

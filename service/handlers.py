@@ -66,9 +66,13 @@ class Guard:
         """Whether new work is refused."""
         return self._draining
 
+    def refuse(self) -> None:
+        """Refuse new work from now on."""
+        self._draining = True
+
     async def drain(self, grace: float) -> None:
         """Refuse new work, and wait up to ``grace`` seconds for what runs."""
-        self._draining = True
+        self.refuse()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), grace)
 

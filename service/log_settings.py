@@ -50,6 +50,8 @@ class LogSettings:
                     f"log setting {name[:100]!r} with value {value!r} is not known; "
                     f"there are {', '.join(self.values())}, with switches as bool and the level as uint32"
                 )
+        if (on, verbose) == (self._on, self._verbose):
+            return  # a question, or nothing new: the logging of the program around this server stays as it is
         self._on, self._verbose = on, verbose
         self._apply()
 

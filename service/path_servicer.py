@@ -23,6 +23,7 @@ class PathServicer:
         self._repository = repository
         self._watchers = watchers
         self._explainer = explainer
+        repository.on_change(lambda: explainer.keep(repository.models()))
 
     async def GetPathProfile(
         self, request: paths_pb2.GetPathProfileRequest, context: Context

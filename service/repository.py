@@ -7,9 +7,10 @@ versions are made first and then take the place of the old ones in one step; if 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +65,7 @@ class Repository:
     def __init__(self, settings: Settings) -> None:
         self.folder = settings.model_repository
         self._models: dict[str, Versions] = {}
+        self._on_change: list[Callable[[], None]] = []
         if not self.folder.is_dir():
             raise ConfigurationError(f"model repository {str(self.folder)!r} is not a folder")
         self.contents = Contents(self.folder, lambda name: bool(self.ready_versions(name)))
@@ -134,11 +136,11 @@ class Repository:
             raise UnavailableError(f"Model {name!r} version {version} is not at ready state")
         return model
 
-    def index(self) -> list[Status]:
+    async def index(self) -> list[Status]:
         """Every model, loaded or only found in the folder; what is loaded serves on without the folder."""
         lines = []
         try:
-            found = self.found().models
+            found = (await asyncio.to_thread(self.found)).models
         except UnavailableError as error:
             log.warning("the index lists loaded models only: %s", error)
             found = []
@@ -187,8 +189,14 @@ class Repository:
         """
         old = self._models.get(name, {})
         self._models[name] = new
+        for changed in self._on_change:
+            changed()
         kept = {id(model) for model in new.values()}
         return [model for model in old.values() if isinstance(model, Model) and id(model) not in kept]
+
+    def on_change(self, changed: Callable[[], None]) -> None:
+        """Call this from now on whenever other versions of a model are served, in the thread that changes them."""
+        self._on_change.append(changed)
 
     def close(self) -> None:
         """End all runs and take no more."""

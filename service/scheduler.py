@@ -129,32 +129,43 @@ class Scheduler(Generic[P, R]):
             self._start(batch)
 
     def _next_batch(self) -> list[Entry[P, R]]:
-        """Take what runs next out of the queues; nothing if it had better wait for company."""
+        """Take what runs next out of the queues; nothing if all that waits had better wait for company.
+
+        What waits for company leaves the slot to those behind it, and goes first again when it has waited enough.
+        """
+        waits: list[float] = []
         for level in sorted(self._queues):
             for queue in self._queues[level]:
                 first = next(queue.entries(), None)
-                if first is not None:
-                    batch = self._together(queue, first)
+                if first is None:
+                    continue
+                batch, seconds = self._together(queue, first)
+                if not seconds:
                     queue.take(batch)
                     return batch
+                waits.append(seconds)
+        if waits:
+            self._wake_in(min(waits))
         return []
 
-    def _together(self, queue: Queue[P, R], first: Entry[P, R]) -> list[Entry[P, R]]:
-        """Those at the head of a queue to run now; none to wait for more."""
+    def _together(self, queue: Queue[P, R], first: Entry[P, R]) -> tuple[list[Entry[P, R]], float]:
+        """Those at the head of a queue that run together, and the seconds that they had better wait for more."""
         rules = self._rules.batching
         if rules is None:
-            return [first]
+            return [first], 0.0
         now = perf_counter()
         batch, seconds = gather(queue.entries(), rules, now)
-        if not seconds:
-            return batch
-        for entry in batch:
-            if entry.request.held is None:
-                entry.request.held = now
+        if seconds:
+            for entry in batch:
+                if entry.request.held is None:
+                    entry.request.held = now
+        return batch, seconds
+
+    def _wake_in(self, seconds: float) -> None:
+        """Look again then, and not at the time that was set before: what waited so may have run."""
         if self._wake is not None:
             self._wake.cancel()
         self._wake = asyncio.get_running_loop().call_later(seconds, self._dispatch)
-        return []
 
     def _start(self, batch: list[Entry[P, R]]) -> None:
         """Begin a run.

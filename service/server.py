@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 import grpc
 
@@ -80,8 +82,11 @@ class Server:
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"  # IPv6 in brackets
 
 
-async def serve_until_stopped(settings: Settings, announce: Callable[[str], None]) -> None:
+def serve_until_stopped(settings: Settings, announce: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT, then drain.
+
+    While models are loaded nobody is served whom that would hurt: a signal ends the process as soon as ONNX Runtime
+    is done with the graph that it is at.
 
     Args:
         settings: what to serve and how.
@@ -90,14 +95,26 @@ async def serve_until_stopped(settings: Settings, announce: Callable[[str], None
     Raises:
         PenstockError: the server cannot start.
     """
+    # The first process of a container has no default for SIGTERM, and one in the background may ignore SIGINT.
+    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Outside of the loop, which would hear of no signal before all models are loaded.
+    server = Server(settings)
+    asyncio.run(_until_stopped(server, settings.grace_seconds, announce))
+
+
+async def _until_stopped(server: Server, grace: float, announce: Callable[[str], None]) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    server = Server(settings)
     try:
         await server.start()
         announce(server.summary())
         await stopped.wait()
-        log.info("shutting down: running requests have %g seconds", settings.grace_seconds)
+        log.info("shutting down: running requests have %g seconds", grace)
     finally:
         await server.stop()
+
+
+def _end(number: int, _: object) -> NoReturn:
+    sys.exit(128 + number)  # as a shell tells that a signal ended a process

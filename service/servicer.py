@@ -138,7 +138,7 @@ class InferenceServicer:
     ) -> service_pb2.RepositoryIndexResponse:
         """Every model of the repository, loaded or not."""
         _only_repository(request)
-        return converters.repository_index(self._engine.repository.index(), only_ready=request.ready)
+        return converters.repository_index(await self._engine.repository.index(), only_ready=request.ready)
 
     async def RepositoryModelLoad(
         self, request: service_pb2.RepositoryModelLoadRequest, context: Context

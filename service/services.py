@@ -105,6 +105,7 @@ class Services:
         """Refuse new requests, and finish those that run."""
         if self._polling is not None:
             self._polling.cancel()
+        self._guard.refuse()  # first, so that nobody who hears that nothing is served is served all the same
         await self._health.set_not_serving()
         await self._guard.drain(self._settings.grace_seconds)
         self._watchers.close()

@@ -92,7 +92,7 @@ class Settings:
     """Largest message in either direction, in MiB."""
 
     max_batch: int = 0
-    """Largest batch of one request, where a model would take more; 0: what the model takes."""
+    """Largest batch of a request, and of a run that requests share, where a model takes more; 0: what it takes."""
 
     flag_policy: str = "annotate"
     """What becomes of requests with flagged images: ``annotate``, ``reject`` or ``shadow``; a model may choose."""

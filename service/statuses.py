@@ -29,9 +29,9 @@ log = logging.getLogger(__name__)
 _LONGEST_MESSAGE = 1000
 
 REFUSALS_LOGGED = 20
-"""A second; metrics count all of them."""
+"""A second, and as many failures of ours, lest refusals hide them; metrics count all of them."""
 
-_refusals = LineLimit(REFUSALS_LOGGED)
+_refusals, _failures = LineLimit(REFUSALS_LOGGED), LineLimit(REFUSALS_LOGGED)
 
 
 class UnparsableError(PenstockError):
@@ -66,7 +66,7 @@ def status_of(
     """Status and message for a client; ``overloaded`` is the status of an `OverloadedError`.
 
     Anything that is not in the table is our fault: its text, which may name files or libraries, goes to the
-    log under a request id, and the client gets the id only.
+    log under a request id, where there is room for it, and the client gets the id only.
     """
     for kind, known in TABLE:
         if isinstance(error, kind):
@@ -75,7 +75,7 @@ def status_of(
             _log_refusal(method, code, message)
             return code, message
     found = request_id.get()
-    log.error("%s failed, request id %s", method, found, exc_info=error)
+    _log_failure(method, found, error)
     return grpc.StatusCode.INTERNAL, f"internal error, request id {found}"
 
 
@@ -86,6 +86,13 @@ def _log_refusal(method: str, code: grpc.StatusCode, message: str) -> None:
     if left_out is not None:
         others = f" (and {left_out} refusals without a line)" if left_out else ""
         log.info("%s refused with %s: %s%s", method, code.name, message, others)
+
+
+def _log_failure(method: str, found: str, error: Exception) -> None:
+    left_out = _failures.admit()
+    if left_out is not None:
+        others = f" (and {left_out} failures without a line)" if left_out else ""
+        log.error("%s failed, request id %s%s", method, found, others, exc_info=error)
 
 
 def error_of(code: grpc.StatusCode, message: str) -> PenstockError:

@@ -1,7 +1,8 @@
 """Files of flagged images: JSON lines or Parquet, rotated, and never more of them than a given size.
 
-The names sort by time. When all files together grow beyond the cap, the oldest go. A file ends at its last whole
-record, also when a disk was full in between. An image that no file has room for is left out of its record.
+The names sort by time. When all files together grow beyond the cap, the oldest go, whoever wrote them: a folder is for
+one store. A file ends at its last whole record, also when a disk was full in between. An image that no file has room
+for is left out of its record.
 """
 
 from __future__ import annotations
@@ -221,10 +222,18 @@ def _new_file(folder: Path, suffix: str) -> Path:
 def _make_room(folder: Path, total_bytes: int) -> None:
     """Delete the oldest files until the others fit."""
     files = sorted(folder.glob(f"{_PREFIX}*"))
-    sizes = [file.stat().st_size for file in files]
+    sizes = [_size(file) for file in files]
     total = sum(sizes)
     for file, size in zip(files, sizes, strict=True):
         if total <= total_bytes:
             return
         file.unlink(missing_ok=True)
         total -= size
+
+
+def _size(file: Path) -> int:
+    """0 for one that is gone: whoever reads the records may tidy them away."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0

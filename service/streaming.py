@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Q = TypeVar("Q")
 R = TypeVar("R")
@@ -39,10 +39,16 @@ async def in_order(
             yield await current
             room.release()
         await reader
-    finally:  # the client may have gone: what is under way for it is cancelled
-        reader.cancel()
-        rest: list[asyncio.Future[R]] = [] if current is None else [current]
+    finally:  # the client may have gone, or hear of one error only: what is under way for it is cancelled
+        rest: list[asyncio.Future[Any]] = [reader] if current is None else [reader, current]
         while not begun.empty():
             rest += filter(None, [begun.get_nowait()])
         for future in rest:
             future.cancel()
+            future.add_done_callback(_hear)
+
+
+def _hear(future: asyncio.Future[Any]) -> None:
+    """Take note of an error that nobody waits for: asyncio would log it with a traceback, as often as clients like."""
+    if not future.cancelled():
+        future.exception()

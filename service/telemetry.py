@@ -20,6 +20,7 @@ from penstock.errors import (
     ConfigurationError,
     FlaggedError,
     InvalidArgumentError,
+    NotFoundError,
     UnavailableError,
     UnsupportedError,
 )
@@ -227,6 +228,6 @@ def _reason(error: BaseException) -> str:
         return "CANCELED"
     if isinstance(error, UnavailableError):
         return "REJECTED"
-    if isinstance(error, (FlaggedError, InvalidArgumentError, UnsupportedError)):
+    if isinstance(error, (FlaggedError, InvalidArgumentError, NotFoundError, UnsupportedError)):
         return "OTHER"
     return "BACKEND"

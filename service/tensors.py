@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,7 +127,7 @@ def decode(raw: bytes | memoryview, datatype: Datatype, shape: tuple[int, ...], 
         InvalidArgumentError: the bytes are too few, too many, or no UTF-8 text where text is expected.
     """
     if datatype.is_text:
-        return text_array(_elements(bytes(raw), name), shape, name)
+        return text_array(_elements(bytes(raw), shape, name), shape, name)
     expected = datatype.dtype.itemsize * math.prod(shape)
     if len(raw) != expected:
         raise InvalidArgumentError(
@@ -146,19 +146,19 @@ def encode(values: Array) -> bytes:
     return b"".join(struct.pack("<I", len(text)) + text for text in texts)
 
 
-def text_array(elements: Iterable[bytes], shape: tuple[int, ...], name: str) -> Array:
+def text_array(elements: Sequence[bytes], shape: tuple[int, ...], name: str) -> Array:
     """An array of ``str`` from the elements of a BYTES tensor.
 
     Raises:
         InvalidArgumentError: too few or too many elements, or one that is not UTF-8.
     """
+    check_count(len(elements), shape, name)
     try:
         texts = [element.decode() for element in elements]
     except UnicodeDecodeError:
         raise InvalidArgumentError(
             f"input {name!r} holds bytes that are not UTF-8 text, which the strings of ONNX are"
         ) from None
-    check_count(len(texts), shape, name)
     values = np.empty(len(texts), dtype=np.object_)
     values[:] = texts
     return reshaped(values, shape, name)
@@ -185,10 +185,7 @@ def check_count(count: int, shape: tuple[int, ...], name: str) -> None:
         InvalidArgumentError: says both numbers.
     """
     if count != math.prod(shape):
-        raise InvalidArgumentError(
-            f"unexpected number of elements for input {name!r}. Expected {math.prod(shape)} "
-            f"for shape {shown(shape)}, got {count}"
-        )
+        raise _wrong_count(str(count), shape, name)
 
 
 def compatible(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
@@ -204,10 +201,21 @@ def shown(shape: Iterable[int | str]) -> str:
     return f"[{','.join(map(str, dims[:8]))}{',...' if len(dims) > 8 else ''}]"
 
 
-def _elements(raw: bytes, name: str) -> list[bytes]:
+def _wrong_count(got: str, shape: tuple[int, ...], name: str) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"unexpected number of elements for input {name!r}. Expected {math.prod(shape)} "
+        f"for shape {shown(shape)}, got {got}"
+    )
+
+
+def _elements(raw: bytes, shape: tuple[int, ...], name: str) -> list[bytes]:
+    """The elements one after the other, but no more than the shape has: a message has room for many millions."""
+    expected = math.prod(shape)
     elements: list[bytes] = []
     begin = 0
     while begin < len(raw):
+        if len(elements) == expected:
+            raise _wrong_count("more", shape, name)
         text = begin + 4
         end = text + int.from_bytes(raw[begin:text], "little")
         if text > len(raw) or end > len(raw):

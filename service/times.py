@@ -17,9 +17,8 @@ class Times:
         arrived_ns: when it began to wait, of `time.perf_counter_ns`.
         rows: size of its batch.
         runs: what each of its pieces was given, in their order.
-        queue_ns: nanoseconds until the last of its pieces began to run.
-        first_ns: until the first of them did.
-        held_ns: those of the latter in which it could have run, and waited for company.
+        queue_ns: nanoseconds until the first of its pieces began to run; the others may wait while it runs.
+        held_ns: those of them in which it could have run, and waited for company.
         input_ns: spent on laying inputs together.
         infer_ns: on the graph.
         output_ns: on taking outputs apart.
@@ -29,7 +28,6 @@ class Times:
     rows: int
     runs: tuple[Run, ...]
     queue_ns: int
-    first_ns: int
     held_ns: int
     input_ns: int
     infer_ns: int
@@ -44,8 +42,7 @@ class Times:
             arrived_ns=arrived_ns,
             rows=rows,
             runs=runs,
-            queue_ns=_nanoseconds(max(part.waited for part in parts)),
-            first_ns=_nanoseconds(first.waited),
+            queue_ns=_nanoseconds(first.waited),
             held_ns=_nanoseconds(first.held),
             input_ns=sum(run.input_ns for run in runs),
             infer_ns=sum(run.infer_ns for run in runs),

@@ -89,7 +89,7 @@ class Tracer:
         """The spans of phases that are over: waiting, and the runs."""
         epoch = time_ns() - perf_counter_ns()  # spans stand in the calendar
         arrived = epoch + times.arrived_ns
-        begun = arrived + times.first_ns
+        begun = arrived + times.queue_ns
         held = begun - times.held_ns
         self._past("queue", arrived, held)
         if times.held_ns:

@@ -1,6 +1,7 @@
 """Readers of flagged images as they come, each behind a buffer of its own.
 
 Whoever flags never waits for a reader: one whose buffer is full is dropped, told how much it missed, and counted.
+Its buffer is emptied at once; its place is free when its call ends, for until then gRPC keeps buffers for it too.
 """
 
 from __future__ import annotations
@@ -32,10 +33,9 @@ class Watchers:
 
     def publish(self, records: Sequence[FlagRecord]) -> None:
         """Hand records to every reader that asked for their model."""
-        for reader in list(self._readers):
+        for reader in self._readers:
             for record in records:
                 if reader.wants(record) and not reader.take(record):
-                    self._readers.discard(reader)
                     self._metrics.watchers_dropped.inc()
                     break
 
@@ -69,7 +69,6 @@ class Watchers:
         """End every reader's stream."""
         for reader in self._readers:
             reader.end(UnavailableError("the server is shutting down"))
-        self._readers.clear()
 
 
 class _Reader(AsyncIterator[FlagRecord]):
@@ -83,6 +82,8 @@ class _Reader(AsyncIterator[FlagRecord]):
         self._ended: PenstockError | None = None
 
     def wants(self, record: FlagRecord) -> bool:
+        if self._ended is not None:
+            return False
         return self._model in ("", record.model) and self._version in (None, record.version)
 
     def take(self, record: FlagRecord) -> bool:
@@ -90,6 +91,8 @@ class _Reader(AsyncIterator[FlagRecord]):
         if self._queue.qsize() < self._buffer:
             self._queue.put_nowait(record)
             return True
+        while not self._queue.empty():  # emptied rather than replaced: someone may be waiting at it
+            self._queue.get_nowait()
         self.end(
             SlowReaderError(
                 f"the reader is too slow: {self._buffer} flagged images waited for it; "
@@ -99,9 +102,10 @@ class _Reader(AsyncIterator[FlagRecord]):
         return False
 
     def end(self, reason: PenstockError) -> None:
-        """Let the reader have what waits, then this error."""
-        self._ended = reason
-        self._queue.put_nowait(None)
+        """Let the reader have what waits, then this error; the first reason counts."""
+        if self._ended is None:
+            self._ended = reason
+            self._queue.put_nowait(None)
 
     async def __anext__(self) -> FlagRecord:
         record = await self._queue.get()

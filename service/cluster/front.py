@@ -85,12 +85,13 @@ def _once_more(behaviour: Any) -> Any:
 def _streamed(behaviour: Any) -> Any:
     async def call(request: Any, context: Context) -> AsyncIterator[bytes]:
         attempt = Attempt(context)
-        # Before a replica has the call, so that of `WatchFlags` a refusal is told to whoever reads.
-        await context.send_initial_metadata(WATCHING)
         async for response in behaviour(request, attempt):
             if attempt.code():  # the replica's last word, which has nothing but the status
                 break
-            yield response
+            if response:
+                yield response
+            else:  # no message, but the replica's word that a reader of `WatchFlags` has its buffer
+                await context.send_initial_metadata(WATCHING)
         await _close(attempt, context)
 
     return call

@@ -6,8 +6,10 @@ have, and gives back bytes: errors, tokens, statistics and spans are the same co
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import ExitStack
 from typing import Any, NoReturn
 
 import grpc
@@ -15,6 +17,7 @@ from ray import serve
 
 from penstock.service import logs
 from penstock.service.cluster.attempt import REPLICA
+from penstock.service.cluster.own_sink import with_own_sink
 from penstock.service.services import SERVICES, Services
 from penstock.service.settings import Settings
 from penstock.service.telemetry import MetricsServer
@@ -32,7 +35,8 @@ class Replica:
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Ray awaits it
         logs.set_up(settings.log_level, settings.log_format)
         self._name = serve.get_replica_context().replica_id.unique_id
-        self._services = Services(settings)
+        self._held = ExitStack()
+        self._services = Services(with_own_sink(settings, self._held))
         self._calls = self._services.calls()
         self._metrics = MetricsServer(self._services.telemetry, settings.host, settings.metrics_port)
         await self._services.start()
@@ -51,6 +55,7 @@ class Replica:
         await self._services.drain()
         self._metrics.close()
         await self._services.close()
+        self._held.close()
 
     async def unary(self, method: str, request: bytes, context: Any) -> Encoded:
         """Answer a call of one message; with a status other than OK the bytes mean nothing."""
@@ -63,19 +68,43 @@ class Replica:
         return Encoded(handler.response_serializer(answer))
 
     async def stream(self, method: str, request: Any, context: Any) -> AsyncIterator[Encoded]:
-        """Answer a call whose answer is a stream; after a status other than OK nothing follows."""
+        """Answer a call whose answer is a stream.
+
+        Empty bytes are no message: with a status other than OK they are the last that comes, and without they say that
+        the initial metadata are to be sent, which only the proxy can.
+        """
         handler: Any = self._calls[method]
-        call = _Call(context, self._name)
+        handed: asyncio.Queue[bytes | None] = asyncio.Queue()
+
+        async def hand(data: bytes) -> None:
+            """Goes on when Ray has taken them: the context travels along and must not change until then."""
+            handed.put_nowait(data)
+            await handed.join()
+
+        async def answer() -> None:
+            try:
+                async for each in answers:
+                    await hand(handler.response_serializer(each))
+            except _RefusedError:
+                await hand(b"")
+            finally:
+                handed.put_nowait(None)
+
+        call = _Call(context, self._name, hand)
         parse = handler.request_deserializer
         if handler.request_streaming:
             answers = handler.stream_stream((parse(each) async for each in request), call)
         else:
             answers = handler.unary_stream(parse(request), call)
+        # A task, because the handler sends its initial metadata before it waits for its first message.
+        answering = asyncio.create_task(answer())
         try:
-            async for answer in answers:
-                yield Encoded(handler.response_serializer(answer))
-        except _RefusedError:
-            yield Encoded(b"")
+            while (data := await handed.get()) is not None:
+                yield Encoded(data)
+                handed.task_done()
+            await answering
+        finally:
+            answering.cancel()
 
 
 class Encoded:
@@ -96,8 +125,11 @@ class _RefusedError(Exception):
 class _Call:
     """What the handlers need of gRPC's context, on top of Ray's, which travels back with the answer."""
 
-    def __init__(self, context: Any, replica: str) -> None:
+    def __init__(
+        self, context: Any, replica: str, hand: Callable[[bytes], Awaitable[None]] | None = None
+    ) -> None:
         self._context = context
+        self._hand = hand
         self._trailing = ((REPLICA, replica),)
         context.set_trailing_metadata([*self._trailing])
 
@@ -105,7 +137,9 @@ class _Call:
         return tuple(self._context.invocation_metadata())
 
     async def send_initial_metadata(self, _: Any) -> None:
-        """The proxy has sent them."""
+        """Tell the proxy to, which knows them: only `WatchFlags` has any."""
+        if self._hand is not None:
+            await self._hand(b"")
 
     async def abort(
         self, code: grpc.StatusCode, details: str, trailing: Sequence[tuple[str, str]] = ()

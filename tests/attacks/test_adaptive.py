@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from penstock.attacks import adaptive
-from penstock.attacks.adaptive import METHODS, Adaptive, _Guides
+from penstock.attacks.adaptive import METHODS, Adaptive, _Guides, _Victim
 from penstock.attacks.classifier import Images, Labels
-from penstock.attacks.detector_score import DetectorScore, NeverFlags
+from penstock.attacks.detector_score import DetectorScore
 from penstock.data import load
 from penstock.detect import FamilyDetector, FamilyScore, PathDetector, PathFeatures
 from penstock.detect.recipe import DEFAULT
@@ -19,7 +21,9 @@ from penstock.nn.checkpoint import Checkpoint, load_source
 from penstock.nn.detecting import features_of
 from penstock.nn.inference import answer
 from penstock.nn.observers import ObserverConfig, attach_observers
+from penstock.nn.path_network import GatedOutput
 from penstock.nn.surgery import attach_gates
+from tests.attacks.never_flags import NeverFlags
 
 
 @pytest.fixture(scope="module")
@@ -87,13 +91,50 @@ def test_matching_imitates_what_the_detector_sees_of_another_class_and_another_i
 ) -> None:
     images, labels = victims
     score = DetectorScore(FamilyScore.of_default(checkpoint.detector), checkpoint.network.layout)
-    guides = _Guides.of(checkpoint.network, score, images)
-    draws = torch.Generator().manual_seed(0)
-    first, second = (guides.draw(torch.from_numpy(labels), draws) for _ in range(2))
-    assert (first[1].numpy() != labels).all()
-    assert (first[0] != second[0]).any()
+    right, rows = torch.from_numpy(labels), torch.arange(len(labels))
+    guides = _Guides.of(checkpoint.network, score, images, images, right)
+    with torch.no_grad():
+        own = score.seen(checkpoint.network(torch.from_numpy(images)))
+    seen, classes = guides.imitated(rows)
+    assert (classes != right).all()
+    for image in range(len(labels)):
+        others = own[guides.classes != right[image]]
+        assert (seen[image] - own[image]).norm() == pytest.approx(
+            (others - own[image]).norm(dim=1).min().item()
+        )
+    guides.draw(rows, torch.Generator().manual_seed(0))
+    again, classes = guides.imitated(rows)
+    assert (classes != right).all()
+    assert (again != seen).any()
     with pytest.raises(InvalidArgumentError, match="one class"):
-        _Guides.of(checkpoint.network, score, images[:1])
+        _Guides.of(checkpoint.network, score, images[:1], images, right)
+
+
+class NeverSure(NeverFlags):
+    """Flags everything, whatever it sees, by as much as its weight is asked for."""
+
+    def forward(self, output: GatedOutput) -> Tensor:
+        """``[N]`` ones."""
+        return output.logits[:, 0] * 0 + 1
+
+
+def test_each_start_weighs_the_detector_by_how_the_one_before_ended(
+    checkpoint: Checkpoint, victims: tuple[Images, Labels], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels = victims
+    weights: list[list[float]] = []
+    joint = Adaptive._joint
+
+    def watched(self: Adaptive, victim: _Victim, *args: Any) -> Tensor:
+        weights.append(victim.weight.tolist())
+        return joint(self, victim, *args)
+
+    monkeypatch.setattr(Adaptive, "_joint", watched)
+    for score, eps, wanted in ((NeverSure(), 8 / 255, 10.0), (NeverFlags(), 1e-6, 0.1)):
+        weights.clear()
+        Adaptive(steps=20, restarts=2, eps=eps)(checkpoint.network, score, 0.5, images[:3], labels[:3])
+        assert weights[0] == [1.0] * 3
+        assert weights[-1] == pytest.approx([wanted] * 3)
 
 
 def test_of_a_network_with_observers_only_these_are_imitated(chain: nn.Module) -> None:

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from penstock.attacks.baselines import NAMES, Fitted, channel_weights, fit_baselines, read
+from penstock.attacks.baselines import NAMES, Fitted, channel_weights, fit_baselines, log_spectrum, read
+from penstock.attacks.classifier import Images
 from penstock.nn.backbones import build_backbone
 from penstock.nn.cascade import Cascade, confidence
 from penstock.nn.gates import GateConfig
@@ -87,3 +88,37 @@ def test_channels_that_are_always_closed_have_no_weights(chain: nn.Module) -> No
     found = channel_weights(network, shown)
     np.testing.assert_allclose(found, masked[:, np.concatenate([np.ones(8, bool), wide])], atol=1e-4)
     assert np.ptp(found, axis=0).max() > 0.001
+
+
+@pytest.mark.parametrize("own_norms", [True, False])
+def test_channels_have_weights_where_prototypes_have_norms_of_their_own(
+    chain: nn.Module, own_norms: bool
+) -> None:
+    gated = attach_gates(chain, torch.zeros(1, 3, 8, 8), GateConfig()).eval()
+    config = PrototypeConfig(count=2, stages=stages_by_size(gated), own_norms=own_norms)
+    network = attach_prototypes(gated, config).eval()
+    shown = np.random.default_rng(0).random((6, 3, 8, 8), dtype=np.float32)
+    # All prototypes are all ones, and their norms alike: so it is the network without any, but for the closed masks.
+    np.testing.assert_allclose(
+        channel_weights(network, shown), channel_weights(copy.deepcopy(chain), shown), atol=1e-4
+    )
+
+
+def test_where_there_are_no_norms_convolutions_have_weights() -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(
+        *(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 10)),
+    ).eval()
+    gated = attach_gates(copy.deepcopy(plain), torch.zeros(1, 1, 8, 8), GateConfig()).eval()
+    assert channel_weights(plain, images(1)).shape == channel_weights(gated, images(1)).shape == (60, 10)
+
+
+def test_bytes_are_read_as_floats_are(cascade: Cascade) -> None:
+    shown = np.random.default_rng(0).integers(0, 256, (30, 1, 8, 8), dtype=np.uint8)
+    floats: Images = np.divide(shown, 255, dtype=np.float32)
+    for of_bytes, of_floats in (
+        (read(cascade, shown).logits, read(cascade, floats).logits),
+        (log_spectrum(shown), log_spectrum(floats)),
+    ):
+        np.testing.assert_array_equal(of_bytes, of_floats)

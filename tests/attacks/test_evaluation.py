@@ -81,6 +81,11 @@ def test_an_evaluation_reports_and_goes_on(tiny_run: Path, tmp_path: Path) -> No
         assert one["turned"]["auroc"]["value"] == pytest.approx(above), name
     assert found["clean"][OWN]["0.05"]["measured"] == pytest.approx((honest[OWN] > threshold).mean())
 
+    # Who has both attacks to choose from evades at least as often as with one of them.
+    (both,) = found["any"]
+    assert (both["eps"], both["attacks"], both["attacked"]) == (40, ["fgsm", "joint"], 9)
+    assert both["evasion"]["0.05"]["value"] >= by_kind["joint"]["detectors"][OWN]["evasion"]["0.05"]["value"]
+
     planted = arrays(run / "planted.npz")["joint"]
     assert found["planted"].keys() == {"joint"}
     assert found["planted"]["joint"]["images"] == len(planted) > 0
@@ -113,6 +118,19 @@ def test_an_evaluation_reports_and_goes_on(tiny_run: Path, tmp_path: Path) -> No
     (run / CLAIM).write_text(json.dumps(claimed | {"detector": "another"}))
     with pytest.raises(AlreadyExistsError, match="its detector is another, and is "):
         evaluate_detection(str(tiny_run), CONFIG, run)
+
+
+def test_the_images_that_are_attacked_are_of_all_classes_though_a_set_goes_class_by_class(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits = load("digits")
+    ordered = replace(splits, test=splits.test.take(np.argsort(splits.test.labels, kind="stable")))
+    monkeypatch.setattr("penstock.attacks.evaluation.load", lambda *_, **__: ordered)
+    config = EvaluationConfig(images=40, kinds=("signs",), eps=(40.0,), baselines=(), supervised=())
+    evaluate_detection(str(tiny_run), config, tmp_path / "run")
+    labels = arrays(tmp_path / "run" / "attack-signs-40.npz")["labels"]
+    assert len(set(ordered.test.labels[:40].tolist())) == 1
+    assert len(set(labels.tolist())) > 5
 
 
 def test_no_threshold_is_set_on_images_that_scores_are_ranked_by(tiny_run: Path, tmp_path: Path) -> None:
@@ -225,7 +243,7 @@ def test_baselines_are_fitted_only_where_they_are_asked(tiny_run: Path) -> None:
 
 def test_judging_asks_the_network_once(tiny_run: Path) -> None:
     checkpoint, _ = load_source(str(tiny_run))
-    images = load("digits").test.take(np.arange(300)).floats()  # more than a batch
+    images = load("digits").test.take(np.arange(300))  # more than a batch
     asked: list[int] = []
     scores: dict[str, Score] = {
         "energy": lambda seen: seen.logits[:, 0].astype(np.float64),
@@ -233,10 +251,10 @@ def test_judging_asks_the_network_once(tiny_run: Path) -> None:
     }
     bench = Bench(checkpoint, checkpoint.score, lambda: scores)
     handle = checkpoint.network.register_forward_hook(lambda _, inputs, __: asked.append(len(inputs[0])))
-    judged = bench.judge(images)
+    judged = bench.judge(images.floats())
     handle.remove()
     assert sum(asked) == 300
-    for name, compared in bench.compare(images).items():
+    for name, compared in bench.compare(images.images).items():
         np.testing.assert_allclose(judged[name], compared, rtol=1e-5)
 
 

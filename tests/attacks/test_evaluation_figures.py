@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from penstock.attacks.baselines import evenly
 from penstock.attacks.evaluation_config import OWN
-from penstock.attacks.evaluation_figures import Arrays, attack_figures, mean_figures
+from penstock.attacks.evaluation_figures import Arrays, any_figures, attack_figures, mean_figures
 from penstock.attacks.metrics import auroc, auroc_rounds
 from penstock.attacks.served import attack_served
 
@@ -54,6 +55,38 @@ def test_what_costs_more_than_nearly_all_honest_images_is_over_budget() -> None:
     found["active_macs"] = np.array([0.5] * 7 + [1.1] * 3)
     macs = attack_figures(found, clean, [OWN], seed=0)["active_macs"]
     assert (macs["over_budget"]["value"], macs["bound"]) == (0.3, 1.2)
+    assert [macs["at_bound"][when]["value"] for when in ("before", "after")] == [0, 0]
+
+
+def test_where_many_honest_images_cost_all_there_is_no_budget_but_a_share_of_those_that_do() -> None:
+    costs = np.where(np.arange(199) < 60, 1.2, 0.2)  # a cascade asks its second member, or does not
+    clean = {part: arrays | {"active_macs": costs} for part, arrays in CLEAN.items()}
+    found = piece(turned=0, failed=10) | {"bound": np.array([1.2]), "before": np.array([0.2] * 7 + [1.2] * 3)}
+    found["active_macs"] = np.full(10, np.float32(1.2))
+    macs = attack_figures(found, clean, [OWN], seed=0)["active_macs"]
+    assert macs["over_budget"] is None
+    assert [macs["at_bound"][when]["value"] for when in ("before", "after")] == [0.3, 1]
+
+
+def test_who_tries_all_attacks_keeps_what_works_on_each_image() -> None:
+    founds: dict[tuple[str, float], Arrays] = {}
+    for piece_, evaded, count in (
+        (("pgd", 2.0), [0], 6),
+        (("joint", 8.0), [1, 2], 4),
+        (("orthogonal", 8.0), [2, 3, 5], 6),
+        (("signs", 8.0), [0, 1, 2, 3], 6),
+        (("cw", 0.0), [0, 1, 2, 3], 6),
+    ):
+        found = piece(turned=count, failed=0)
+        found[OWN] = np.where(np.isin(np.arange(count), evaded), 0.0, 500.0)
+        founds[piece_] = found
+    small, large = any_figures(founds, CLEAN)
+    assert (small["eps"], small["attacks"], small["attacked"]) == (2.0, ["pgd"], 6)
+    assert small["evasion"]["0.05"]["value"] == pytest.approx(1 / 6)
+    # What worked within the smaller bound works within the larger one; the last two of six were not tried by all.
+    assert (large["attacks"], large["attacked"]) == (["joint", "orthogonal", "pgd"], 4)
+    assert large["evasion"]["0.05"]["value"] == 1
+    assert any_figures({("jpeg", 0.0): piece(turned=1, failed=1)}, CLEAN) == []
 
 
 def test_means_over_attacks_compare_scores_on_the_same_images() -> None:
@@ -79,7 +112,9 @@ def test_means_over_attacks_compare_scores_on_the_same_images() -> None:
     assert means["auroc"][OWN]["low"] < np.mean(turned) < means["auroc"][OWN]["high"]
     assert means["ahead"]["twin"] == {"value": 0.0, "low": 0.0, "high": 0.0}
     assert means["ahead"]["worse"]["low"] > 0
-    assert mean_figures({("pgd", 8.0): piece(turned=0, failed=9)}, clean, [OWN], seed=0) is None
+    few = {("pgd", 8.0): piece(turned=9, failed=60)}  # an area of nine images is mostly chance
+    assert mean_figures(few, clean, [OWN], seed=0) is None
+    assert mean_figures(few | founds, clean, [OWN], seed=0) == mean_figures(founds, clean, [OWN], seed=0)
 
 
 def test_an_attack_that_turned_a_single_image_has_rounds_without_it() -> None:

@@ -133,7 +133,7 @@ def test_the_dearest_baseline_judges_clean_images_spread_over_all(
     )
     monkeypatch.setattr(baselines, "CDRP_CLEAN", 4)
     compared = Bench(checkpoint, checkpoint.score, lambda: scores).compare(
-        load("digits").test.take(np.arange(10)).floats()
+        load("digits").test.take(np.arange(10)).images
     )
     assert len(compared["energy"]) == 10
     np.testing.assert_array_equal(compared["cdrp"], compared["energy"][[0, 3, 6, 9]])

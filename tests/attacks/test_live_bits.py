@@ -130,3 +130,19 @@ def test_what_is_decided_is_exact_and_its_slope_the_one_asked_for(slope: gates.S
     (gradient,) = torch.autograd.grad(decided.sum(), logits)
     torch.testing.assert_close(gradient, slope(logits.detach()))
     assert (gradient != 0).all() == (slope is sigmoid_slope)
+
+
+def test_routers_that_choose_pass_gradients_until_they_are_far_too_sure(
+    gated: GatedNetwork, images: Images
+) -> None:
+    config = PrototypeConfig(count=2, stages=(len(gated.layout.layers),))
+    network = attach_prototypes(gated, config).eval()
+    (router,) = network.routers
+    torch.manual_seed(0)
+    router.prototypes.copy_(torch.rand_like(router.prototypes).round())
+    assert min(live_bits(network, images).values()) > 0
+    with torch.no_grad():
+        router.expand.weight.mul_(1e5)
+        router.expand.bias.mul_(1e5)
+    with pytest.warns(MaskedGradientsWarning):
+        warn_of_masked_gradients(network, images)

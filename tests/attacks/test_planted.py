@@ -9,7 +9,7 @@ import pytest
 
 from penstock.attacks.adaptive import METHODS, Adaptive
 from penstock.attacks.classifier import Images
-from penstock.attacks.detector_score import DetectorScore, NeverFlags
+from penstock.attacks.detector_score import DetectorScore
 from penstock.attacks.planted import Planted, found, judged, plant
 from penstock.data import load
 from penstock.detect import conformal_threshold
@@ -18,6 +18,7 @@ from penstock.nn.checkpoint import load_source
 from penstock.nn.detecting import features_of
 from penstock.nn.lean import lean
 from penstock.nn.path_network import PathNetwork
+from tests.attacks.never_flags import NeverFlags
 
 EPS = 8 / 255
 NETWORKS = ("resnet20-cifar10", "vgg16-cifar10")  # gates and the default recipe; a cascade and a minimum

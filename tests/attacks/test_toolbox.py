@@ -118,6 +118,19 @@ def test_autoattack_leaves_alone_what_is_turned_already_and_what_it_cannot_turn_
     np.testing.assert_array_equal(attack(network, images, said(network, images)), images)
 
 
+def test_of_two_classes_three_of_the_four_attacks_are_left() -> None:
+    """The ratio of differences of logits compares three of them; the toolbox ends with an IndexError on two."""
+    torch.manual_seed(0)
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2)).eval()
+    images = np.random.default_rng(0).random((6, 3, 8, 8), dtype=np.float32)
+    with torch.no_grad():
+        labels = linear(torch.from_numpy(images)).argmax(1).numpy()
+    attacked = AutoAttack(eps=1e-6, steps=5, restarts=1, queries=5)(
+        linear, images, labels
+    )  # reaches all of them
+    np.testing.assert_array_equal(attacked, images)
+
+
 def test_a_transfer_is_made_on_the_other_network(
     network: PathNetwork, chain: nn.Module, images: module.Images
 ) -> None:

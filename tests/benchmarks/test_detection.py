@@ -64,7 +64,14 @@ def attack(kind: str, eps: float, area: float, evades: float, **more: Any) -> di
     } | more
 
 
-MACS = {"mean_before": 0.2, "mean": 0.4, "largest": 0.5, "bound": 0.6, "over_budget": estimate(0.3)}
+MACS = {
+    "mean_before": 0.2,
+    "mean": 0.4,
+    "largest": 0.5,
+    "bound": 0.6,
+    "over_budget": None,
+    "at_bound": {"before": estimate(0.3), "after": estimate(0.8)},
+}
 CLEAN = {"as_served": estimate(0.05)}
 INFLATED = {
     "attack": "inflation",
@@ -93,6 +100,9 @@ RESULTS = {
                     attack("joint", 8.0, 0.5, 0.99),
                     attack("signs", 8.0, 0.5, 0.0),
                     attack("inflation", 0.0, 0.5, 0.0, active_macs=MACS),
+                ],
+                "any": [
+                    {"eps": 8.0, "attacked": 64, "evasion": {"0.05": estimate(0.9)}},
                 ],
                 "planted": {"joint": estimate(0.95), "matching": estimate(0.6)},
                 "bundles": [{"name": "routed-fp32", "clean": CLEAN, "attacks": [INFLATED]}],
@@ -135,10 +145,11 @@ def test_attacks_controls_and_those_who_know_stand_apart() -> None:
         *("20.0% (10.0% to 30.0%)", "40.0% (30.0% to 50.0%)", "energy", "0.800 (0.700 to 0.900)"),
     ]
     assert cells(lines[2])[5] == "0.500 (0.400 to 0.600)"  # a control has no images that were turned
-    head, _, plain, knowing, *_ = table_detection.evasion(RESULTS)
+    head, _, plain, knowing, any_, *_ = table_detection.evasion(RESULTS)
     assert cells(head)[2:] == ["images", "2/255 (95 %)", "8/255 (95 %)"]
     assert cells(plain)[1:] == ["pgd", "100", "50.0% (40.0% to 60.0%)", "30.0% (20.0% to 40.0%)"]
     assert cells(knowing)[1:] == ["joint", "100", "-", "99.0% (89.0% to 109.0%)"]
+    assert cells(any_)[1:] == ["any of these", "64", "-", "90.0% (80.0% to 100.0%)"]
 
 
 def test_scores_are_ordered_by_their_mean_over_attacks() -> None:
@@ -152,7 +163,10 @@ def test_scores_are_ordered_by_their_mean_over_attacks() -> None:
 
 def test_inflation_says_what_images_cost_and_how_long_graphs_take() -> None:
     _, _, line, *_ = table_detection.inflation(RESULTS)
-    assert cells(line)[1:] == ["100", "20.0%", "40.0%", "50.0%", "60.0%", "30.0% (20.0% to 40.0%)"]
+    assert cells(line)[1:] == [
+        *("100", "20.0%", "40.0%", "50.0%", "60.0%"),
+        *("30.0% (20.0% to 40.0%)", "80.0% (70.0% to 90.0%)", "-"),
+    ]
     _, _, line, *_ = table_detection.inflated_latency(RESULTS)
     assert cells(line)[1:] == ["routed-fp32", "2.00", "3.00", "1.50"]
 

@@ -253,6 +253,23 @@ def test_group_without_a_file_is_open_and_files_are_checked(tmp_path: Path) -> N
         Access({Group.CONTROL: tmp_path / "nowhere"})
 
 
+def test_open_groups_beside_closed_ones_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "tokens"
+    file.write_text("0123456789abcdef\n")
+    Access({})
+    Access(dict.fromkeys(Group, file))
+    assert not caplog.records, "all are open, or none is"
+    Access({Group.INFERENCE: file, Group.CONTROL: file})
+    (warning,) = caplog.records
+    assert warning.levelname == "WARNING"
+    assert "no token is needed for calls of explain," in warning.getMessage()
+    assert warning.getMessage().endswith("close them with --explain-tokens")
+    Access({Group.CONTROL: file})
+    assert "--inference-tokens and --explain-tokens" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("service", "group", "methods"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import os
 import shutil
 import tempfile
 import threading
@@ -12,6 +13,7 @@ import time
 import urllib.request
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.grpc import aio
 from tritonclient.utils import InferenceServerException
 
+from penstock.service.control import ModelControl
 from penstock.service.repository import Repository
 from penstock.service.series import MODEL, ModelSeries
 from penstock.service.server import Server
@@ -188,9 +191,88 @@ def test_linked_version_is_refused_without_the_place_of_the_link(models: Path, t
     (store / "model.onnx").write_bytes(with_weights_at("weights.bin"))
     (models / "linked").symlink_to(store.parent)
     repository = Repository(Settings(model_repository=models))
-    (line,) = (line for line in repository.index() if line.name == "linked")
+    (line,) = (line for line in asyncio.run(repository.index()) if line.name == "linked")
     repository.close()
     assert line.reason.endswith('External data path does not exist: "linked/1/weights.bin"')
+
+
+async def nothing() -> None:
+    pass
+
+
+def feed(pipe: Path, text: str) -> None:
+    """Give a text to whoever reads from a pipe, as soon as somebody does."""
+    opened: list[int] = []
+
+    def is_open() -> bool:
+        with suppress(OSError):  # nobody reads yet
+            opened.append(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+        return bool(opened)
+
+    wait_until(is_open)
+    os.write(opened[0], text.encode())
+    os.close(opened[0])
+
+
+def test_load_is_finished_though_its_caller_has_gone(models: Path) -> None:
+    """It takes long because the model's configuration comes through a pipe, once for each load."""
+    pipe = models / "model" / "config.pbtxt"
+    pipe.unlink()
+    os.mkfifo(pipe)
+    settings = Settings(model_repository=models, model_control_mode="explicit")
+    repository = Repository(settings)
+    control = ModelControl(repository, settings, nothing)
+
+    async def scenario() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(control.load("model"), 1)
+        again = asyncio.create_task(control.load("model"))
+        given_up = asyncio.create_task(control.load("other"))
+        await asyncio.sleep(0.5)
+        given_up.cancel()
+        await asyncio.to_thread(feed, pipe, LATEST)
+        await asyncio.to_thread(wait_until, lambda: repository.ready_versions("model") == [1])
+        assert not again.done(), "it was to wait for the first load"
+        loaded = repository.get("model")
+        await asyncio.to_thread(feed, pipe, LATEST)
+        await again
+        assert repository.get("model") is loaded, "nothing was new"
+        assert given_up.cancelled()
+        assert repository.ready_versions("other") == [], "it was given up before its turn"
+
+    async def without_readers_left() -> None:
+        try:
+            await scenario()
+        finally:
+            os.close(os.open(pipe, os.O_RDWR))
+
+    asyncio.run(without_readers_left())
+    repository.close()
+
+
+def test_files_of_a_request_are_loaded_though_it_was_given_up(
+    models: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = Settings(model_repository=models, model_control_mode="explicit")
+    repository = Repository(settings)
+    control = ModelControl(repository, settings, nothing)
+
+    async def begin_and_give_up(files: dict[str, bytes]) -> None:
+        load = asyncio.create_task(control.load("fresh", config="{}", files=files))
+        await asyncio.sleep(0)
+        load.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await load
+
+    async def scenario() -> None:
+        await begin_and_give_up({"7/model.onnx": adding(7).SerializeToString()})
+        await asyncio.to_thread(wait_until, lambda: repository.ready_versions("fresh") == [7])
+        await begin_and_give_up({"8/model.onnx": b"junk"})
+        await asyncio.to_thread(wait_until, lambda: "failed to load 'fresh', version 8" in caplog.text)
+
+    asyncio.run(scenario())
+    assert repository.ready_versions("fresh") == [7], "what served before serves on"
+    repository.close()
 
 
 def test_repository_that_is_gone_does_not_take_its_models_along(models: Path, start: Any) -> None:

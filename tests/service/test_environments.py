@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from penstock.bundle import OUTPUTS
 from penstock.service import client
 
 Images = npt.NDArray[np.float32]
@@ -88,7 +89,8 @@ def test_kserve_client(server: Any, images: Images, tmp_path: Path) -> None:
         assert answer["refused"] == "NOT_FOUND"
         assert answer["ids"] == ["7", "7"]
         assert answer["flags"] == ["0,0,0,0,1"] * 2
-        ours = client.infer(server.url, model, images).tensors
+        found = client.infer(server.url, model, images)
+        ours = {name: getattr(found, name) for name in OUTPUTS}
         for outputs in answer["outputs"]:
             assert outputs.keys() == ours.keys()
             for name, values in outputs.items():

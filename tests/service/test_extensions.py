@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
 from penstock.service.classification import top_classes
+from penstock.service.log_settings import LogSettings
+from tests.service.bundles import add_bundle
 from tests.service.plain import FLOAT, add_examples, add_model, graph, identity
 from tests.service.test_lifecycle import sample
 
@@ -120,6 +123,22 @@ def test_request_without_an_answer_counts_as_failed_and_its_run_as_a_run(
         assert (now.count, now.ns) == (then.count, then.ns), name
     assert sample(served, "nv_inference_count", model="simple") == metrics["count"]
     assert sample(served, "nv_inference_exec_count", model="simple") == metrics["exec_count"] + 1
+
+
+def test_request_is_in_the_queue_until_its_first_run(tmp_path: Path, start: Any, images: Any) -> None:
+    add_bundle(tmp_path / "models", "alone", single=True, work="slow")
+    images[:, 0, 0, 0] = 0.3
+    tensor = triton.InferInput("images", list(images.shape), "FP32")
+    tensor.set_data_from_numpy(images)
+    with start(tmp_path / "models", threads=1) as running, triton.InferenceServerClient(running.url) as stock:
+        stock.infer("alone", [tensor])
+        figures = stock.get_inference_statistics("alone").model_stats[0]
+        names = ("queue", "compute_input", "compute_infer", "compute_output")
+        phases = {name: getattr(figures.inference_stats, name).ns for name in names}
+        shown = {name: sample(running, f"nv_inference_{name}_duration_us", model="alone") for name in names}
+    assert figures.execution_count == len(images)
+    assert sum(phases.values()) < figures.inference_stats.success.ns, "its images ran in turn"
+    assert {name: micro * 1e3 for name, micro in shown.items()} == pytest.approx(phases)
 
 
 def test_requests_of_several_clients_share_a_run(plain: Client) -> None:
@@ -271,6 +290,21 @@ def test_shared_memory_is_guarded(plain: Client, region: tuple[str, Any]) -> Non
     plain.unregister_system_shared_memory("nobody")
 
 
+def test_region_that_nobody_registered_is_no_failure_of_the_model(plain: Client, served: Any) -> None:
+    def failures() -> list[float]:
+        return [
+            sample(served, "nv_inference_request_failure", model="simple", reason=reason)
+            for reason in ("OTHER", "BACKEND")
+        ]
+
+    other, backend = failures()
+    unknown = triton.InferRequestedOutput("OUTPUT0")
+    unknown.set_shared_memory("nobody", 8)
+    with pytest.raises(InferenceServerException, match="unable to find shared memory region 'nobody'"):
+        plain.infer("simple", pair(), outputs=[unknown])
+    assert failures() == [other + 1, backend]
+
+
 def test_shared_memory_is_announced_only_where_it_is_allowed(plain: Client, client: Client) -> None:
     assert "system_shared_memory" in plain.get_server_metadata().extensions
     assert "system_shared_memory" not in client.get_server_metadata().extensions
@@ -283,6 +317,19 @@ def test_warm_up_runs_the_samples_of_the_configuration(plain: Client, served: An
     assert not plain.is_model_ready("warmed-badly")
     assert "warm-up sample 'file' failed" in served.log.read_text()
     assert plain.get_inference_statistics("warmed").model_stats[0].inference_count == 0
+
+
+def test_question_about_log_settings_leaves_the_program_around_as_it_is() -> None:
+    root = logging.getLogger()
+
+    def state() -> tuple[int, list[list[Any]]]:
+        return root.level, [[*handler.filters] for handler in root.handlers]
+
+    before = state()
+    settings = LogSettings()
+    settings.update({})
+    settings.update(settings.values())
+    assert state() == before
 
 
 def test_log_settings_change_what_is_written(plain: Client, served: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import resource
@@ -17,14 +18,20 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 import pytest
+from prometheus_client import CollectorRegistry
 from tritonclient.grpc import service_pb2_grpc
 
 from penstock.errors import FlaggedError, NotFoundError, UnavailableError, UnsupportedError
 from penstock.service import client
 from penstock.service.client import PathClient
 from penstock.service.commands import watch
+from penstock.service.flag_metrics import FlagMetrics
+from penstock.service.flag_records import FlagRecord
 from penstock.service.path_servicer import PATHS
+from penstock.service.series import ModelSeries
+from penstock.service.statuses import SlowReaderError
 from penstock.service.v1 import paths_pb2, paths_pb2_grpc
+from penstock.service.watchers import Watchers
 from tests.service.test_lifecycle import wait_until
 
 Images = npt.NDArray[np.float32]
@@ -181,6 +188,45 @@ def test_slow_reader_is_dropped_and_counted(judged: Any) -> None:
                 pass
     assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "too slow: 50 flagged images waited" in str(refusal.value.details())
+
+
+def test_dropped_reader_keeps_its_place_but_no_records() -> None:
+    """A client that never reads blocks its call, whose buffers stay: it is to make no room for the next such client."""
+    registry = CollectorRegistry()
+    watchers = Watchers(buffer=2, limit=1, metrics=FlagMetrics(registry, ModelSeries()))
+    records = [
+        FlagRecord(
+            request_id=str(index),
+            model="tiny",
+            version=1,
+            image_index=index,
+            score=2.0,
+            class_name="ant",
+            time=0.0,
+            path_digest="0" * 16,
+        )
+        for index in range(3)
+    ]
+
+    async def scenario() -> None:
+        with watchers.subscription("", None) as reader:
+            watchers.publish(records)
+            watchers.publish(records)
+            watchers.close()
+            with (
+                pytest.raises(UnavailableError, match="1 readers watch already"),
+                watchers.subscription("", None),
+            ):
+                pass
+            with pytest.raises(SlowReaderError, match="2 flagged images waited"):
+                await asyncio.wait_for(anext(reader), 10)
+        with watchers.subscription("tiny", 1) as reader:
+            watchers.publish(records[:1])
+            assert await asyncio.wait_for(anext(reader), 10) == records[0]
+
+    asyncio.run(scenario())
+    assert registry.get_sample_value("penstock_flag_watchers_dropped_total") == 1
+    assert registry.get_sample_value("penstock_flag_watchers") == 0
 
 
 def test_full_disk_fails_no_request_and_is_counted(judged: Any, images: Images) -> None:

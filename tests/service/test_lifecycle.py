@@ -161,6 +161,25 @@ def test_drain_ends_when_its_time_is_over(
             endless.result(timeout=60)
 
 
+def test_stop_ends_what_runs_on_a_model_that_was_unloaded(
+    slow_repository: Path, start: Any, request_for: Request, images: Images
+) -> None:
+    with (
+        start(
+            slow_repository, model_control_mode="explicit", load_model="slow", grace_seconds=0.2
+        ) as running,
+        grpc.insecure_channel(running.url) as channel,
+    ):
+        stub = stub_of(channel)
+        endless = stub.ModelInfer.future(slow(request_for, images, 1000))
+        wait_until(lambda: sample(running, "penstock_running") == 1)
+        stub.RepositoryModelUnload(service_pb2.RepositoryModelUnloadRequest(model_name="slow"), timeout=30)
+        assert not endless.done(), "what runs goes on"
+        assert running.stop() == 0
+        with pytest.raises(grpc.RpcError):
+            endless.result(timeout=60)
+
+
 def test_message_limit(slow_repository: Path, start: Any, request_for: Request) -> None:
     with (
         start(slow_repository, max_message_mib=1) as running,
@@ -171,6 +190,40 @@ def test_message_limit(slow_repository: Path, start: Any, request_for: Request) 
             stub_of(channel).ModelInfer(large, timeout=30)
         assert refused.value.code() is StatusCode.RESOURCE_EXHAUSTED
         assert stub_of(channel).ServerLive(service_pb2.ServerLiveRequest(), timeout=30).live
+
+
+WITHOUT_END = """
+model_warmup { name: "endless" batch_size: 1 count: 1000000
+  inputs { key: "images" value { data_type: TYPE_FP32 dims: [ 3, 8, 8 ] input_data_file: "sample" } } }
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGINT, -signal.SIGINT)]
+)
+def test_signal_ends_a_server_that_loads_models(
+    slow_repository: Path, tmp_path: Path, server_command: Any, images: Images, number: int, code: int
+) -> None:
+    home = slow_repository / "slow"
+    with (home / "config.pbtxt").open("a") as config:
+        config.write(WITHOUT_END)
+    (home / "warmup").mkdir()
+    (home / "warmup" / "sample").write_bytes(images[0].tobytes())
+    arguments, environ = server_command({"PENSTOCK_MODEL_REPOSITORY": str(slow_repository)})
+    log = tmp_path / "server.log"
+    with (
+        log.open("w") as stderr,
+        subprocess.Popen(arguments, env=environ, stdout=subprocess.PIPE, stderr=stderr, text=True) as process,
+    ):
+        try:
+            wait_until(lambda: "running on" in log.read_text())  # said before the first model is read
+            process.send_signal(number)
+            assert process.wait(timeout=60) == code
+            assert process.stdout is not None
+            assert process.stdout.read() == ""
+        finally:
+            if process.poll() is None:
+                process.kill()
 
 
 def failed_start(server_command: Any, **environment: str) -> str:

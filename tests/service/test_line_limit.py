@@ -24,3 +24,13 @@ def test_refusals_are_limited(caplog: pytest.LogCaptureFixture) -> None:
         answers = {status_of(UnavailableError("full"), "ModelInfer")[1] for _ in range(50 * REFUSALS_LOGGED)}
     assert answers == {"full"}, "clients hear the same, logged or not"
     assert 0 < len(caplog.records) <= 5 * REFUSALS_LOGGED
+
+
+def test_failures_are_limited_and_refusals_do_not_hide_them(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        for _ in range(50 * REFUSALS_LOGGED):
+            status_of(UnavailableError("full"), "ModelInfer")
+            status_of(IndexError("indices element out of data bounds"), "ModelInfer")
+    failures = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert 0 < len(failures) <= 5 * REFUSALS_LOGGED
+    assert all(record.exc_info for record in failures)

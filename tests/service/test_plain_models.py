@@ -21,7 +21,7 @@ from penstock.errors import BundleError, InvalidArgumentError
 from penstock.service.configuration import completed, wanted_versions
 from penstock.service.devices import CPU, Device
 from penstock.service.session import GraphTensor, Session
-from penstock.service.tensors import DATATYPES, decode, encode
+from penstock.service.tensors import DATATYPES, decode, encode, text_array
 from tests.service.bundles import CLASSES
 from tests.service.plain import FLOAT, INT32, add_examples, add_model, graph, identity
 
@@ -222,6 +222,11 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         "not UTF-8",
     ),
     "too few texts": ("identity-BYTES", {"INPUT0": ("BYTES", [2, 1], b"\0\0\0\0")}, "Expected 2"),
+    "too many texts": (
+        "identity-BYTES",
+        {"INPUT0": ("BYTES", [2, 1], bytes(2**20))},
+        "Expected 2 for shape [2,1], got more",
+    ),
 }
 
 
@@ -356,3 +361,12 @@ def test_raw_bytes_are_read_as_they_were_written() -> None:
         np.testing.assert_array_equal(decode(encode(values), datatype, (3, 2), "x"), values)
         with pytest.raises(InvalidArgumentError, match="unexpected total byte size for input 'x'"):
             decode(encode(values) + b"\0", datatype, (3, 2), "x")
+
+
+def test_texts_beyond_the_shape_are_not_looked_at() -> None:
+    texts = DATATYPES["BYTES"]
+    assert decode(bytes(8), texts, (2,), "x").tolist() == ["", ""]
+    with pytest.raises(InvalidArgumentError, match=r"Expected 1 for shape \[1\], got more"):
+        decode(bytes(8) + b"cut off", texts, (1,), "x")
+    with pytest.raises(InvalidArgumentError, match=r"Expected 1 for shape \[1\], got 2"):
+        text_array([b"", b"\xff"], (1,), "x")

@@ -158,7 +158,22 @@ def test_stock_client_health_and_paths(cluster: RunningCluster, images: Images) 
     with PathClient(cluster.url) as paths:
         assert paths.path_profile("batched").window >= 0
         with pytest.raises(NotFoundError):
-            list(paths.watch_flags("nobody"))
+            paths.watch_flags("nobody")
+
+
+def test_no_flag_is_missed_once_a_replica_watches(
+    stubs: Stubs, cluster: RunningCluster, request_for: Any, images: Images
+) -> None:
+    asked: dict[str, list[str]] = {}
+    with PathClient(cluster.url) as paths:
+        records = paths.watch_flags("batched")
+        for number in range(64):
+            request = request_for("batched", images)
+            request.id = str(number)
+            _, call = stubs[1].ModelInfer.with_call(request)
+            asked.setdefault(dict(call.trailing_metadata())["penstock-replica"], []).append(request.id)
+        first = next(records).request_id
+    assert first in [ids[0] for ids in asked.values()], "the first that the replica was asked"
 
 
 async def under_load(cluster: RunningCluster, request: Any, expected: bytes) -> Counter[str]:

@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -281,6 +282,55 @@ def test_small_batch_waits_for_company_but_not_for_long() -> None:
             return made.batches
 
     assert asyncio.run(scenario()) == [2, 1]
+
+
+def test_batch_that_is_ready_waits_for_no_company_of_a_level_above() -> None:
+    async def scenario() -> list[int]:
+        rules = Batching(max_rows=2, max_delay=30)
+        async with scheduler(slots=1, max_queue=9, levels=2, default_level=2, batching=rules) as made:
+            above = asyncio.create_task(made.run([lambda: 1], priority=1))
+            await settle()
+            below = [made.run([lambda: 2]) for _ in range(2)]
+            assert await asyncio.wait_for(asyncio.gather(*below), 20) == [[2], [2]]
+            assert not above.done()
+            assert await made.run([lambda: 3], priority=1) == [3]
+            assert await above == [1]
+            return made.batches
+
+    assert asyncio.run(scenario()) == [2, 2]
+
+
+def test_level_that_waited_for_company_goes_first_once_it_is_ready() -> None:
+    async def scenario(gate: Gate) -> None:
+        rules = Batching(max_rows=2, max_delay=30)
+        async with scheduler(slots=1, max_queue=9, levels=2, default_level=2, batching=rules) as made:
+            calls = []
+            for number, priority in ((1, 1), (2, 2), (2, 2), (3, 2), (3, 2), (1, 1)):
+                calls.append(asyncio.create_task(made.run([partial(gate.job, number)], priority=priority)))
+                await settle()
+            assert (made.running, made.waiting) == (1, 4)
+            gate.opened.set()
+            await asyncio.gather(*calls)
+
+    gate = Gate()
+    asyncio.run(scenario(gate))
+    assert gate.ran == [2, 2, 1, 1, 3, 3]
+
+
+def test_level_waits_no_longer_because_one_below_waits_too() -> None:
+    async def scenario() -> list[int]:
+        rules = Batching(max_rows=8, max_delay=1)
+        async with scheduler(slots=1, max_queue=9, levels=2, default_level=2, batching=rules) as made:
+            began = time.perf_counter()
+            above = asyncio.create_task(made.run([lambda: 1], priority=1))
+            await asyncio.sleep(0.6)
+            below = asyncio.create_task(made.run([lambda: 2]))
+            await above
+            assert 0.95 < time.perf_counter() - began < 1.4
+            await below
+            return made.batches
+
+    assert asyncio.run(scenario()) == [1, 1]
 
 
 def test_priority_overtakes_and_a_late_request_falls_back_or_is_refused() -> None:

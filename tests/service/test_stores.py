@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import pytest
 from pyarrow import parquet
 
 from penstock.errors import ConfigurationError
+from penstock.service.cluster.own_sink import with_own_sink
 from penstock.service.flag_records import FlagRecord
+from penstock.service.settings import Settings
 from penstock.service.stores import JsonLines, Parquet, Row, open_store
 
 
@@ -105,3 +108,28 @@ def test_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match=r"sink folder .*file/below' cannot be made"):
         open_store("jsonl", tmp_path / "file" / "below", 1, 1)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_file_that_goes_while_room_is_made_costs_no_record(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "flags-0").symlink_to("gone")  # listed, and not there when it is looked at
+    store = open_store(kind, tmp_path, 2**20, 2**20)
+    assert store.write(row(0)) + store.close() == 1
+
+
+def test_each_replica_keeps_its_records_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    settings = Settings(model_repository=tmp_path, sink_folder=tmp_path / "sink")
+    with ExitStack() as one, ExitStack() as other:
+        folders = [with_own_sink(settings, held).sink_folder for held in (one, other)]
+        assert folders == [tmp_path / "sink" / "replica-1", tmp_path / "sink" / "replica-2"]
+        one.close()
+        assert with_own_sink(settings, other).sink_folder == folders[0], "it is free again"
+        without = replace(settings, sink_folder=None)
+        assert with_own_sink(without, other) == without
+
+
+def test_folder_of_replicas_that_cannot_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    settings = Settings(model_repository=tmp_path, sink_folder=tmp_path / "file" / "below")
+    with ExitStack() as held, pytest.raises(ConfigurationError, match=r"sink folder .*file/below' cannot be"):
+        with_own_sink(settings, held)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import count
@@ -142,3 +143,31 @@ def test_error_in_the_requests_comes_after_the_answers_under_way() -> None:
             await anext(answers)
 
     asyncio.run(scenario())
+
+
+def test_errors_behind_the_one_that_ends_the_stream_leave_no_traceback() -> None:
+    """Asyncio logs one for each future whose error nobody has asked for."""
+    logged: list[dict[str, Any]] = []
+
+    async def requests() -> AsyncIterator[int]:
+        for number in range(8):
+            yield number
+        raise ValueError("no more of that")
+
+    async def answer(number: int) -> int:
+        if number:
+            raise LookupError(f"there is no {number}")
+        return number
+
+    async def scenario() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: logged.append(context))
+        answers = in_order(requests(), answer, ahead=64)
+        assert await anext(answers) == 0
+        await settle()
+        with pytest.raises(LookupError, match="there is no 1"):
+            await anext(answers)
+        await settle()
+
+    asyncio.run(scenario())
+    gc.collect()
+    assert not logged

@@ -8,8 +8,11 @@ these attacks the evasion at that threshold counts, and areas under curves say l
 - ``orthogonal``: a step against the classifier while the image is read right, else against the detector, each freed of
   its part along the other's gradient (Bryniarski et al., *Evading Adversarial Example Detection Defenses with
   Orthogonal Projected Gradient Descent*, 2021, https://arxiv.org/abs/2106.15023)
-- ``matching``: what the detector sees of an honest image of another class, and its answer, are imitated; each start
-  imitates another one
+- ``matching``: what the detector sees of an honest image of another class, and its answer, are imitated: of the nearest
+  such image in the first start, of another one in each that follows
+
+Where a loss has two parts, the detector's has a weight, which each start of an image chooses anew: ten times as much
+where the image has been misread and flagged, a tenth where it has always been read right.
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ from penstock.nn.path_network import GatedOutput, PathNetwork
 BATCH = 128
 METHODS = ("joint", "orthogonal", "matching")
 MARGIN = 0.05  # how far under the threshold to go: numpy and graphs differ in the last digits
+READ_RIGHT = 1e6  # from this rank on, no step has turned an image
+REWEIGHED = 10.0  # by which the detector's weight grows or shrinks from start to start
 
 
 class Detector(Protocol):
@@ -52,7 +57,7 @@ class Adaptive:
         eps: largest change of a value, where images run from 0 to 1.
         steps: per start.
         restarts: number of starts, the first at the image itself.
-        weight: of the detector in ``joint``, of what it sees in ``matching``.
+        weight: of the detector in ``joint``, of what it sees in ``matching``, at the first start.
         seed: of the starts.
     """
 
@@ -97,21 +102,22 @@ class Adaptive:
         """
         if self.method == "matching" and guides is None:
             raise InvalidArgumentError("matching needs guides: honest images of other classes")
-        known = (
-            _Guides.of(network, score, guides) if self.method == "matching" and guides is not None else None
-        )
+        known = None
+        if self.method == "matching" and guides is not None:
+            known = _Guides.of(network, score, guides, images, torch.from_numpy(labels))
         warn_of_masked_gradients(network, images)
-        victim = _Victim(network, score, threshold - MARGIN, torch.from_numpy(labels))
+        weight = torch.full((len(images),), self.weight)
+        victim = _Victim(network, score, threshold - MARGIN, torch.from_numpy(labels), weight)
         attacked: npt.NDArray[np.float32] = self._attack(victim, torch.from_numpy(images), known).numpy()
         return attacked
 
-    def _attack(self, victim: _Victim, images: Tensor, guides: _Guides | None) -> Tensor:
+    def _attack(self, victim: _Victim, images: Tensor, known: _Guides | None) -> Tensor:
         """Every image goes through its starts; the place of one that is won or at its end is the next one's."""
         direction = {"joint": self._joint, "orthogonal": _orthogonal, "matching": self._matching}[self.method]
         best, rank = images.clone(), torch.full((len(images),), torch.inf)
-        tries = _Tries(self, images, victim.labels, guides)
+        tries = _Tries(self, images, known)
         for rows in tries.rounds(rank):
-            one = victim.take(rows, tries.guides)
+            one = victim.take(rows, tries.weight, known)
             moved = tries.x[rows].requires_grad_()
             output = one.network(moved)
             scores = one.score(output)
@@ -125,28 +131,27 @@ class Adaptive:
     def _joint(self, victim: _Victim, x: Tensor, output: GatedOutput, scores: Tensor) -> Tensor:
         margin = F.relu(victim.lead(output) + 0.5)
         excess = F.relu(scores - victim.threshold)
-        return _gradient((margin + self.weight * excess).sum(), x)
+        return _gradient((margin + victim.weight * excess).sum(), x)
 
     def _matching(self, victim: _Victim, x: Tensor, output: GatedOutput, scores: Tensor) -> Tensor:
         assert victim.guide is not None
         wanted, label = victim.guide
         apart = ((victim.score.seen(output) - wanted) ** 2).mean(1)
         read = F.cross_entropy(output.logits, label, reduction="none")
-        return _gradient((read + self.weight * apart).sum(), x)
+        return _gradient((read + victim.weight * apart).sum(), x)
 
 
 class _Tries:
-    """Where each image stands: which start it is at, how many steps from it, and what it imitates there."""
+    """Where each image stands: which start it is at, how many steps from it, and how the detector weighs there."""
 
-    def __init__(self, attack: Adaptive, images: Tensor, labels: Tensor, guides: _Guides | None) -> None:
+    def __init__(self, attack: Adaptive, images: Tensor, guides: _Guides | None) -> None:
         self.attack = attack
         self.images = images
         self.x = images.clone()
         self.step = torch.full((len(images),), -1)  # none looked at yet
         self.start = torch.zeros(len(images), dtype=torch.int64)
-        self.guides = None if guides is None else guides.room_for(labels)
-        self._known = guides
-        self._labels = labels
+        self.weight = torch.full((len(images),), attack.weight)
+        self._guides = guides
         self._draws = torch.Generator().manual_seed(attack.seed)
 
     def rounds(self, rank: Tensor) -> Iterator[Tensor]:
@@ -155,6 +160,7 @@ class _Tries:
         while True:
             over = working[self.step[working] > self.attack.steps]
             self.start[over] += 1
+            self.weight[over] *= torch.where(rank[over] >= READ_RIGHT, 1 / REWEIGHED, REWEIGHED)
             self._begin(over[self.start[over] < self.attack.restarts])
             working = working[(rank[working] > 0) & (self.start[working] < self.attack.restarts)]
             free = BATCH - len(working)
@@ -177,43 +183,51 @@ class _Tries:
         """The first start is at the image itself, the others about it."""
         if not len(rows):
             return
-        own, again = self.images[rows], (self.start[rows] > 0)[:, None, None, None]
+        own, again = self.images[rows], self.start[rows] > 0
         noise = torch.rand(own.shape, generator=self._draws) * 2 - 1
-        self.x[rows] = (own + self.attack.eps * noise * again).clamp(0, 1)
+        self.x[rows] = (own + self.attack.eps * noise * again[:, None, None, None]).clamp(0, 1)
         self.step[rows] = 0
-        if self._known is not None and self.guides is not None:
-            for whole, drawn in zip(
-                self.guides, self._known.draw(self._labels[rows], self._draws), strict=True
-            ):
-                whole[rows] = drawn
+        if self._guides is not None and again.any():
+            self._guides.draw(rows[again], self._draws)
 
 
 @dataclass(frozen=True, eq=False)
 class _Guides:
-    """Honest images, as network and detector see them."""
+    """Honest images, as network and detector see them, and which of them each attacked image imitates."""
 
     seen: Tensor  # [M, F]
     classes: Tensor  # [M], as answered
+    others: Tensor  # [N, M], by attacked image: which are answered with another class
+    at: Tensor  # [N], the one that it imitates
 
     @classmethod
-    @torch.no_grad()
-    def of(cls, network: PathNetwork, score: Detector, images: Images) -> _Guides:
-        outputs = [network(batch) for batch in torch.split(torch.from_numpy(images), BATCH)]
-        seen = torch.cat([score.seen(output) for output in outputs])
-        classes = torch.cat([output.logits.argmax(1) for output in outputs])
+    def of(
+        cls, network: PathNetwork, score: Detector, guides: Images, images: Images, labels: Tensor
+    ) -> _Guides:
+        """To begin with, each of ``images`` imitates the nearest that is answered with another class."""
+        seen, classes = _looked_at(network, score, guides)
         if (classes == classes[0]).all():
             raise InvalidArgumentError("all guides are answered with one class: take images of several")
-        return cls(seen, classes)
+        others = classes != labels[:, None]
+        own, _ = _looked_at(network, score, images)
+        distance = torch.cdist(own.double(), seen.double()).masked_fill(~others, torch.inf)
+        return cls(seen, classes, others, distance.argmin(1))
 
-    def draw(self, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """For each of the classes ``labels`` ``[N]`` one that is answered with another."""
-        others = (self.classes != labels[:, None]).float()
-        drawn = torch.multinomial(others, 1, generator=generator)[:, 0]
-        return self.seen[drawn], self.classes[drawn]
+    def draw(self, rows: Tensor, generator: torch.Generator) -> None:
+        """Let some images imitate others from now on."""
+        self.at[rows] = torch.multinomial(self.others[rows].float(), 1, generator=generator)[:, 0]
 
-    def room_for(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Room for what `draw` gives."""
-        return self.seen.new_empty(len(labels), self.seen.shape[1]), torch.zeros_like(labels)
+    def imitated(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """What the detector is to see of some images, ``[n, F]``, and as which classes they are to be read."""
+        return self.seen[self.at[rows]], self.classes[self.at[rows]]
+
+
+@torch.no_grad()
+def _looked_at(network: PathNetwork, score: Detector, images: Images) -> tuple[Tensor, Tensor]:
+    """What a detector sees of images, ``[N, F]``, and the classes that they are taken for."""
+    outputs = [network(batch) for batch in torch.split(torch.from_numpy(images), BATCH)]
+    seen = torch.cat([score.seen(output) for output in outputs])
+    return seen, torch.cat([output.logits.argmax(1) for output in outputs])
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,12 +236,13 @@ class _Victim:
     score: Detector
     threshold: float
     labels: Tensor
+    weight: Tensor  # [N], of the detector
     guide: tuple[Tensor, Tensor] | None = None  # what the detector is to see [N, F], and classes [N]
 
-    def take(self, rows: Tensor, guides: tuple[Tensor, Tensor] | None) -> _Victim:
-        """Some of them, with what these are to imitate."""
-        guide = None if guides is None else (guides[0][rows], guides[1][rows])
-        return replace(self, labels=self.labels[rows], guide=guide)
+    def take(self, rows: Tensor, weight: Tensor, guides: _Guides | None) -> _Victim:
+        """Some of them, as their tries have come to weigh the detector, with what these are to imitate."""
+        guide = None if guides is None else guides.imitated(rows)
+        return replace(self, labels=self.labels[rows], weight=weight[rows], guide=guide)
 
     def lead(self, output: GatedOutput) -> Tensor:
         """``[N]``: how far the right class leads the best wrong one."""
@@ -237,7 +252,7 @@ class _Victim:
         """``[N]``, smaller is better for the attacker, 0 or less is won."""
         excess = (scores - self.threshold).detach()
         read_right = self.lead(output).detach() >= 0
-        return torch.where(read_right, 1e6 + self.lead(output).detach(), excess)
+        return torch.where(read_right, READ_RIGHT + self.lead(output).detach(), excess)
 
 
 def _orthogonal(victim: _Victim, x: Tensor, output: GatedOutput, scores: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
 """Simple detectors to compare with, fitted on the honest training images that the path detector is fitted on.
 
-All see what the network's inputs and outputs allow, which `read` reads once for all of them; larger is stranger.
+All see what the network's inputs and outputs allow, which `read` reads once for all of them; larger is stranger. None
+is trained on attacks. So two are less than their papers': those take the features of all layers, change the input a
+little before they look (Lee et al.), and let a classifier weigh the layers that has seen attacks.
 
 - ``max-softmax``: minus the largest probability (Hendrycks and Gimpel, 2017, https://arxiv.org/abs/1610.02136)
 - ``energy``: minus log sum exp of the logits (Liu et al., 2020, https://arxiv.org/abs/2010.03759)
@@ -14,6 +16,9 @@ All see what the network's inputs and outputs allow, which `read` reads once for
   Wang et al., CVPR 2018); 30 forward and backward runs per image, and so the only one that costs far more, that is
   fitted on no more than `CDRP_FIT` of the images, and that judges no more than `CDRP_CLEAN` clean ones of each part:
   intervals of areas depend on the fewer attacked images
+
+Of a cascade, features and channel weights are those of its first member, which all images reach; the class is the one
+that the cascade answers.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -34,9 +40,10 @@ from penstock.detect import GateMahalanobis, PathFeatures
 from penstock.nn.cascade import Cascade
 from penstock.nn.gates import Gate
 from penstock.nn.prototypes import ConsolidatedNetwork
-from penstock.nn.routing import StageRouter
+from penstock.nn.routing import RoutedNorm, StageRouter
 from penstock.nn.static import compact
 
+Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 Floats32 = npt.NDArray[np.float32]
 Fitted = dict[str, Floats32]
@@ -55,12 +62,12 @@ class Reading:
     """What there is to see of images.
 
     Attributes:
-        images: ``[N, C, H, W]`` in 0..1.
+        images: ``[N, C, H, W]``, float32 in 0..1 or bytes.
         logits: ``[N, classes]``.
         features: ``[N, F]``: what enters the last layer that all images reach, averaged over space.
     """
 
-    images: Images
+    images: Images | Bytes
     logits: Floats32
     features: Floats32
 
@@ -81,7 +88,7 @@ def evenly(count: int, most: int) -> npt.NDArray[np.intp]:
 def fit_baselines(
     names: Sequence[str],
     network: nn.Module,
-    honest: Callable[[], Images],
+    honest: Callable[[], Images | Bytes],
     keep: Keep = lambda _, make: make(),
 ) -> dict[str, Score]:
     """Some of `NAMES`, fitted.
@@ -89,7 +96,7 @@ def fit_baselines(
     Args:
         names: which.
         network: in evaluation mode, with paths or without.
-        honest: gives ``[N, C, H, W]`` in 0..1, training images; asked once at most.
+        honest: gives training images ``[N, C, H, W]``, float32 in 0..1 or bytes; asked once at most.
         keep: given a baseline's name and how to fit it; may know the arrays from before.
     """
 
@@ -147,30 +154,29 @@ def local_dimension(features: Floats32, reference: Floats32) -> Floats:
     return result
 
 
-def log_spectrum(images: Images) -> Floats32:
+def log_spectrum(images: Images | Bytes) -> Floats32:
     """Log magnitudes of each channel's Fourier transform, averaged over channels, ``[N, F]``."""
-    magnitudes = [
-        np.abs(np.fft.rfft2(images[start : start + BATCH])).mean(axis=1)
-        for start in range(0, len(images), BATCH)
-    ]
+    magnitudes = [np.abs(np.fft.rfft2(batch.numpy())).mean(axis=1) for batch in _batches(images)]
     spectrum: Floats32 = np.log(np.concatenate(magnitudes) + 1e-3).reshape(len(images), -1).astype(np.float32)
     return spectrum
 
 
-def channel_weights(network: nn.Module, images: Images) -> Floats32:
-    """Weights ``[N, channels]`` of all batch norms' outputs that keep the answer with as little weight as may be.
+def channel_weights(network: nn.Module, images: Images | Bytes) -> Floats32:
+    """Weights ``[N, channels]`` of all layers' outputs that keep the answer with as little weight as may be.
 
-    Channels that are closed for every image have none: theirs would be the same for all.
+    Layers are batch norms, or convolutions where a network has none. Of a network with one prototype, channels that are
+    closed for every image have none: theirs would be the same for all.
     """
     model = LogitsOnly(_open_only(_always_run(network)))
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    layers = _layers(model)
     pieces = []
-    for start in range(0, len(images), BATCH):
-        x = torch.from_numpy(images[start : start + BATCH])
+    for x in _batches(images):
         with torch.no_grad():
             wanted = model(x).softmax(1)
-        weights = [torch.ones(len(x), norm.num_features, requires_grad=True) for norm in norms]
-        handles = [norm.register_forward_hook(_weighting(w)) for norm, w in zip(norms, weights, strict=True)]
+        weights = [torch.ones(len(x), channels, requires_grad=True) for channels in layers.values()]
+        handles = [
+            layer.register_forward_hook(_weighting(w)) for layer, w in zip(layers, weights, strict=True)
+        ]
         try:
             for _ in range(CDRP_STEPS):
                 kept = F.cross_entropy(model(x), wanted, reduction="sum")
@@ -188,13 +194,11 @@ def channel_weights(network: nn.Module, images: Images) -> Floats32:
 
 
 @torch.no_grad()
-def read(network: nn.Module, images: Images) -> Reading:
-    """What there is to see of images ``[N, C, H, W]`` in 0..1."""
+def read(network: nn.Module, images: Images | Bytes) -> Reading:
+    """What there is to see of images ``[N, C, H, W]``, float32 in 0..1 or bytes."""
     model = LogitsOnly(network)
     with entering_last(network) as features:
-        logits = [
-            model(torch.from_numpy(images[start : start + BATCH])) for start in range(0, len(images), BATCH)
-        ]
+        logits = [model(batch) for batch in _batches(images)]
     return Reading(images, torch.cat(logits).numpy(), np.concatenate(features))
 
 
@@ -230,6 +234,35 @@ def entering_last(network: nn.Module) -> Iterator[list[Floats32]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _batches(images: Images | Bytes) -> Iterator[Tensor]:
+    """Images in 0..1, a batch at a time: as floats a large set takes four times the memory that it has as bytes."""
+    for start in range(0, len(images), BATCH):
+        batch = torch.from_numpy(images[start : start + BATCH])
+        yield batch if batch.is_floating_point() else batch.float() / 255
+
+
+def _layers(network: nn.Module) -> dict[nn.Module, int]:
+    """Channels of each batch norm, or of each convolution where there are none; those that decide on paths left out."""
+    norms = dict(_outermost(network, (nn.BatchNorm2d, RoutedNorm)))
+    return norms or dict(_outermost(network, (nn.Conv2d,)))
+
+
+def _outermost(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> Iterator[tuple[nn.Module, int]]:
+    """Modules of some kinds that are in no other of these, and their channels."""
+    for child in module.children():
+        if isinstance(child, kinds):
+            yield child, _channels(child)
+        elif not isinstance(child, Gate | StageRouter):
+            yield from _outermost(child, kinds)
+
+
+def _channels(layer: nn.Module) -> int:
+    if isinstance(layer, nn.Conv2d):
+        return layer.out_channels
+    norm = layer.norms[0] if isinstance(layer, RoutedNorm) else layer
+    return cast(nn.BatchNorm2d, norm).num_features
 
 
 def _always_run(network: nn.Module) -> nn.Module:

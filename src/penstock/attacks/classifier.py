@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from penstock.errors import UnsupportedError
 from penstock.nn.cascade import RAN, Cascade
 from penstock.nn.path_network import PathNetwork
+from penstock.nn.prototypes import ConsolidatedNetwork
 
 Images = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
@@ -112,7 +113,7 @@ def live_bits(network: nn.Module, images: Images) -> dict[str, float]:
     with torch.enable_grad():
         output = network(x)
         live, asked = (_moves(torch.cat(parts, dim=1), x) for parts in (output.codes, output.gate_logits))
-    shares = {}
+    shares, steered = {}, _steered(network, output, x)
     for layer, part, code, decides in zip(
         network.layout.layers, network.layout.slices, output.codes, network.decides, strict=True
     ):
@@ -120,9 +121,25 @@ def live_bits(network: nn.Module, images: Images) -> dict[str, float]:
         depends = asked[:, part] | (not code.requires_grad)
         if decides and depends.any():
             shares[layer.name] = live[:, part][depends].float().mean().item()
+        elif decides and layer.name in steered:
+            shares[layer.name] = 0.0  # its router moves, and is so sure that its softmax does not
     if isinstance(network, Cascade):
         shares |= {f"{RAN}.{name}": share for name, share in live_bits(network.second, images).items()}
     return shares
+
+
+def _steered(network: PathNetwork, output: Any, x: Tensor) -> set[str]:
+    """Names of layers whose bits differ among the prototypes of a router whose logits move with the images."""
+    if not isinstance(network, ConsolidatedNetwork):
+        return set()
+    names, found = iter(network.layout.names), set()
+    for router, logits in zip(network.routers, output.router_logits, strict=True):
+        moves = bool(_moves(logits, x).any())
+        for bits in torch.split(router.prototypes, router.filters, dim=1):
+            name = next(names)
+            if moves and bool((bits != bits[0]).any()):
+                found.add(name)
+    return found
 
 
 def warn_of_masked_gradients(network: nn.Module, images: Images) -> None:

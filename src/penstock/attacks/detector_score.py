@@ -37,15 +37,3 @@ class DetectorScore(nn.Module):
         watched = torch.cat(output.gate_logits, dim=1)[:, self.watched]
         scale: Tensor = self.head.both.scale
         return watched / scale
-
-
-class NeverFlags(nn.Module):
-    """No detector at all: an adaptive attack that cannot beat this one does not work."""
-
-    def forward(self, output: GatedOutput) -> Tensor:
-        """``[N]`` zeros."""
-        return output.logits[:, 0] * 0
-
-    def seen(self, output: GatedOutput) -> Tensor:
-        """``[N, 1]`` zeros: it looks at nothing."""
-        return output.logits[:, :1] * 0

@@ -19,11 +19,17 @@ import numpy as np
 import numpy.typing as npt
 
 from penstock.attacks.baselines import fit_baselines
-from penstock.attacks.classifier import Images, live_bits
+from penstock.attacks.classifier import live_bits
 from penstock.attacks.evaluation_bench import Bench, attack_file, kept, make_once, told_once, written
 from penstock.attacks.evaluation_claim import claim, images_digests, masks_digest
 from penstock.attacks.evaluation_config import OWN, EvaluationConfig
-from penstock.attacks.evaluation_figures import Arrays, attack_figures, clean_figures, mean_figures
+from penstock.attacks.evaluation_figures import (
+    Arrays,
+    any_figures,
+    attack_figures,
+    clean_figures,
+    mean_figures,
+)
 from penstock.attacks.evaluation_needs import (
     check_libraries,
     check_masks,
@@ -88,6 +94,7 @@ def evaluate_detection(
     check_served(bundles, about["sha256"], observe=config.observe)
     other, its = other_network(config.other, checkpoint) if config.other else (None, None)
     splits = load(checkpoint.config["data"], folder=folder)
+    splits = replace(splits, test=_mixed(splits.test, config.seed))
     foreign = foreign_images(config, checkpoint.input_shape, folder)
     if config.observe:
         say("fitting a detector to what the gates see of the dense network")
@@ -136,6 +143,11 @@ def evaluate_detection(
         } | _figures(bench, config, clean, subject, founds, active)
 
     return told_once(out / RESULTS, result, began)
+
+
+def _mixed(images: ImageSet, seed: int) -> ImageSet:
+    """The images in random order: sets may go class by class, and the first so many are attacked."""
+    return images.take(np.random.default_rng(seed).permutation(len(images)))
 
 
 def _ranked(splits: Splits, recipe: Recipe, bundles: Sequence[Served]) -> npt.NDArray[np.bool_]:
@@ -188,6 +200,7 @@ def _figures(
             {"attack": kind, "eps": eps, **attack_figures(found, clean, names, config.seed)}
             for (kind, eps), found in founds.items()
         ],
+        "any": any_figures(founds, clean),
         "means": mean_figures(founds, clean, names, config.seed),
         "supervised": supervised_figures(codes, config.supervised, config.seed),
         "bundles": [
@@ -204,9 +217,9 @@ def _figures(
     }
 
 
-def _honest(splits: Splits, fit: int) -> Images:
+def _honest(splits: Splits, fit: int) -> npt.NDArray[np.uint8]:
     """Training images for baselines, chosen as those are that the path detector is fitted on."""
-    return splits.train.take(at_most(splits.train.labels, fit, FIT_SEED)).floats()
+    return splits.train.take(at_most(splits.train.labels, fit, FIT_SEED)).images
 
 
 def _judged(bench: Bench, part: ImageSet) -> Arrays:

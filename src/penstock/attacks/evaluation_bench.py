@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from penstock.attacks import baselines
 from penstock.attacks.classifier import Images
@@ -63,8 +64,8 @@ class Bench:
         """
         return self._judged(images, self._answers(images))
 
-    def compare(self, images: Images) -> Arrays:
-        """Scores of baselines by name for clean images in 0..1, the dearest's of fewer: `baselines.compare`."""
+    def compare(self, images: npt.NDArray[np.uint8]) -> Arrays:
+        """Scores of baselines by name for clean images, the dearest's of fewer: `baselines.compare`."""
         return dict(baselines.compare(self.baselines, baselines.read(self.checkpoint.network, images)))
 
     def _answers(self, images: Images) -> Answers:

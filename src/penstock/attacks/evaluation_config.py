@@ -34,7 +34,7 @@ class EvaluationConfig:
     """What is attacked, how, and what is compared.
 
     Attributes:
-        images: test images to attack, the first so many.
+        images: test images to attack, the first so many of them in random order.
         counts: by kind, of attacks and controls, how many of those that are read right are changed, the first so many,
             or how many of another data set are shown, where all would take too long; results say how many each had,
             and their intervals are as wide as that makes them.

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from penstock.attacks.baselines import evenly
-from penstock.attacks.evaluation_config import OWN, UNAWARE, named
+from penstock.attacks.evaluation_config import ATTACKS, OWN, UNAWARE, named
 from penstock.attacks.metrics import (
     Scores,
     auroc,
@@ -25,6 +25,8 @@ from penstock.detect import false_positive_interval, resplit_rates
 RATES = (0.01, 0.05)
 RESPLITS = 100
 BUDGET = 0.99  # of honest images cost no more than a budget that a server might set
+NEARLY = 0.999  # of the most that an image can cost counts as that, whatever was rounded
+FEWEST = 10  # turned images that an attack must have for its area to count in a mean: with fewer it is mostly chance
 Arrays = dict[str, npt.NDArray[Any]]
 
 
@@ -87,13 +89,51 @@ def attack_figures(
         "largest": float(found["active_macs"].max()),
     }
     if "bound" in found:
-        figures["active_macs"] |= {
-            "bound": float(found["bound"][0]),
-            "mean_before": float(found["before"].mean()),
-            "over_budget": asdict(
-                rate_estimate(found["active_macs"] > np.quantile(clean["test"]["active_macs"], BUDGET))
-            ),
-        }
+        figures["active_macs"] |= _cost_figures(found, clean["test"]["active_macs"])
+    return figures
+
+
+def _cost_figures(found: Arrays, honest: npt.NDArray[np.float32]) -> dict[str, Any]:
+    """What inflation came to, beside the budget that most honest images keep to, where the bound leaves one."""
+    bound, budget = float(found["bound"][0]), float(np.quantile(honest, BUDGET))
+    return {
+        "bound": bound,
+        "mean_before": float(found["before"].mean()),
+        "over_budget": asdict(rate_estimate(found["active_macs"] > budget))
+        if budget < NEARLY * bound
+        else None,
+        "at_bound": {
+            when: asdict(rate_estimate(costs >= NEARLY * bound))
+            for when, costs in (("before", found["before"]), ("after", found["active_macs"]))
+        },
+    }
+
+
+def any_figures(founds: Mapping[tuple[str, float], Arrays], clean: dict[str, Arrays]) -> list[dict[str, Any]]:
+    """By bound, what an attacker reaches who tries all attacks, also within smaller bounds, and keeps what works.
+
+    Counted are the images that all of them were tried on: each attacks the first so many.
+    """
+    attacks = {piece: found for piece, found in founds.items() if piece[0] in ATTACKS and piece[1]}
+    figures = []
+    for eps in sorted({eps for _, eps in attacks}):
+        tried = {piece: found for piece, found in attacks.items() if piece[1] <= eps}
+        count = min(len(found["labels"]) for found in tried.values())
+        evasion = {}
+        for rate in RATES:
+            evaded = np.zeros(count, np.bool_)
+            for found in tried.values():
+                turned = found["predicted"] != found["labels"]
+                evaded |= (turned & ~flags_at(clean["calibration"][OWN], found[OWN], rate))[:count]
+            evasion[f"{rate:g}"] = asdict(rate_estimate(evaded))
+        figures.append(
+            {
+                "eps": eps,
+                "attacks": sorted({kind for kind, _ in tried}),
+                "attacked": count,
+                "evasion": evasion,
+            }
+        )
     return figures
 
 
@@ -103,15 +143,17 @@ def mean_figures(
     """AUROC of each score, mean over the attacks that do not know the detector, and how far it is ahead of others.
 
     Returns:
-        ``attacks``, those that turned an image; ``auroc`` by name; and ``ahead`` by the other's name, the detector's
-        mean less the other's, on the same images; or nothing, where no attack turned any.
+        ``attacks``, those that turned `FEWEST` images or more; ``auroc`` by name; and ``ahead`` by the other's name,
+        the detector's mean less the other's, on the same images; or nothing, where there is no such attack.
     """
     attacks = {
         named(*piece): (found, found["predicted"] != found["labels"])
         for piece, found in founds.items()
         if piece[0] in UNAWARE
     }
-    attacks = {attack: (found, turned) for attack, (found, turned) in attacks.items() if turned.any()}
+    attacks = {
+        attack: (found, turned) for attack, (found, turned) in attacks.items() if turned.sum() >= FEWEST
+    }
     if not attacks:
         return None
 

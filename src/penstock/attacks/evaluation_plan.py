@@ -54,7 +54,7 @@ def planted_file(run: Path) -> Path:
 
 
 def _compared(bench: Bench, part: ImageSet) -> Arrays:
-    return bench.compare(part.floats())
+    return bench.compare(part.images)
 
 
 def _attack(

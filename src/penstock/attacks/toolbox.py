@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -98,6 +99,8 @@ class AdaptivePGD:
 class AutoAttack:
     """Four attacks in the maximum norm, each on what the ones before it did not turn.
 
+    The ratio of differences of logits compares three of them, so where there are two classes three attacks are left.
+
     Attributes:
         eps: largest change of a value.
         steps: of each adaptive PGD.
@@ -114,20 +117,22 @@ class AutoAttack:
 
     def __call__(self, network: nn.Module, images: Images, labels: Labels) -> Images:
         """Attack, see `Attack`; what none of them turns is left as it was."""
-        attacked, left = images.copy(), np.flatnonzero(_read(network, images) == labels)
-        for attack in self._attacks():
+        answered = _answers(network, images)
+        attacked, left = images.copy(), np.flatnonzero(answered.argmax(1) == labels)
+        for attack in self._attacks(answered.shape[1]):
             if not len(left):
                 break
             tried = attack(network, images[left], labels[left])
             near = np.abs(tried - images[left]).max(axis=(1, 2, 3)) <= self.eps * (1 + ROUNDING)
-            turned = near & (_read(network, tried) != labels[left])
+            turned = near & (_answers(network, tried).argmax(1) != labels[left])
             attacked[left[turned]], left = tried[turned], left[~turned]
         return attacked
 
-    def _attacks(self) -> tuple[Attack, ...]:
+    def _attacks(self, classes: int) -> tuple[Attack, ...]:
+        losses = ("cross_entropy", "difference_logits_ratio")[: 2 if classes > 2 else 1]
         descents = (
             AdaptivePGD(eps=self.eps, steps=self.steps, restarts=self.restarts, loss=loss, seed=self.seed)
-            for loss in ("cross_entropy", "difference_logits_ratio")
+            for loss in losses
         )
         return (
             *descents,
@@ -181,12 +186,12 @@ class Transfer:
 
 
 @torch.no_grad()
-def _read(network: nn.Module, images: Images) -> Labels:
-    """The classes ``[N]`` that images are taken for."""
+def _answers(network: nn.Module, images: Images) -> npt.NDArray[np.float32]:
+    """Logits ``[N, classes]``."""
     model = LogitsOnly(network).eval()
-    parts = [model(part).argmax(1) for part in torch.split(torch.from_numpy(images), BATCH)]
-    read: Labels = torch.cat(parts).numpy()
-    return read
+    parts = [model(part) for part in torch.split(torch.from_numpy(images), BATCH)]
+    answers: npt.NDArray[np.float32] = torch.cat(parts).numpy()
+    return answers
 
 
 def _run(

@@ -77,7 +77,8 @@ class Splits:
     Attributes:
         train: what the network learns from.
         validation: what epochs, budgets and networks are chosen by.
-        calibration: what thresholds are set on; the network has neither learnt from it nor been chosen by it.
+        calibration: what thresholds are set on, a cascade's too; the network has neither learnt from it nor otherwise
+            been chosen by it.
         test: what figures are quoted on.
     """
 

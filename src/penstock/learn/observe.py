@@ -72,7 +72,7 @@ def observe(
         len(splits.class_names),
         config,
     )
-    say("the observers tell the class of " + ", ".join(f"{share:.0%}" for share in told))
+    say("the observers tell the class of " + ", ".join(f"{share:.0%}" for share in told) + " of these images")
     runs.claim(out, about)
     return runs.finish(
         out,

@@ -3,7 +3,7 @@
     gated.*        state of the `GatedNetwork`
     dense.*        state of the dense network that it came from, for ``--dense``
     detector.*     state of the detector, fitted on training images
-    calibration    anomaly scores of images that the network never saw, in double precision
+    calibration    anomaly scores of images that the network did not learn from, in double precision
 
 and in the file's metadata, as JSON, which backbone, classes and gates these weights belong to, the configuration of
 the run and its figures. No pickle is involved, so a checkpoint from a stranger is data, not code. Images are never
@@ -53,8 +53,8 @@ class Checkpoint:
         dense: the dense network that it came from, in evaluation mode.
         detector: arrays of the fitted detector, `penstock.detect.FamilyScore.arrays`; empty if none was fitted.
         detector_name: its recipe.
-        calibration: ``[N]`` anomaly scores of honest images unseen by network and detector, without those that scores
-            are ranked by; empty if there are none.
+        calibration: ``[N]`` anomaly scores of honest images that network and detector did not learn from (a cascade's
+            threshold was set on them), without those that scores are ranked by; empty if there are none.
         config: configuration of the run, as JSON values.
         figures: what was measured, by name.
     """

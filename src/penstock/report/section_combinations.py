@@ -35,8 +35,9 @@ def combinations_section(seen: Observation) -> Section:
     found = frequent_codes(bits[:, filters], labels, len(names), COMBINATIONS)
     lead = (
         f"The gates of {name} as combinations of {len(filters)} of its filters, those that together tell most of the "
-        f"class: {told:.2f} of its {whole:.2f} nats. Under each class stand the combinations that most of its images "
-        "use, with some of these images, and images of other classes that use the same."
+        f"class: {told:.2f} of its {whole:.2f} nats, on images that they were not picked by. Under each class stand "
+        "the combinations that most of its images use, with some of these images, and images of other classes that use "
+        "the same."
     )
     cards = (
         element(

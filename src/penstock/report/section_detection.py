@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from penstock.attacks.evaluation_config import CONTROLS, OWN
+from penstock.attacks.evaluation_config import ADAPTIVE, CONTROLS, OWN
 from penstock.report.drawing import MUTED, SERIES, Drawing, percent, to_svg
 from penstock.report.markup import Html, details, element, figure, join, table, text
 from penstock.report.page import Section
@@ -229,7 +229,8 @@ def _attack_table(run: DetectionRun) -> Html:
         control = attack["attack"] in CONTROLS
         for name, found in attack["detectors"].items():
             part = found["shown" if control else "turned"]
-            if part is not None:
+            aimed_at = attack["attack"] not in ADAPTIVE or name == OWN  # whom it is not aimed at looks better
+            if part is not None and aimed_at:
                 failed = None if control else found["failed"]
                 area = part["auroc"]
                 rows.append(
