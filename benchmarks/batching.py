@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import table_batching
-from machine import RESULTS, about
+from machine import RESULTS, about, refuse_partial
 from serving import ask, cores
 from serving_peers import PEERS, PENSTOCK, running
 from speed_forms import shown
@@ -39,8 +40,20 @@ from penstock.service.session import Session
 
 FILE = "batching.json"
 NETWORKS: tuple[dict[str, Any], ...] = (
-    {"name": "ResNet-20, masked", "size": 32, "export": ["zoo:resnet20-cifar10", "--lowering", "masked"]},
-    {"name": "ResNet-56, routed", "size": 32, "export": ["zoo:resnet56-cifar10", "--lowering", "routed"]},
+    {
+        "name": "ResNet-20, masked",
+        "size": 32,
+        "data": "cifar10",
+        "paths": "zoo:resnet20-cifar10",
+        "export": ["zoo:resnet20-cifar10", "--lowering", "masked"],
+    },
+    {
+        "name": "ResNet-56, routed",
+        "size": 32,
+        "data": "cifar10",
+        "paths": "zoo:resnet56-cifar10",
+        "export": ["zoo:resnet56-cifar10", "--lowering", "routed"],
+    },
     {
         "name": "ResNet-18, routed",
         "size": 224,
@@ -48,6 +61,7 @@ NETWORKS: tuple[dict[str, Any], ...] = (
     },
 )
 BATCHES = (1, 4, 8, 16)
+IMAGES = 64  # that are asked about in turn
 ALONE, SHARED = "alone", "shared"
 
 
@@ -62,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=2.0, help="of one measurement")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="folder of the results")
     given = parser.parse_args(arguments)
+    refuse_partial(parser, "--only" if given.only else None, given.out)
     machine, (own, theirs) = about(), cores()
     rows = []
     for network in NETWORKS:
@@ -112,13 +127,14 @@ def served(
     """Requests per second of both models of a server, asked in turn: medians over the rounds."""
     found: dict[tuple[str, int], list[tuple[list[float], float]]] = {}
     penstock = next(peer for peer in PEERS if peer.name == PENSTOCK)
-    requests = {name: request(network, name) for name in (ALONE, SHARED)}
+    images = shown(network, IMAGES)[:IMAGES]
+    asked = {name: requests(images, name) for name in (ALONE, SHARED)}
     log = repository.parent / "server.log"
     with running(penstock, Path(sys.executable), repository, theirs, log) as url:
         for _ in range(given.rounds):
             for at_once in given.concurrency:
-                for name, asked in requests.items():
-                    answers = asyncio.run(ask(url, asked, at_once, given.seconds))
+                for name, all_ in asked.items():
+                    answers = asyncio.run(ask(url, all_, at_once, given.seconds))
                     found.setdefault((name, at_once), []).append(answers)
     return [
         {
@@ -131,12 +147,14 @@ def served(
     ]
 
 
-def request(network: dict[str, Any], model: str) -> service_pb2.ModelInferRequest:
-    """One image."""
-    image = feeds(shown(network, 1)[:1], 1)[0][INPUT]
-    asked = service_pb2.ModelInferRequest(model_name=model, raw_input_contents=[image.tobytes()])
-    asked.inputs.add(name=INPUT, datatype="FP32", shape=image.shape)
-    return asked
+def requests(images: npt.NDArray[np.uint8], model: str) -> list[service_pb2.ModelInferRequest]:
+    """One for each image: those that share a run take different paths, as images do."""
+    made = []
+    for feed in feeds(images, 1):
+        asked = service_pb2.ModelInferRequest(model_name=model, raw_input_contents=[feed[INPUT].tobytes()])
+        asked.inputs.add(name=INPUT, datatype="FP32", shape=feed[INPUT].shape)
+        made.append(asked)
+    return made
 
 
 if __name__ == "__main__":

@@ -28,16 +28,14 @@ from penstock.attacks.evaluation import evaluate_detection
 from penstock.attacks.evaluation_config import EvaluationConfig
 from penstock.attacks.evaluation_figures import clean_figures
 from penstock.attacks.served import OBSERVED, Served
-from penstock.bundle import Bundle, newest_bundle
-from penstock.bundle import versions as versions_of
+from penstock.bundle import INPUTS_FILE, Bundle
 from penstock.data import Splits, load
 from penstock.detect.recipe import DEFAULT, OF_OBSERVERS, Recipe
-from penstock.export.compiling import versions
 from penstock.export.pipeline import ExportOptions, export
+from penstock.export.plans.inputs import inputs_of, standing, to_json
 from penstock.export.runtime import open_bundle
 from penstock.files import write_atomic
 from penstock.learn.reading import read
-from penstock.manifest import Manifest
 from penstock.nn.checkpoint import Checkpoint, load_source
 from penstock.nn.prototypes import ConsolidatedNetwork
 from penstock.nn.surgery import GatedNetwork
@@ -92,9 +90,9 @@ def main(arguments: list[str] | None = None, results: Path = RESULTS) -> int:
 
 def _measured(name: str, parsed: argparse.Namespace) -> dict[str, Any]:
     source = f"zoo:{name}"
-    checkpoint, origin = load_source(source)
+    checkpoint, _ = load_source(source)
     splits = load(str(checkpoint.config["data"]))
-    bundles = _bundles(source, origin["sha256"], checkpoint, parsed)
+    bundles = _bundles(source, checkpoint, parsed)
     rows = [_false_positives(form, bundle, splits, parsed.test) for form, bundle in bundles.items()]
     found: dict[str, Any] = {"data": checkpoint.config["data"], "false_positives": rows}
     if parsed.attacks is None:
@@ -119,9 +117,7 @@ def _measured(name: str, parsed: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def _bundles(
-    source: str, sha256: str, checkpoint: Checkpoint, parsed: argparse.Namespace
-) -> dict[str, Bundle]:
+def _bundles(source: str, checkpoint: Checkpoint, parsed: argparse.Namespace) -> dict[str, Bundle]:
     """Every form of a network, made where it is not there yet, or there of something else."""
     network = checkpoint.network
     gates = isinstance(network, GatedNetwork) and not isinstance(network, ConsolidatedNetwork)
@@ -132,37 +128,13 @@ def _bundles(
         if parsed.forms and form not in parsed.forms:
             continue
         options = ExportOptions(source=source, repository=repository, name=form, **changes)
-        there = newest_bundle(repository / form) if versions_of(repository / form) else None
-        why = "not there" if there is None else _stale(there.manifest, sha256, checkpoint, options)
-        if there is None or why:
-            _say(f"{source}: exporting {form}: {why}")
-            there = export(options, _say)
+        inputs = inputs_of(options)
+        there = standing(options, inputs)
+        if there is None:
+            _say(f"{source}: exporting {form}: it is not there, or was made from something else")
+            there = export(options, _say, also={INPUTS_FILE: to_json(inputs)})
         made[form] = there
     return made
-
-
-def _stale(manifest: Manifest, sha256: str, checkpoint: Checkpoint, options: ExportOptions) -> str:
-    """In what a bundle is not what an export would be now; empty if it would be the same."""
-    own = DEFAULT if options.observe else checkpoint.detector_name
-    wanted = {
-        "checkpoint": sha256,
-        "lowering": OBSERVED if options.observe else options.lowering,
-        "precision": options.precision,
-        "detector": options.detector or own,
-        "software": versions(),
-    }
-    found = {
-        "checkpoint": manifest.source.get("sha256"),
-        "lowering": manifest.lowering,
-        "precision": manifest.precision,
-        "detector": manifest.calibration and manifest.calibration.detector,
-        "software": manifest.versions,
-    }
-    return ", ".join(
-        f"{name} is {found[name]}, and {wanted[name]} is wanted"
-        for name in wanted
-        if found[name] != wanted[name]
-    )
 
 
 def _false_positives(form: str, bundle: Bundle, splits: Splits, most: int | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import os
 import platform
@@ -12,6 +13,7 @@ from typing import Any
 
 import onnxruntime
 
+ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results"
 ARCHIVED = Path(__file__).parent / "COMMIT"
 
@@ -20,7 +22,7 @@ def about() -> dict[str, Any]:
     """Machine, threads, versions, commit and day."""
     return {
         "date": datetime.date.today().isoformat(),
-        "commit": _commit(),
+        "commit": COMMIT,
         "cpu": _cpu(),
         "cores": cores(),
         "python": platform.python_version(),
@@ -29,17 +31,29 @@ def about() -> dict[str, Any]:
     }
 
 
+def refuse_partial(parser: argparse.ArgumentParser, option: str | None, out: Path) -> None:
+    """Refuse to put a part of the figures, which an option chose, in the place of all of them."""
+    if option is not None and out.resolve() == RESULTS.resolve():
+        parser.error(f"{option} leaves some out: name another folder with --out than {RESULTS}")
+
+
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _commit() -> str:
-    command = ["git", "-C", str(RESULTS), "rev-parse", "--short", "HEAD"]
-    found = archived(ARCHIVED.read_text(encoding="utf-8"))
-    if not found:
-        found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    return found or "unknown"
+    """The commit of this tree; ``-dirty`` if files other than results differ from it."""
+    return archived(ARCHIVED.read_text(encoding="utf-8")) or _git_commit() or "unknown"
+
+
+def _git_commit() -> str:
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results")
+    return git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
 
 
 def archived(text: str) -> str:
@@ -54,3 +68,7 @@ def _cpu() -> str:
     found = {name.strip(): value.strip() for name, value in reversed(fields)}
     wide = "avx512f" in found.get("flags", "")
     return found.get("model name", platform.processor() or "unknown") + (" (AVX-512)" if wide else "")
+
+
+# Of when a script began: others may commit while it measures.
+COMMIT = _commit()

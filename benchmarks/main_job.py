@@ -67,7 +67,7 @@ def _lowerings(models: Path) -> list[dict[str, Any]]:
     rows = []
     for threads in (1, 2):
         graphs = {label: open_bundle(bundle, threads=threads) for label, bundle in bundles.items()}
-        times = measure(graphs, images, seconds=SECONDS)
+        times = measure(graphs, images, threads=threads, seconds=SECONDS)
         for label, milliseconds in times.items():
             ratio = times["dense"] / milliseconds
             rows.append(

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import table_mixed_batches
 from batching import NETWORKS
-from machine import RESULTS, about
+from machine import RESULTS, about, refuse_partial
 from speed_forms import exported, shown
 from speed_gpu import gpu_name
 from speed_subjects import Form
@@ -60,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--gpu", action="store_true", help="needs one that ONNX Runtime can use")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="folder of the results")
     given = parser.parse_args(arguments)
+    refuse_partial(parser, "--only" if given.only else None, given.out)
     device = find_device() if given.gpu else Device(CPU)
     if given.gpu and device.provider != CUDA:
         raise SystemExit(f"--gpu: {device.why_not_cuda}")

@@ -50,7 +50,7 @@ def measure(
         write_model(repository)
         log, queue = Path(folder) / "server.log", ("--max-queue", str(QUEUE))
         with serving(penstock, Path(sys.executable), repository, cores, log, queue) as (url, process):
-            _, capacity = asyncio.run(ask(url, asked, 4, max(seconds / 12, 0.5)))
+            _, capacity = asyncio.run(ask(url, [asked], 4, max(seconds / 12, 0.5)))
             flood(url, asked, seconds / 6, TIMES * capacity)
             before = _resident(process)
             found = flood(url, asked, seconds, TIMES * capacity)

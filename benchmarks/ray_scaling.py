@@ -63,8 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     for model in MODELS:
                         asked = request(SIZE)
                         asked.model_name = model
-                        asyncio.run(ask(url, asked, given.at_once, min(1.0, given.seconds)))
-                        times = asyncio.run(ask(url, asked, given.at_once, given.seconds))
+                        asyncio.run(ask(url, [asked], given.at_once, min(1.0, given.seconds)))
+                        times = asyncio.run(ask(url, [asked], given.at_once, given.seconds))
                         name = f"Ray, {replicas} replica{'s' * (replicas > 1)}" if replicas else ONE
                         found.setdefault((name, model), []).append(times)
     rows = [row(name, model, given.at_once, times) for (name, model), times in found.items()]

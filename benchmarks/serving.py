@@ -23,6 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import overload
-from machine import RESULTS, about
+from machine import RESULTS, about, refuse_partial
 from onnx import TensorProto, helper, numpy_helper
 from serving_peers import FLOOR, PEERS, PENSTOCK, RAW, Peer, Unavailable, python_of, running, versions_of
 from tritonclient.grpc import service_pb2, service_pb2_grpc
@@ -59,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--environments", type=Path, default=Path.home() / ".cache" / "penstock" / "peers")
     parser.add_argument("--out", type=Path, default=RESULTS / FILE)
     given = parser.parse_args(arguments)
+    refuse_partial(parser, "--only" if given.only else None, given.out.parent)
     peers = [peer for peer in PEERS if not given.only or peer.name in (FLOOR, *given.only)]
     rows: list[dict[str, Any]] = []
     skipped: dict[str, str] = {}
@@ -113,7 +115,7 @@ def measure(
             for at_once in given.concurrency:
                 for name in names:
                     before = _spent(urls[name]) if name == PENSTOCK else Counter()
-                    found = asyncio.run(ask(urls[name], request(size), at_once, given.seconds))
+                    found = asyncio.run(ask(urls[name], [request(size)], at_once, given.seconds))
                     times.setdefault((name, size, at_once), []).append(found)
                     if name == PENSTOCK:
                         phases.setdefault(at_once, Counter()).update(_spent(urls[name]) - before)
@@ -179,18 +181,19 @@ def check(url: str, repository: Path, size: int) -> None:
 
 
 async def ask(
-    url: str, asked: service_pb2.ModelInferRequest, at_once: int, seconds: float
+    url: str, asked: Sequence[service_pb2.ModelInferRequest], at_once: int, seconds: float
 ) -> tuple[list[float], float]:
-    """Ask the same all the time; returns the milliseconds of each request, and requests per second."""
+    """Ask all the time, in turn; returns the milliseconds of each request, and requests per second."""
     taken: list[float] = []
+    turn = cycle(asked)
     async with grpc.aio.insecure_channel(url, options=_OPTIONS) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        await asyncio.gather(*(stub.ModelInfer(asked) for _ in range(at_once)))
+        await asyncio.gather(*(stub.ModelInfer(next(turn)) for _ in range(at_once)))
         begin = time.perf_counter()
 
         async def client() -> None:
             while (now := time.perf_counter()) < begin + seconds:
-                await stub.ModelInfer(asked)
+                await stub.ModelInfer(next(turn))
                 taken.append((time.perf_counter() - now) * 1000)
 
         await asyncio.gather(*(client() for _ in range(at_once)))

@@ -26,10 +26,12 @@ from penstock.export.passes.merge_open import MergeOpenFilters
 from penstock.export.precision.agreement import warning_of
 from penstock.export.sample import Sample, sample_of
 from penstock.export.source import load
+from penstock.files import sha256
 from penstock.manifest import FP32, Tuning
 from penstock.nn.checkpoint import Checkpoint
 from penstock.nn.observing import observed_checkpoint, watched_checkpoint
 from penstock.nn.prototypes import ConsolidatedNetwork
+from penstock.nn.sub_architectures import sub_architectures_file
 from penstock.nn.surgery import GatedNetwork
 from penstock.nn.unobserved import unobserved_checkpoint
 from penstock.standing_config import edited, misfit, refuse_misfit
@@ -59,7 +61,14 @@ def export(
         checkpoint = observed_checkpoint(checkpoint, options.data)
     if options.gates is not None:
         say("fitting a detector to what the gates see beside the routers")
-        checkpoint = watched_checkpoint(checkpoint, load(options.gates)[0], options.data)
+        gates, its = load(options.gates)
+        checkpoint, origin = (
+            watched_checkpoint(checkpoint, gates, options.data),
+            origin | {"gates": its["sha256"]},
+        )
+    if options.sub_architectures is not None:
+        masks = sub_architectures_file(options.sub_architectures)
+        origin |= {"sub_architectures": sha256(masks)} if masks.is_file() else {}
     if not options.flagging and not options.dense and options.class_name is None:
         checkpoint = unobserved_checkpoint(checkpoint)
     if options.flagging and not checkpoint.detector:

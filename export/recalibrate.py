@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from penstock.bundle import FLAG, Bundle, Calibration, newest_bundle
+from penstock.bundle import FLAG, INPUTS_FILE, Bundle, Calibration, newest_bundle
 from penstock.bundle_writing import write_next_version
 from penstock.detect.recipe import Recipe
 from penstock.errors import UnsupportedError, VerificationError
@@ -93,7 +93,9 @@ def recalibrate(options: RecalibrateOptions, say: Say = lambda _: None) -> Bundl
     manifest = replace(
         old.manifest, calibration=calibration, model_sha256=hashlib.sha256(content).hexdigest()
     )
-    also = {file: (old.folder / file).read_bytes() for file in manifest.files}
+    # What it was made from is the same still: a plan that runs again is to leave the new threshold alone.
+    inputs = [INPUTS_FILE] if (old.folder / INPUTS_FILE).is_file() else []
+    also = {file: (old.folder / file).read_bytes() for file in (*manifest.files, *inputs)}
     return write_next_version(old, manifest, content, also)
 
 

@@ -101,13 +101,19 @@ def open_graph(file: Path | bytes, *, single: bool, threads: int = 0) -> Graph:
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors only
     # ONNX Runtime's own threads do not heed the variable, by which several processes share a machine.
-    options.intra_op_num_threads = threads or int(os.environ.get("OMP_NUM_THREADS", "0"))
+    options.intra_op_num_threads = threads or _openmp_threads()
     model = file if isinstance(file, bytes) else str(file)
     try:
         session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except ENGINE_ERRORS as error:
         raise told(UnsupportedError, "ONNX Runtime cannot load the graph", error, REMEDY) from error
     return Graph(session, single)
+
+
+def _openmp_threads() -> int:
+    """What ``OMP_NUM_THREADS`` says, of a list such as ``4,2`` the outermost level; 0 where it says nothing."""
+    first, *_ = os.environ.get("OMP_NUM_THREADS", "").split(",")
+    return int(first) if first.strip().isdecimal() else 0
 
 
 def open_bundle(bundle: Bundle, *, threads: int) -> Graph:

@@ -1,7 +1,8 @@
 """What a bundle was made from, so that one that would come out the same is not made again.
 
 It stands beside ``bundle.json`` in the version folder and lands together with it: the hash of the checkpoint, every
-option, hashes of the images that are used, and the versions of the software. Paths are not in it: a checkpoint that
+option, hashes of the images that are used, the versions of the software, and a hash of the compiler's own code, which
+changes more often than its version. Paths are not in it: a checkpoint that
 moved is still the same one. Of images, neither names nor times of files tell whether they are the same, and a plan that
 has something to make decodes them in any case: so what counts is the pixels.
 """
@@ -12,7 +13,8 @@ import hashlib
 import json
 from dataclasses import fields
 from functools import lru_cache
-from importlib.metadata import version
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +23,21 @@ import onnxruntime
 from safetensors import SafetensorError, safe_open
 
 from penstock import data
-from penstock.bundle import Bundle, Interface, read_bundle, versions
+from penstock.bundle import INPUTS_FILE, Bundle, Interface, read_bundle, versions
 from penstock.data.images import ImageSet
 from penstock.errors import BundleError, InvalidArgumentError, NotFoundError, UnsupportedError
 from penstock.export.options import ExportOptions
 from penstock.export.source import source_file
 from penstock.files import folder_locked, sha256
+from penstock.manifest import FP32
 from penstock.nn.sub_architectures import sub_architectures_file
 from penstock.standing_config import complete
 
-INPUTS_FILE = "inputs.json"
-SCHEMA = 2
+SCHEMA = 3
 # Told by hash, or by where the bundle stands.
 ELSEWHERE = ("source", "gates", "sub_architectures", "repository", "name", "data")
-PACKAGES = ("penstock", "torch", "torchvision", "onnx", "onnx-ir", "onnxscript", "numpy")
+PACKAGES = ("penstock", "torch", "torchvision", "onnx", "onnx-ir", "onnxscript", "openvino", "numpy")
+ROOMS = ("data", "detect", "export", "nn")  # of this package, whose code a bundle comes from
 
 
 def inputs_of(options: ExportOptions) -> dict[str, Any]:
@@ -49,16 +52,34 @@ def inputs_of(options: ExportOptions) -> dict[str, Any]:
         "source": {"sha256": sha256(file)} if file else {"name": options.source},
         "gates": None if options.gates is None else sha256(source_file(options.gates, None)),
         "sub_architectures": _sub_architectures(options.sub_architectures),
-        "images": None
-        if file is None
-        else _images(_data_name(file), options.data, _fits_a_detector(options)),
+        "images": None if file is None else _images(_data_name(file), options.data, _parts(options)),
         "options": {
             item.name: _identity(getattr(options, item.name))
             for item in fields(options)
             if item.name not in ELSEWHERE
         },
-        "versions": {name: version(name) for name in PACKAGES} | {"onnxruntime": onnxruntime.__version__},
+        "versions": {name: _version(name) for name in PACKAGES} | {"onnxruntime": onnxruntime.__version__},
+        "compiler": _compiler(),
     }
+
+
+def _version(package: str) -> str | None:
+    """``None`` for a package that is not there; OpenVINO is an extra, which ``auto`` may measure with."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+@lru_cache
+def _compiler() -> str:
+    """Hash of the code that bundles come from."""
+    digest = hashlib.sha256()
+    for room in ROOMS:
+        (home,) = map(Path, import_module(f"penstock.{room}").__path__)
+        for file in sorted(home.rglob("*.py")):
+            digest.update(str(file.relative_to(home)).encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
 
 
 def _sub_architectures(found: Path | None) -> str | None:
@@ -115,13 +136,19 @@ def _data_name(file: Path) -> str:
         return ""
 
 
-def _fits_a_detector(options: ExportOptions) -> bool:
-    """Whether the export reads training images: where gates look on anew, or another detector than the stored one."""
-    return options.flagging and (options.observe or options.gates is not None or options.detector is not None)
+def _parts(options: ExportOptions) -> tuple[str, ...]:
+    """Which parts of its data set an export reads.
+
+    Training images where gates look on anew, or where another detector is wanted than the stored one; those of
+    validation where it reduces the precision, whose scales they give.
+    """
+    fits = options.observe or options.gates is not None or options.detector is not None
+    used = {"calibration": True, "train": options.flagging and fits, "validation": options.precision != FP32}
+    return tuple(part for part, wanted in used.items() if wanted)
 
 
 @lru_cache  # of one plan: its processes end with it
-def _images(name: str, folder: Path | None, training: bool) -> dict[str, str] | None:
+def _images(name: str, folder: Path | None, parts: tuple[str, ...]) -> dict[str, str] | None:
     """Hashes of the images that are used; ``None`` where there are none and synthetic ones will serve."""
     try:
         splits = data.load(name, folder=folder)
@@ -129,8 +156,7 @@ def _images(name: str, folder: Path | None, training: bool) -> dict[str, str] | 
         if folder is not None:
             raise
         return None
-    used = {"calibration": splits.calibration, **({"train": splits.train} if training else {})}
-    return {part: _hash(images) for part, images in used.items()}
+    return {part: _hash(getattr(splits, part)) for part in parts}
 
 
 def _hash(images: ImageSet) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
+from penstock.data.location import VARIABLE as DATA
 from penstock.export.options import ExportOptions
 from penstock.export.plans.outcome import Outcome, failed
 from penstock.export.plans.work import make
@@ -36,7 +37,7 @@ def run_all_on_ray(entries: Sequence[ExportOptions], address: str, watcher: Watc
     begun: dict[Any, tuple[ExportOptions, float]] = {}
     for options in entries:
         watcher.began(options.home)
-        begun[task.remote(options, str(Path.cwd()))] = options, time.perf_counter()
+        begun[task.remote(options, str(Path.cwd()), os.environ.get(DATA))] = options, time.perf_counter()
     while begun:
         (ended, *_), _ = ray.wait(list(begun))
         options, since = begun.pop(ended)
@@ -52,6 +53,10 @@ def run_all_on_ray(entries: Sequence[ExportOptions], address: str, watcher: Watc
         yield outcome
 
 
-def _make(options: ExportOptions, folder: str) -> Outcome:
+def _make(options: ExportOptions, folder: str, data: str | None) -> Outcome:
     os.chdir(folder)  # relative paths count from where the command was called
+    if (
+        data is not None
+    ):  # and data sets are where they are there: a worker has the environment of its machine
+        os.environ[DATA] = data
     return make(options, lambda line: None)

@@ -54,7 +54,8 @@ def serve(connection: Connection, threads: int, scratch: str) -> None:
 
 def make(options: ExportOptions, say: Callable[[str], None]) -> Outcome:
     """Make one bundle, unless it stands already."""
-    from penstock.export.plans.inputs import INPUTS_FILE, inputs_of, standing, to_json
+    from penstock.bundle import INPUTS_FILE
+    from penstock.export.plans.inputs import inputs_of, standing, to_json
 
     start = time.perf_counter()
     try:

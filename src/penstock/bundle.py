@@ -41,6 +41,7 @@ from penstock.model_config import (
 
 MODEL_FILE = "model.onnx"
 DETECTOR_FILE = "detector.npz"
+INPUTS_FILE = "inputs.json"  # what a plan made the bundle from
 GATE_LOGITS = "gate_logits"  # inside graphs that flag, the tensor [N, P] of which the detector's tables speak
 
 

@@ -196,7 +196,8 @@ class Manifest:
 
     Attributes:
         model_sha256: hash of ``model.onnx``.
-        source: name of what was exported and ``sha256`` of its checkpoint.
+        source: name of what was exported and ``sha256`` of its checkpoint; those of ``gates`` and ``sub_architectures``
+            where an export took them from elsewhere.
         input_shape: ``(channels, height, width)`` of one image.
         input_type: ``fp32`` or ``uint8``, as in `INPUT_TYPES`.
         class_names: one name per logit.

@@ -42,6 +42,12 @@ def misfit(home: Path, interface: Interface) -> Misfit | None:
         interface: of the version that is to be added.
     """
     standing = _interfaces(home)
+    for file in _missing(home, interface, standing):
+        return Misfit(
+            file,
+            "is not there, and the versions already there are called otherwise (other shapes, classes or batching) "
+            f"than this export: choose another --name than {home.name!r}",
+        )
     for file, text in _others(home, interface).items():
         if _is_of(file, home, standing):
             return Misfit(
@@ -108,6 +114,16 @@ def _others(home: Path, interface: Interface) -> dict[Path, str]:
         file = home / name
         if file.exists() and not _says(file, text):
             found[file] = file.read_text(encoding="utf-8", errors="replace")
+    return found
+
+
+def _missing(home: Path, interface: Interface, standing: list[Interface]) -> list[Path]:
+    """Files that are not there, and that no version there would have as this one has."""
+    found = []
+    for name, text in config_files(home.name, interface).items():
+        known = [config_files(home.name, each)[name] for each in standing]
+        if known and text not in known and not (home / name).exists():
+            found.append(home / name)
     return found
 
 

@@ -12,8 +12,6 @@ import table_detection
 import table_requirements
 from tables import PAGES
 
-from penstock.export.pipeline import ExportOptions, export
-from penstock.manifest import Manifest
 from penstock.nn.checkpoint import load_source
 
 MACHINE = {
@@ -195,7 +193,7 @@ def test_a_graph_of_another_checkpoint_is_made_anew(tiny_run: Path, tmp_path: Pa
 
     def version(source: Path) -> str:
         checkpoint, origin = load_source(str(source))
-        made = detection._bundles(str(source), origin["sha256"], checkpoint, parsed)
+        made = detection._bundles(str(source), checkpoint, parsed)
         assert made["masked-fp32"].manifest.source["sha256"] == origin["sha256"]
         return made["masked-fp32"].folder.name
 
@@ -204,23 +202,6 @@ def test_a_graph_of_another_checkpoint_is_made_anew(tiny_run: Path, tmp_path: Pa
     checkpoint, _ = load_source(str(tiny_run))
     replace(checkpoint, figures={"epochs": 1}).save(tmp_path / "later.safetensors")
     assert version(tmp_path / "later.safetensors") == "2"
-
-
-def test_a_graph_that_would_come_out_otherwise_now_is_made_anew(tiny_run: Path, tmp_path: Path) -> None:
-    checkpoint, origin = load_source(str(tiny_run))
-    options = ExportOptions(source=str(tiny_run), repository=tmp_path, name="tiny", lowering="masked")
-    manifest = export(options).manifest
-    assert manifest.calibration is not None
-
-    def stale(found: Manifest = manifest, **wanted: Any) -> str:
-        return detection._stale(found, origin["sha256"], checkpoint, replace(options, **wanted))
-
-    assert stale() == ""
-    assert stale(lowering="gathered") == "lowering is masked, and gathered is wanted"
-    assert stale(precision="int8") == "precision is fp32, and int8 is wanted"
-    assert stale(detector="doubt") == "detector is path-likelihood+gate-mahalanobis, and doubt is wanted"
-    assert "software" in stale(replace(manifest, versions=manifest.versions | {"onnx": "0.1"}))
-    assert "lowering is masked, and observed is wanted" in stale(dense=True, observe=True)
 
 
 def test_without_results_all_tables_say_so() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import tarfile
 from io import BytesIO
@@ -22,8 +23,17 @@ def test_an_archive_knows_its_commit() -> None:
     with tarfile.open(fileobj=BytesIO(made.stdout)) as archive:
         content = archive.extractfile("benchmarks/COMMIT")
         assert content is not None
-        assert machine.archived(content.read().decode()) == machine.about()["commit"]
+        assert machine.archived(content.read().decode()) == machine.about()["commit"].removesuffix("-dirty")
 
 
 def test_a_clone_is_no_archive() -> None:
     assert machine.archived("$Format:%h$\n") == ""
+
+
+def test_a_part_takes_the_place_of_all_nowhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    machine.refuse_partial(parser, None, machine.RESULTS)
+    machine.refuse_partial(parser, "--only", tmp_path)
+    with pytest.raises(SystemExit):
+        machine.refuse_partial(parser, "--only", machine.RESULTS)
+    assert "--only leaves some out: name another folder with --out" in capsys.readouterr().err

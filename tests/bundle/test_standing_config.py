@@ -117,6 +117,24 @@ def test_an_edited_file_that_contradicts_a_version_is_refused(
     assert versions(home) == [1]
 
 
+@pytest.mark.parametrize("file", ["config.pbtxt", "labels.txt"])
+def test_a_file_that_is_gone_is_no_reason_to_call_versions_otherwise(
+    written: Bundle, model: Path, file: str
+) -> None:
+    home = written.folder.parent
+    before = (home / file).read_text()
+    (home / file).unlink()
+    other = manifest(sha256(model), class_names=("cat", "cow"), max_batch=4)
+    with pytest.raises(
+        InvalidArgumentError, match=f"{file} is not there, .* choose another --name than 'net'"
+    ):
+        write_bundle(home.parent, "net", other, model.read_bytes())
+    assert not (home / file).exists()
+    assert versions(home) == [1]
+    assert write_bundle(home.parent, "net", manifest(sha256(model)), model.read_bytes()).folder.name == "2"
+    assert (home / file).read_text() == before
+
+
 def test_a_configuration_of_versions_that_others_put_there_counts_as_edited(
     written: Bundle, model: Path
 ) -> None:

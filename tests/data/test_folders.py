@@ -57,6 +57,35 @@ def test_a_set_in_one_piece_is_split_by_the_seed(tmp_path: Path) -> None:
     assert first.test.index.tolist() == again.test.index.tolist() != other.test.index.tolist()
 
 
+def test_a_set_that_grows_shows_no_image_it_learned_from_to_thresholds(tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        write_noise(tmp_path / label, range(200))
+
+    def parts() -> list[set[bytes]]:
+        found = load(f"folder:{tmp_path}?size=4")
+        named = (found.train, found.validation, found.calibration, found.test)
+        return [{image.tobytes() for image in part.images} for part in named]
+
+    before = parts()
+    assert sum(map(len, before)) == 400
+    assert [len(part) / 400 for part in before] == pytest.approx([0.6, 0.1, 0.15, 0.15], abs=0.06)
+    write_noise(tmp_path / "cat", range(-50, 0))  # before and between the others
+    write_noise(tmp_path / "dog", range(300, 320))
+    after = parts()
+    assert sum(map(len, after)) == 470
+    assert before[0] <= after[0]
+    assert before[1] <= after[1]
+    assert not (before[0] | before[1]) & (after[2] | after[3])
+
+
+def write_noise(folder: Path, numbers: range) -> None:
+    folder.mkdir(exist_ok=True)
+    for number in numbers:
+        seed = [number + 1000, *folder.name.encode()]
+        pixels = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number + 1000}.png")
+
+
 def test_size_is_224_if_none_is_stated(apart: Path) -> None:
     assert parse(f"folder:{apart}") == (apart, 224)
     assert parse("folder:~?size=96") == (Path.home(), 96)

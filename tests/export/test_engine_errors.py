@@ -25,7 +25,7 @@ from penstock.export.lowerings.lowering import Lowering
 from penstock.export.lowerings.masked import Masked
 from penstock.export.passes.simplify import tidy
 from penstock.export.precision.standalone import open_model
-from penstock.export.runtime import open_graph
+from penstock.export.runtime import _openmp_threads, open_graph
 
 IMAGES = np.zeros((2, 3, 8, 8), np.uint8)
 FEED = {INPUT: IMAGES.astype(np.float32)}
@@ -112,3 +112,11 @@ def test_a_fault_of_our_own_is_not_taken_for_something_an_engine_cannot_do(
 
     with pytest.raises(IndexError, match="a pass of ours"):
         tune(captured["chain"].model, some_images(4), Target(), broken, b"", single=False)
+
+
+@pytest.mark.parametrize(("said", "threads"), [("3", 3), ("2,1", 2), ("", 0), ("many", 0)])
+def test_threads_are_those_that_openmp_is_told(
+    said: str, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert _openmp_threads() == threads

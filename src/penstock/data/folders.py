@@ -4,7 +4,10 @@ Either the images to learn from and those to test on come apart,
 
     root/train/<class>/*.png        root/test/<class>/*.png
 
-or ``root/<class>/*.png`` holds all of them, and all four parts are drawn with the seed. Files that end in something
+or ``root/<class>/*.png`` holds all of them, and all four parts are drawn with the seed. Then an image's pixels say
+whether a network may learn from it, whatever else is there: a set that grows takes no image from those learned from
+into those that thresholds are set on, and images that are equal are on one side. (Fewer than `FEW` are drawn in exact
+proportions instead.) Files that end in something
 else than `SUFFIXES` are passed over, and so is what begins with a dot.
 
 Every image is decoded when the set is loaded: N images take ``3 N size^2`` bytes.
@@ -12,14 +15,16 @@ Every image is decoded when the set is loaded: N images take ``3 N size^2`` byte
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from penstock.data.decoding import decode, squash
 from penstock.data.images import ImageSet, Splits
-from penstock.data.splitting import calibration_size, hold_out, refuse_fewer, stratified
+from penstock.data.splitting import calibration_size, draw, hold_out, refuse_fewer, stratified
 from penstock.errors import InvalidArgumentError, NotFoundError
 
 PREFIX = "folder:"
@@ -27,6 +32,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 SIZE = 224
 LEARNING, TESTING = "train", "test"
 HELD_OUT_SHARE, VALIDATION_SHARE = 0.3, 0.1  # of a set that does not come apart
+FEW = 200
 
 
 def load_folder(name: str, seed: int) -> Splits:
@@ -128,8 +134,37 @@ def _files(folder: Path) -> list[Path]:
 
 def _split(whole: ImageSet, seed: int) -> Splits:
     refuse_fewer(whole, 10, "for four parts")
+    if len(whole) >= FEW:
+        return _split_by_pixels(whole, seed)
     held_out = round(len(whole) * HELD_OUT_SHARE)
     validation = round(len(whole) * VALIDATION_SHARE)
     calibration = calibration_size(held_out)
     sizes = (len(whole) - held_out - validation, validation, calibration, held_out - calibration)
     return Splits(*(whole.take(part) for part in stratified(whole.labels, sizes, seed)))
+
+
+def _split_by_pixels(whole: ImageSet, seed: int) -> Splits:
+    drawn = _drawn(whole, seed)
+    held_out = drawn < HELD_OUT_SHARE
+    validation = ~held_out & (drawn < HELD_OUT_SHARE + VALIDATION_SHARE)
+    train, validating, unseen = (
+        whole.take(np.flatnonzero(part)) for part in (~held_out & ~validation, validation, held_out)
+    )
+    calibration, test = draw(unseen, calibration_size(len(unseen)), seed)
+    return Splits(train=train, validation=validating, calibration=calibration, test=test)
+
+
+def _drawn(images: ImageSet, seed: int) -> npt.NDArray[np.float64]:
+    """``[N]`` numbers in 0..1, each drawn by the seed and the image's pixels; the largest of each class is 1."""
+    first = hashlib.sha256(f"{seed} {images.images.shape[1:]}".encode())
+    numbers = np.empty(len(images))
+    for row, image in enumerate(images.images):
+        digest = first.copy()
+        digest.update(np.ascontiguousarray(image).data)
+        numbers[row] = int.from_bytes(digest.digest()[:8], "big") / 2**64
+    for label in np.unique(images.labels):
+        (members,) = np.nonzero(images.labels == label)
+        numbers[members[numbers[members].argmax()]] = (
+            1.0  # or nobody might learn what a rare class looks like
+        )
+    return numbers

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import penstock.export
+from penstock.bundle import INPUTS_FILE
 from penstock.errors import NotFoundError
 from penstock.export.options import ExportOptions
 from penstock.export.pipeline import export
-from penstock.export.plans.inputs import INPUTS_FILE, inputs_of, standing, to_json
+from penstock.export.plans.inputs import _compiler, _images, inputs_of, standing, to_json
 from tests.export.plans.plan_files import untrained
 
 
@@ -73,6 +75,38 @@ def test_inputs_follow_training_images_where_a_detector_is_fitted_to_them(
         assert before["calibration"] == after["calibration"]
         assert before["train"] != after["train"]
     assert images(0, dense=False, flags=False) == images(0)
+
+
+def test_inputs_follow_validation_images_where_these_give_the_scales(
+    options: ExportOptions, tmp_path: Path
+) -> None:
+    name = folder_set(tmp_path / "images", training_level=0)
+    source = tmp_path / "0.safetensors"
+    replace(untrained(0), config={"data": name}).save(source)
+    narrow = replace(options, source=str(source), precision="int8")
+    before = inputs_of(narrow)["images"]
+    assert before.keys() == {"calibration", "validation"}
+    for file in (tmp_path / "images" / "train").rglob("*.png"):  # a tenth of these is for validation
+        Image.fromarray(np.asarray(Image.open(file)) // 2).save(file)
+    _images.cache_clear()  # of one plan
+    after = inputs_of(narrow)["images"]
+    assert after["calibration"] == before["calibration"]
+    assert after["validation"] != before["validation"]
+
+
+def test_inputs_follow_the_code_of_the_compiler(
+    options: ExportOptions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before = inputs_of(options)
+    assert re.fullmatch("[0-9a-f]{64}", before["compiler"])
+    room = shutil.copytree(next(iter(penstock.export.__path__)), tmp_path / "export")
+    with (room / "passes" / "finish.py").open("a") as file:
+        file.write("# another version of it\n")
+    monkeypatch.setattr(penstock.export, "__path__", [str(room)])
+    _compiler.cache_clear()
+    after = inputs_of(options)
+    _compiler.cache_clear()
+    assert after == before | {"compiler": after["compiler"]} != before
 
 
 def test_inputs_of_what_no_file_holds_are_its_name(options: ExportOptions) -> None:

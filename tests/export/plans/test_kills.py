@@ -19,8 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.bundle import read_bundle, versions
-from penstock.export.plans.inputs import INPUTS_FILE
+from penstock.bundle import INPUTS_FILE, read_bundle, versions
 from penstock.export.plans.leftovers import HIDDEN
 from penstock.export.plans.outcome import MADE, THERE
 from penstock.export.plans.scratch import PREFIX
