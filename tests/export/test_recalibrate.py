@@ -137,10 +137,10 @@ def test_the_new_version_is_whole_and_leaves_the_old_one_and_the_configuration_a
 def test_a_plan_that_runs_again_leaves_a_new_threshold_alone(tiny_run: Path, tmp_path: Path) -> None:
     options = ExportOptions(source=str(tiny_run), repository=tmp_path, name="net", lowering="masked")
     first = make(options, lambda _: None)
-    assert (first.result, first.version) == (MADE, "1")
+    assert (first.result, Path(str(first.version)).name) == (MADE, "1")
     calibrated = recalibrate(RecalibrateOptions(bundle=tmp_path / "net", fpr=0.1))
     again_ = make(options, lambda _: None)
-    assert (again_.result, again_.version) == (THERE, "2")
+    assert (again_.result, Path(str(again_.version)).name) == (THERE, "2")
     assert versions(tmp_path / "net") == [1, 2]
     assert newest_bundle(tmp_path / "net").manifest == calibrated.manifest
 

@@ -52,8 +52,8 @@ def test_a_finished_evaluation_gives_a_page(tiny_run: Path, tmp_path: Path) -> N
     assert f"<td>{area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f})</td>" in page
     assert failed is None or f"<td>{failed['0.05']['value']:.1%} (" in page
     assert "<td>energy</td>" in page
-    rows = [row for row in page.split("<tr>") if "<td>joint" in row]
-    assert rows
+    rows = [row for row in page.split("<tr>") if "joint 20/255" in row or "joint 60/255" in row]
+    assert any("<td>path</td>" in row for row in rows)
     assert not any("<td>energy</td>" in row for row in rows)  # nobody attacked it
     worst = found["any"][-1]
     assert f"by any attack within 60/255, of {worst['attacked']:,} images" in page

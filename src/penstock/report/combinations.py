@@ -11,8 +11,8 @@ is kept apart, and what the code really tells is how much better than the classe
 
     told = mean over images kept apart of log q(y | z_S) - log q(y),     q(y | z) = (n[z, y] + q(y)) / (n[z] + 1)
 
-with counts n of the others. In the mean that is no more than the mutual information. A filter that adds nothing to it
-ends the list.
+with counts n of the others. In the mean that is no more than the mutual information. A further filter that adds nothing
+to it ends the list.
 
 `frequent_codes` then counts how often each class uses each combination of their bits.
 """
@@ -59,7 +59,7 @@ def telling_filters(bits: Bits, labels: Labels, classes: int, most: int) -> tupl
         most: how many filters to pick at most; fewer if the others add nothing.
 
     Returns:
-        the filters, in the order picked, and what their code tells of the class, in nats; 0 where there is none.
+        the filters, in the order picked, and what their code tells of the class, in nats, 0 or more.
     """
     group = np.zeros(len(bits), dtype=np.int64)  # [N] number of the code so far
     learn = slice(0, None, 2)
@@ -74,8 +74,8 @@ def telling_filters(bits: Bits, labels: Labels, classes: int, most: int) -> tupl
         ]
         best = int(np.argmax(gains))
         _, finer = np.unique(2 * group + bits[:, best], return_inverse=True)
-        more = _told(finer.reshape(-1), labels, classes)
-        if more <= told:
+        more = max(0.0, _told(finer.reshape(-1), labels, classes))
+        if gains[best] <= 1e-12 or (picked and more <= told):
             break
         picked.append(best)
         told, group = more, finer.reshape(-1)
