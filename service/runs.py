@@ -11,10 +11,13 @@ import numpy as np
 
 from penstock.bundle import CONFIG_FILE
 from penstock.errors import OperationError
+from penstock.service.line_limit import LineLimit
 from penstock.service.session import Session
 from penstock.service.tensors import Tensors
 
 log = logging.getLogger(__name__)
+
+_parted = LineLimit()
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class Runner:
         except Exception as error:  # whatever a graph raises
             if len(pieces) == 1:
                 return [error]
-            log.info("a run that %d requests shared failed, and is done one by one: %s", len(pieces), error)
+            _log_parted(len(pieces), error)
         return [outcome for piece in pieces for outcome in self([piece])]
 
     def _together(self, pieces: Sequence[Piece]) -> list[Run]:
@@ -101,6 +104,13 @@ class Runner:
         times = (begin, joined_at - begin, ran_at - joined_at, perf_counter_ns() - ran_at)
         run = Run(first, rows, *times)
         return [run, *(replace(run, outputs=part, first=False) for part in others)]
+
+
+def _log_parted(count: int, error: Exception) -> None:
+    left_out = _parted.admit()
+    if left_out is not None:
+        others = f" (and {left_out} without a line)" if left_out else ""
+        log.info("a run that %d requests shared failed, and is done one by one%s: %s", count, others, error)
 
 
 def joined(parts: Sequence[Tensors]) -> Tensors:

@@ -28,10 +28,10 @@ log = logging.getLogger(__name__)
 # A status travels in a header, and clients refuse headers of more than a few KiB.
 _LONGEST_MESSAGE = 1000
 
-REFUSALS_LOGGED = 20
-"""A second, and as many failures of ours, lest refusals hide them; metrics count all of them."""
-
-_refusals, _failures = LineLimit(REFUSALS_LOGGED), LineLimit(REFUSALS_LOGGED)
+_refusals, _failures = (
+    LineLimit(),
+    LineLimit(),
+)  # each its own, lest refusals hide failures; metrics count all
 
 
 class UnparsableError(PenstockError):

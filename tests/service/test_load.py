@@ -19,7 +19,7 @@ import pytest
 from flood import flood
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from penstock.service.statuses import REFUSALS_LOGGED
+from penstock.service.line_limit import LINES
 from tests.service.bundles import add_bundle
 from tests.service.scale import FULL, long, scaled
 from tests.service.test_stress import metrics, one_call, resident_mib
@@ -201,7 +201,7 @@ def test_overload(tmp_path: Path, start: Any, request_for: Request, cores: tuple
     assert refused > accepted, (accepted, refused)
     assert accepted > 0.5 * capacity * OVERLOAD_SECONDS, "overload does not eat up what the server can do"
     assert growth < scaled(1.03, 1.10)
-    assert 0 < lines <= REFUSALS_LOGGED * (OVERLOAD_SECONDS + 30), "the log is no bottleneck"
+    assert 0 < lines <= LINES * (OVERLOAD_SECONDS + 30), "the log is no bottleneck"
     if FULL:
         assert np.percentile(times["OK"], 99) < 2 * (QUEUE + 1) / capacity
         assert np.percentile(times[refusal], 99) < 0.05
