@@ -156,8 +156,9 @@ def resplit_rates(
         scores: ``[N]`` scores of honest inputs that the detector was not fitted on.
         n_calibration: how many of them set the threshold; the others are tested.
         fpr: the promised rate.
-        rounds: number of splits. Those of one random order take disjoint parts of it to calibrate, one after the
-            other, as many as it has: each split is as random as any, and scores weigh alike in the mean.
+        rounds: number of splits. Those of one random order take stretches of it to calibrate, one behind the other and
+            on around its end, as many as come nearest to one or two turns: each split is as random as any, and scores
+            weigh alike in the mean.
         seed: of the splits.
 
     Returns:
@@ -169,7 +170,7 @@ def resplit_rates(
     if not n_calibration < len(scores):
         raise InvalidArgumentError(f"{n_calibration} of {len(scores)} scores to calibrate leave none to test")
     draw = np.random.default_rng(seed)
-    parts = len(scores) // n_calibration
+    parts = _stretches(len(scores), n_calibration)
     shuffled = scores
     rates = np.empty(rounds)
     for round_ in range(rounds):
@@ -177,3 +178,12 @@ def resplit_rates(
         threshold = conformal_threshold(shuffled[:n_calibration], fpr)
         rates[round_] = np.mean(shuffled[n_calibration:] > threshold)
     return rates
+
+
+def _stretches(count: int, length: int) -> int:
+    """How many stretches of a circle of ``count`` come nearest to one or two turns."""
+    return min(range(1, 2 * count // length + 2), key=lambda many: _beside_turns(many * length / count))
+
+
+def _beside_turns(turns: float) -> float:
+    return min(abs(turns - whole) for whole in (1, 2))
