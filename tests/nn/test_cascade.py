@@ -211,7 +211,13 @@ def test_the_threshold_is_the_highest_that_keeps_to_the_budget(
     else:
         order = np.argsort(own, kind="stable")
         affordable = np.cumsum(second[order]) / count + first.mean() <= budget
-        assert found == own[order][int(affordable.sum())]  # one more image would be too many
+        beyond = own[order][int(affordable.sum())]  # one more image would be too many
+        assert ((own < found) == (own < beyond)).all()
+        below = own[own < beyond]
+        if affordable.any() and own[order][int(affordable.sum()) - 1] < beyond:
+            assert found == pytest.approx((below.max() + beyond) / 2)  # as far from both as can be
+        else:
+            assert found == beyond
 
 
 def test_a_budget_below_the_first_member_is_refused() -> None:

@@ -160,7 +160,8 @@ def threshold_for(sure: Tensor, first: Tensor, second: Tensor, budget: float) ->
         budget: share of the dense MACs that the images may cost on average.
 
     Returns:
-        one of the confidences, and so exact in their precision; infinity if the second member may answer everything.
+        in the middle between two of the confidences, so that rounding turns the choice for none of these images, and
+        exact in their precision; infinity if the second member may answer everything.
 
     Raises:
         InvalidArgumentError: the first member alone costs more.
@@ -172,10 +173,12 @@ def threshold_for(sure: Tensor, first: Tensor, second: Tensor, budget: float) ->
             "budget or a smaller first network"
         )
     ordered, order = sure.sort()
-    # With the n-th lowest confidence as threshold, the n images before it go to the second member, ties fewer.
+    # With a threshold below the n-th lowest confidence, the n images before it go to the second member, ties fewer.
     spent = alone + second.double()[order].cumsum(0) / len(sure)
     affordable = int((spent <= budget).sum())
-    return math.inf if affordable == len(sure) else ordered[affordable].item()
+    if affordable == len(sure):
+        return math.inf
+    return ((ordered[max(0, affordable - 1)] + ordered[affordable]) / 2).item()
 
 
 def _placed(parts: Sequence[Tensor], where: Tensor, wholes: Sequence[Tensor]) -> list[Tensor]:
