@@ -111,7 +111,7 @@ def test_matching_imitates_what_the_detector_sees_of_another_class_and_another_i
 
 
 class NeverSure(NeverFlags):
-    """Flags everything, whatever it sees, by as much as its weight is asked for."""
+    """Flags everything, whatever it sees."""
 
     def forward(self, output: GatedOutput) -> Tensor:
         """``[N]`` ones."""

@@ -125,9 +125,10 @@ def test_of_two_classes_three_of_the_four_attacks_are_left() -> None:
     images = np.random.default_rng(0).random((6, 3, 8, 8), dtype=np.float32)
     with torch.no_grad():
         labels = linear(torch.from_numpy(images)).argmax(1).numpy()
-    attacked = AutoAttack(eps=1e-6, steps=5, restarts=1, queries=5)(
-        linear, images, labels
-    )  # reaches all of them
+    attack = AutoAttack(
+        eps=1e-6, steps=5, restarts=1, queries=5
+    )  # turns none, so that each attack has its turn
+    attacked = attack(linear, images, labels)
     np.testing.assert_array_equal(attacked, images)
 
 

@@ -316,6 +316,18 @@ def test_growth_shows_networks_of_several_numbers_of_prototypes_beside_the_dense
     assert table_speed.growth({"rows": []}) == []
 
 
+def test_gates_that_auto_gave_up_for_the_dense_network_saved_nothing() -> None:
+    named = {"network": "ResNet-18"}
+    rows = [
+        speed("gathered, density 0.5", 1, 9.0, macs=0.5, speed_up=1.2, efficiency=0.6, **named),
+        speed("gates, density 0.5, auto", 1, 10.0, macs=1.0, speed_up=1.0, efficiency=1.0, **named),
+    ]
+    _, _, *lines = table_speed_requirements.requirements({"rows": rows})
+    judged = {cells(line)[1]: cells(line)[-2:] for line in lines if line.startswith("| ResNet-18")}
+    assert judged["gates, density 0.5, `gathered` as it is: efficiency"] == ["0.60", "**no**"]
+    assert judged["gates, density 0.5, as `auto` tunes it: efficiency"] == ["0.50", "**no**"]
+
+
 def test_requirements_of_speed_are_judged_by_their_worst_row() -> None:
     rows = [
         speed("dense", 1, 10.0, accuracy=0.93),

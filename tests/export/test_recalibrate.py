@@ -14,15 +14,7 @@ import onnx_ir as ir
 import pytest
 from PIL import Image
 
-from penstock.bundle import (
-    DETECTOR_FILE,
-    OUTPUTS,
-    Bundle,
-    Calibration,
-    newest_bundle,
-    read_bundle,
-    versions,
-)
+from penstock.bundle import DETECTOR_FILE, OUTPUTS, Bundle, Calibration, read_bundle, versions
 from penstock.cli.main import main
 from penstock.data import load
 from penstock.detect import class_thresholds, conformal_threshold
@@ -38,8 +30,6 @@ from penstock.errors import (
 from penstock.export.calibrate import set_thresholds
 from penstock.export.lowerings.routed import Routed
 from penstock.export.pipeline import ExportOptions, export
-from penstock.export.plans.outcome import MADE, THERE
-from penstock.export.plans.work import make
 from penstock.export.precision.narrowing import narrow
 from penstock.export.recalibrate import RecalibrateOptions, recalibrate
 from penstock.export.runtime import Outputs, open_graph
@@ -132,17 +122,6 @@ def test_the_new_version_is_whole_and_leaves_the_old_one_and_the_configuration_a
     assert was.keys() - now.keys() == {"threshold"}
     assert now.keys() - was.keys() == {"threshold.classes"}
     assert all(was[name] == now[name] for name in was.keys() & now.keys())
-
-
-def test_a_plan_that_runs_again_leaves_a_new_threshold_alone(tiny_run: Path, tmp_path: Path) -> None:
-    options = ExportOptions(source=str(tiny_run), repository=tmp_path, name="net", lowering="masked")
-    first = make(options, lambda _: None)
-    assert (first.result, Path(str(first.version)).name) == (MADE, "1")
-    calibrated = recalibrate(RecalibrateOptions(bundle=tmp_path / "net", fpr=0.1))
-    again_ = make(options, lambda _: None)
-    assert (again_.result, Path(str(again_.version)).name) == (THERE, "2")
-    assert versions(tmp_path / "net") == [1, 2]
-    assert newest_bundle(tmp_path / "net").manifest == calibrated.manifest
 
 
 def test_promises_hold_in_each_class(bundles: dict[str, Bundle], tmp_path: Path) -> None:

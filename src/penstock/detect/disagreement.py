@@ -93,18 +93,22 @@ class ClassDisagreement:
 
     def nearest_other(self, features: PathFeatures) -> npt.NDArray[np.int64]:
         """``[N]``, the class whose reference is nearest, but for the predicted one."""
-        distances = self.distances(features)
-        distances[np.arange(len(features)), features.predicted] = np.inf
-        nearest: npt.NDArray[np.int64] = distances.argmin(axis=1)
-        return nearest
+        return _nearest_other(self.distances(features), features.predicted)
 
     def score(self, features: PathFeatures) -> Floats:
         """``[N]``, larger is stranger; honest inputs are around 0, give or take 1. In double precision."""
         own, rows = features.predicted, np.arange(len(features))
         distances = self.distances(features)
-        nearer = distances[rows, own] - distances[rows, self.nearest_other(features)]
+        nearer = distances[rows, own] - distances[rows, _nearest_other(distances, own)]
         score: Floats = (nearer - self.location[own, 0]) / self.spread[own, 0]
         return score
+
+
+def _nearest_other(distances: Floats, own: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    others = distances.copy()
+    others[np.arange(len(own)), own] = np.inf
+    nearest: npt.NDArray[np.int64] = others.argmin(axis=1)
+    return nearest
 
 
 def check_masks(masks: PathSet | None, classes: int) -> None:

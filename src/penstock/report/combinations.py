@@ -28,6 +28,7 @@ from penstock.paths import Bits
 
 Labels = npt.NDArray[np.int64]
 Places = npt.NDArray[np.intp]
+PICKING, APART = slice(0, None, 2), slice(1, None, 2)  # images that filters are picked by, and the others
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,14 +63,13 @@ def telling_filters(bits: Bits, labels: Labels, classes: int, most: int) -> tupl
         the filters, in the order picked, and what their code tells of the class, in nats, 0 or more.
     """
     group = np.zeros(len(bits), dtype=np.int64)  # [N] number of the code so far
-    learn = slice(0, None, 2)
     picked: list[int] = []
     told = 0.0
     while len(picked) < min(most, bits.shape[1]):
         gains = [
             -1.0
             if filter_ in picked
-            else _information((2 * group + bits[:, filter_])[learn], labels[learn], classes)
+            else _information((2 * group + bits[:, filter_])[PICKING], labels[PICKING], classes)
             for filter_ in range(bits.shape[1])
         ]
         best = int(np.argmax(gains))
@@ -123,10 +123,10 @@ def _information(group: Labels, labels: Labels, classes: int) -> float:
 
 
 def _told(group: Labels, labels: Labels, classes: int) -> float:
-    """How much better every other image's class is predicted by its group's images among the rest than by all."""
+    """How much better the class of an image kept apart is predicted by the others of its group than by all others."""
     counts = np.zeros((int(group.max()) + 1, classes))
-    np.add.at(counts, (group[::2], labels[::2]), 1)
+    np.add.at(counts, (group[PICKING], labels[PICKING]), 1)
     shares = (counts.sum(axis=0) + 1 / classes) / (counts.sum() + 1)
     predicted = (counts + shares) / (counts.sum(axis=1, keepdims=True) + 1)
-    asked = labels[1::2]
-    return float(np.log(predicted[group[1::2], asked] / shares[asked]).mean()) if len(asked) else 0.0
+    asked = labels[APART]
+    return float(np.log(predicted[group[APART], asked] / shares[asked]).mean()) if len(asked) else 0.0

@@ -49,6 +49,7 @@ def read_detection(folder: Path) -> DetectionRun:
         result = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
         clean = {part: _arrays(folder / f"clean-{part}.npz")[OWN] for part in ("calibration", "test")}
         attacks = [_scores(folder, attack) for attack in result["attacks"]]
+        _ = result["any"]  # not there in a run of an earlier edition
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise InvalidArgumentError(
             f"{folder} is no finished evaluation ({error!r}): run `penstock detect evaluate` again"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -14,11 +15,15 @@ import pytest
 from PIL import Image
 
 import penstock.export
-from penstock.bundle import INPUTS_FILE
+from penstock.bundle import INPUTS_FILE, newest_bundle, versions
 from penstock.errors import NotFoundError
 from penstock.export.options import ExportOptions
 from penstock.export.pipeline import export
+from penstock.export.plans import on_ray
 from penstock.export.plans.inputs import _compiler, _images, inputs_of, standing, to_json
+from penstock.export.plans.outcome import MADE, THERE
+from penstock.export.plans.work import make
+from penstock.export.recalibrate import RecalibrateOptions, recalibrate
 from tests.export.plans.plan_files import untrained
 
 
@@ -144,3 +149,26 @@ def test_a_version_that_stands_gets_the_files_of_its_model_back(options: ExportO
     assert standing(options, inputs) == made
     assert (home / missing).read_text() == written[missing]
     assert (home / other).read_text() == written[other] + "# edited\n"
+
+
+def test_a_plan_that_runs_again_leaves_a_new_threshold_alone(tiny_run: Path, tmp_path: Path) -> None:
+    options = ExportOptions(source=str(tiny_run), repository=tmp_path, name="net", lowering="masked")
+    first = make(options, lambda _: None)
+    assert (first.result, Path(str(first.version)).name) == (MADE, "1")
+    calibrated = recalibrate(RecalibrateOptions(bundle=tmp_path / "net", fpr=0.1))
+    again_ = make(options, lambda _: None)
+    assert (again_.result, Path(str(again_.version)).name) == (THERE, "2")
+    assert versions(tmp_path / "net") == [1, 2]
+    assert newest_bundle(tmp_path / "net").manifest == calibrated.manifest
+
+
+def test_a_task_finds_files_and_data_sets_where_the_command_was_called(
+    options: ExportOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Path, str | None]] = []
+    monkeypatch.setattr(on_ray, "make", lambda *_: seen.append((Path.cwd(), os.environ.get("PENSTOCK_DATA"))))
+    monkeypatch.chdir("/")  # and back at the end
+    monkeypatch.setenv("PENSTOCK_DATA", "where the worker has them")
+    for data in ("images", None):
+        on_ray._make(options, str(tmp_path), data)
+    assert seen == [(tmp_path, "images")] * 2
