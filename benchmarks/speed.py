@@ -19,10 +19,12 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from machine import RESULTS, about
 from speed_forms import Made, accuracy, exported, shown, with_batch
 from speed_subjects import BATCHES, ORT, THREADS, forms, networks
@@ -50,16 +52,15 @@ def main() -> int:
     rows = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.is_file() else []
     for network in networks(parsed.only or ["*"]):
         for batch in parsed.batch or BATCHES:
-            new = timed(network, batch, parsed.threads or THREADS)
-            measured = {_setting(row) for row in new}
-            rows = [row for row in rows if _setting(row) not in measured] + new
-            write_atomic(file, json.dumps({"rows": rows}, indent=2) + "\n")
+            for new in timed(network, batch, parsed.threads or THREADS):
+                measured = {_setting(row) for row in new}
+                rows = [row for row in rows if _setting(row) not in measured] + new
+                write_atomic(file, json.dumps({"rows": rows}, indent=2) + "\n")
     return 0
 
 
-def timed(network: dict[str, Any], batch: int, threads: Sequence[int]) -> list[dict[str, Any]]:
-    """Rows of one network at one batch size."""
-    rows = []
+def timed(network: dict[str, Any], batch: int, threads: Sequence[int]) -> Iterator[list[dict[str, Any]]]:
+    """Rows of one network at one batch size, for each number of threads."""
     accuracies: dict[
         str, float | None
     ] = {}  # by the hash of the file: most are the same for all thread counts
@@ -71,14 +72,22 @@ def timed(network: dict[str, Any], batch: int, threads: Sequence[int]) -> list[d
                 if each.sha256 not in accuracies:
                     accuracies[each.sha256] = accuracy(each, network)
             runs = [(each, engine) for each in made for engine in each.form.engines]
-            graphs = {name(each, engine): loaded(each, engine, batch, count) for each, engine in runs}
-            times = measure(graphs, images, batch=batch, threads=count, seconds=SECONDS_EACH * len(graphs))
+            times = milliseconds(runs, images, batch, count)
+            rows = []
             for each, engine in runs:
                 dense = times[name(made[0], engine, each.form.precision)]
                 line = row(network, each, engine, batch, count, times[name(each, engine)], dense)
                 rows.append(line | {"accuracy": accuracies[each.sha256]})
                 print(json.dumps(rows[-1]), file=sys.stderr)
-    return rows
+            yield rows
+
+
+def milliseconds(
+    runs: Sequence[tuple[Made, str]], images: npt.NDArray[np.uint8], batch: int, threads: int
+) -> dict[str, float]:
+    """Of a batch, by form and engine. No graph outlives this: all forms of ResNet-50 take more than 12 GB at once."""
+    graphs = {name(each, engine): loaded(each, engine, batch, threads) for each, engine in runs}
+    return measure(graphs, images, batch=batch, threads=threads, seconds=SECONDS_EACH * len(graphs))
 
 
 def _setting(row: dict[str, Any]) -> tuple[str, int, int]:
