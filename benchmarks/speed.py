@@ -85,7 +85,7 @@ def timed(network: dict[str, Any], batch: int, threads: Sequence[int]) -> Iterat
 def milliseconds(
     runs: Sequence[tuple[Made, str]], images: npt.NDArray[np.uint8], batch: int, threads: int
 ) -> dict[str, float]:
-    """Of a batch, by form and engine. No graph outlives this: all forms of ResNet-50 take more than 12 GB at once."""
+    """Of a batch, by form and engine. No graph outlives this: ResNet-50's forms, loaded twice, do not fit 24 GB."""
     graphs = {name(each, engine): loaded(each, engine, batch, threads) for each, engine in runs}
     return measure(graphs, images, batch=batch, threads=threads, seconds=SECONDS_EACH * len(graphs))
 
