@@ -4,10 +4,11 @@
     python benchmarks/serving.py --only Penstock --seconds 0.5 --rounds 1 --sizes 32 --out /tmp/serving.json
 
 The model is small (a convolution and a linear layer), so that what is measured is the server. All servers answer the
-same requests of one image by the same client, in turn: every round asks each for some seconds at each concurrency. The
-client has a core of its own where there are two. Peers are installed into environments of their own, kept in
-``--environments``; one that cannot be installed or started is left out, with the reason. The bare server is always
-measured: it is the floor. Then Penstock alone is asked five times as much as it can answer (`overload`):
+same requests of one image by the same client, in turn: every round starts each, asks it for some seconds at each
+concurrency, and ends it, so that none idles beside another. The client has a core of its own where there are two. Peers
+are installed into environments of their own, kept in ``--environments``; one that cannot be installed or started, or
+fails a request, is left out, with the reason. The bare server is always measured: it is the floor. Then Penstock alone
+is asked five times as much as it can answer (`overload`):
 
     python benchmarks/serving.py --only Penstock --sizes --overload 10 --out /tmp/serving.json    # nothing but that
 """
@@ -22,7 +23,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -87,44 +87,56 @@ def measure(
     skipped: dict[str, str],
     versions: dict[str, dict[str, str]],
 ) -> list[dict[str, Any]]:
-    """All servers side by side, for images of one size.
+    """All servers in turn, for images of one size; each runs alone, and begins anew in every round.
 
     Who cannot be measured goes into ``skipped``, and what is in the environment of the others into ``versions``.
     """
     times: Times = {}
     phases: dict[int, Counter[str]] = {}
-    urls: dict[str, str] = {}
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as servers:
+    with tempfile.TemporaryDirectory() as folder:
         repository = Path(folder) / "models"
         write_model(repository, size)
-        for peer in peers:
-            if peer.name in skipped:
-                continue
-            try:
-                python = python_of(peer, given.environments)
-                log = Path(folder) / f"{Path(peer.script).stem or 'penstock'}.log"
-                urls[peer.name] = servers.enter_context(running(peer, python, repository, cores, log))
-                check(urls[peer.name], repository, size)
-                if peer.requirements:
-                    versions[peer.name] = versions_of(peer, python)
-            except Unavailable as error:
-                skipped[peer.name] = str(error)
-                urls.pop(peer.name, None)
         for round_ in range(given.rounds):
-            names = list(urls) if round_ % 2 else list(reversed(urls))
-            for at_once in given.concurrency:
-                for name in names:
-                    before = _spent(urls[name]) if name == PENSTOCK else Counter()
-                    found = asyncio.run(ask(urls[name], [request(size)], at_once, given.seconds))
-                    times.setdefault((name, size, at_once), []).append(found)
-                    if name == PENSTOCK:
-                        phases.setdefault(at_once, Counter()).update(_spent(urls[name]) - before)
+            for peer in peers if round_ % 2 else reversed(peers):
+                if peer.name in skipped:
+                    continue
+                log = Path(folder) / f"{Path(peer.script).stem or 'penstock'}.log"
+                try:
+                    python = python_of(peer, given.environments)
+                    if peer.requirements and peer.name not in versions:
+                        versions[peer.name] = versions_of(peer, python)
+                    with running(peer, python, repository, cores, log) as url:
+                        check(url, repository, size)
+                        _turn(peer, url, size, given, times, phases)
+                except Unavailable as error:
+                    skipped[peer.name] = str(error)
+                except grpc.RpcError as error:
+                    skipped[peer.name] = f"failed a request: {str(error.details())[:200]}"
             times.setdefault((RAW, size, 1), []).append(_raw(repository, size, given.seconds))
     native = {peer.name for peer in peers if peer.native}
     return [
         _row(key, found, phases.get(key[2], Counter()) if key[0] == PENSTOCK else Counter(), key[0] in native)
         for key, found in times.items()
+        if key[0] not in skipped
     ]
+
+
+def _turn(
+    peer: Peer,
+    url: str,
+    size: int,
+    given: argparse.Namespace,
+    times: Times,
+    phases: dict[int, Counter[str]],
+) -> None:
+    """One server at each concurrency, once it is warm: what it does at its start only is not of this."""
+    asyncio.run(ask(url, [request(size)], max(given.concurrency), given.seconds / 3))
+    for at_once in given.concurrency:
+        before = _spent(url) if peer.name == PENSTOCK else Counter()
+        found = asyncio.run(ask(url, [request(size)], at_once, given.seconds))
+        times.setdefault((peer.name, size, at_once), []).append(found)
+        if peer.name == PENSTOCK:
+            phases.setdefault(at_once, Counter()).update(_spent(url) - before)
 
 
 def write_model(repository: Path, size: int) -> None:

@@ -14,9 +14,13 @@ HEAD = ("network", "form", "precision", "engine", "accuracy", "MACs", "ms", "spe
 
 
 def summary(results: dict[str, Any]) -> list[str]:
-    """One image, one thread, ONNX Runtime, single precision: a row a form."""
+    """One image, one thread, ONNX Runtime, single precision: a row a form, with its flags where it has any."""
     wanted = {"batch": 1, "threads": 1, "engine": "onnxruntime", "precision": "fp32"}
     rows = [row for row in results["rows"] if all(row[key] == value for key, value in wanted.items())]
+    flagged = {
+        (row["network"], row["form"].removesuffix(FLAGS)) for row in rows if row["form"].endswith(FLAGS)
+    }
+    rows = [row for row in rows if (row["network"], row["form"]) not in flagged and not _of_many(row["form"])]
     place = [index for index, title in enumerate(HEAD) if title not in ("precision", "engine")]
     lines = [[line[index] for index in place] for line in _lines(rows)]
     return _table([HEAD[index] for index in place], lines, rows, words=2)
@@ -80,6 +84,12 @@ def flags(results: dict[str, Any]) -> list[str]:
             shown.append(row)
     head = ["network", "form", "precision", "engine", "batch", "threads"]
     return _table([*head, "ms without", "ms with flags", "price"], lines, shown, words=4)
+
+
+def _of_many(form: str) -> bool:
+    """Whether a form is there to show what K does: it has several prototypes, and no flags."""
+    static = STATIC.fullmatch(form)
+    return static is not None and int(static[1]) > 1
 
 
 def _took(row: dict[str, Any]) -> list[str]:

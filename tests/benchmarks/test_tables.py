@@ -296,6 +296,13 @@ def test_speed_is_told_shortly_and_in_full() -> None:
     assert table_speed.summary({"rows": []}) == []
 
 
+def test_the_short_table_shows_a_form_once_and_with_its_flags() -> None:
+    forms = ("dense", "cascade", "cascade, with flags", "routed, K = 4, density 0.5", "K = 1, density 0.5")
+    _, _, *lines = table_speed.summary({"rows": [speed(form, 1, 4.0) for form in forms]})
+    shown = [cells(line)[1] for line in lines if line.startswith("|")]
+    assert shown == ["dense", "cascade, with flags", "K = 1, density 0.5"]
+
+
 def test_growth_shows_networks_of_several_numbers_of_prototypes_beside_the_dense_one() -> None:
     rows = [
         speed("dense", 1, 10.0, export_seconds=3.0),
