@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from time import perf_counter_ns
+from typing import NamedTuple
 
 from penstock.bundle import INPUT, OUTPUTS
 from penstock.service.answers import Answer
@@ -33,23 +34,22 @@ class Wanted:
     place: Place | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Work:
+class Work(NamedTuple):
     """What a request asks of a model, checked.
 
     Attributes:
-        id: the client's name for the request; may be empty.
         inputs: arrays as the graph takes them, any values, NaN and infinities included.
         rows: size of the batch; 1 for a model without batch dimension.
         outputs: what to answer with, each output once.
+        id: the client's name for the request; may be empty.
         priority: level of the request where the model has levels, 1 first; 0 for the model's default.
         timeout: seconds that it may wait where the model lets a request say so; 0 for what the model says.
     """
 
-    id: str = ""
     inputs: Tensors
     rows: int
     outputs: tuple[Wanted, ...]
+    id: str = ""
     priority: int = 0
     timeout: float = 0.0
 
@@ -92,7 +92,7 @@ class Engine:
             OverloadedError: too many requests are waiting, or this one has waited too long.
             FlaggedError: images are flagged, and the model's policy is to refuse such requests.
         """
-        names = model.computed(tuple(output.name for output in work.outputs))
+        names = model.computed(tuple([output.name for output in work.outputs]))
         rows = _rows(work.inputs, work.rows) if model.single else [work.inputs]
         pieces = [Piece(inputs, work.rows // len(rows), names) for inputs in rows]
         arrived = perf_counter_ns()

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import contextmanager, suppress
+from types import TracebackType
 from typing import Any
 
 import grpc
@@ -23,7 +24,7 @@ from penstock.service.logs import request_id, request_id_of
 from penstock.service.overload import Overload
 from penstock.service.statuses import UnparsableError, status_of
 from penstock.service.telemetry import Telemetry
-from penstock.service.tracing import Finish, NoTracer, Tracer
+from penstock.service.tracing import NoTracer, Tracer
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -52,10 +53,10 @@ class Guard:
         tracer: Tracer | NoTracer | None = None,
         overload: Overload | None = None,
     ) -> None:
-        self._telemetry = telemetry
-        self._access = access or Access({})
-        self._tracer = tracer or NoTracer()
-        self._overload = overload or Overload()
+        self.telemetry = telemetry
+        self.access = access or Access({})
+        self.tracer = tracer or NoTracer()
+        self.overload = overload or Overload()
         self._draining = False
         self._running = 0
         self._idle = asyncio.Event()
@@ -98,74 +99,96 @@ class Guard:
         }
 
     def _method_handler(self, method: MethodDescriptor, servicer: object) -> grpc.RpcMethodHandler[Any, Any]:
-        behaviour = getattr(servicer, method.name, None)
+        name, service = method.name, method.containing_service.full_name
+        behaviour = getattr(servicer, name, None)
         call: Any
         if method.client_streaming:
             make = grpc.stream_stream_rpc_method_handler
-            call = self._streaming(method, _parsing(behaviour))
+            call = self._streaming(service, name, _parsing(behaviour))
         elif method.server_streaming:
-            make, call = grpc.unary_stream_rpc_method_handler, self._streaming(method, behaviour)
+            make, call = grpc.unary_stream_rpc_method_handler, self._streaming(service, name, behaviour)
         else:
-            make, call = grpc.unary_unary_rpc_method_handler, self._unary(method, behaviour)
+            make, call = grpc.unary_unary_rpc_method_handler, self._unary(service, name, behaviour)
         request_class = message_factory.GetMessageClass(method.input_type)
         response_class = message_factory.GetMessageClass(method.output_type)
         return make(call, _deferred(request_class), response_class.SerializeToString)
 
-    def _unary(self, method: MethodDescriptor, behaviour: Any) -> Callable[[Any, Context], Any]:
+    def _unary(self, service: str, name: str, behaviour: Any) -> Callable[[Any, Context], Any]:
         async def call(request: Any, context: Context) -> Any:
             with self.counted():
-                async with self._guarded(method, behaviour, request, context):
+                under_way = _Call(self, service, name, context)
+                with under_way:
+                    under_way.admit(behaviour, request)
                     return await behaviour(request, context)
+                await under_way.refuse()
 
         return call
 
     def _streaming(
-        self, method: MethodDescriptor, behaviour: Any
+        self, service: str, name: str, behaviour: Any
     ) -> Callable[[Any, Context], AsyncIterator[Any]]:
         async def call(request: Any, context: Context) -> AsyncIterator[Any]:
-            async with self._guarded(method, behaviour, request, context):
+            under_way = _Call(self, service, name, context)
+            with under_way:
+                under_way.admit(behaviour, request)
                 async for response in behaviour(request, context):
                     yield response
+            await under_way.refuse()
 
         return call
 
-    @asynccontextmanager
-    async def _guarded(
-        self, method: MethodDescriptor, behaviour: Any, request: Any, context: Context
-    ) -> AsyncIterator[None]:
-        metadata = context.invocation_metadata() or ()
-        request_id.set(request_id_of(metadata))  # the call's task is its own, so there is nothing to reset
-        with self._tracer.call(method.containing_service.full_name, method.name, metadata) as finish:
-            async with self._answered(method.name, behaviour, request, context, finish):
-                yield
 
-    @asynccontextmanager
-    async def _answered(
-        self, name: str, behaviour: Any, request: Any, context: Context, finish: Finish
-    ) -> AsyncIterator[None]:
-        code, refusal = grpc.StatusCode.OK, ""
-        trailing: tuple[tuple[str, str], ...] = ()
-        try:
-            self._access.check(name, context.invocation_metadata() or ())
-            if behaviour is None:
-                raise UnsupportedError(f"{name} is not offered by this server")
-            if self._draining and name not in _ANSWERED_WHILE_DRAINING:
-                raise UnavailableError(SHUTTING_DOWN)
-            if request is _UNPARSABLE:
-                raise UnparsableError("Unable to parse request")
-            yield
-        except (asyncio.CancelledError, GeneratorExit):  # the client gave up, or its deadline passed
-            code = grpc.StatusCode.CANCELLED
-            raise
-        except Exception as error:
-            code, refusal = status_of(error, name, self._overload.code)
+class _Call:
+    """One remote call, around the block that answers it; an error ends the block, and becomes a status behind it.
+
+    Args:
+        guard: whose call it is.
+        service: full name.
+        method: name without the service's.
+        context: gRPC's.
+    """
+
+    def __init__(self, guard: Guard, service: str, method: str, context: Context) -> None:
+        self._guard, self._method, self._context = guard, method, context
+        self._metadata = context.invocation_metadata() or ()
+        self._span = guard.tracer.call(service, method, self._metadata)
+        self._code, self._refusal = grpc.StatusCode.OK, ""
+        self._trailing: tuple[tuple[str, str], ...] = ()
+
+    def __enter__(self) -> None:
+        request_id.set(request_id_of(self._metadata))  # the call's task is its own: there is nothing to reset
+        self._finish = self._span.__enter__()
+
+    def admit(self, behaviour: Any, request: Any) -> None:
+        """Let the call through, or raise why not."""
+        self._guard.access.check(self._method, self._metadata)
+        if behaviour is None:
+            raise UnsupportedError(f"{self._method} is not offered by this server")
+        if self._guard.draining and self._method not in _ANSWERED_WHILE_DRAINING:
+            raise UnavailableError(SHUTTING_DOWN)
+        if request is _UNPARSABLE:
+            raise UnparsableError("Unable to parse request")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if isinstance(error, Exception):
+            overload = self._guard.overload
+            self._code, self._refusal = status_of(error, self._method, overload.code)
             if isinstance(error, OverloadedError):
-                trailing = self._overload.trailing
-        finally:
-            finish(code.name)
-            self._telemetry.called(name, code.name)
-        if code is not grpc.StatusCode.OK:  # at last, so that whoever has heard it finds it counted
-            await context.abort(code, refusal, trailing)
+                self._trailing = overload.trailing
+        elif error is not None:  # the client gave up, or its deadline passed
+            self._code = grpc.StatusCode.CANCELLED
+        code = self._code.name
+        self._finish(code)
+        self._guard.telemetry.called(self._method, code)
+        self._span.__exit__(None, None, None)  # it has the status, which says more than the error
+        return isinstance(error, Exception)
+
+    async def refuse(self) -> None:
+        """Tell the client, after a block that ended with an error: whoever has heard it finds it counted."""
+        if self._code is not grpc.StatusCode.OK:
+            await self._context.abort(self._code, self._refusal, self._trailing)
 
 
 def _parsing(behaviour: Any) -> Any:

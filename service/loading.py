@@ -139,7 +139,7 @@ class Loader:
             labels=labels,
             stamp=stamp,
             session=session,
-            scheduler=Scheduler(home.name, slots, runner, waiting, statistics.ran),
+            scheduler=Scheduler(home.name, slots, runner, waiting, statistics.ran, runner.brief),
             statistics=statistics,
             paths=paths,
         )

@@ -6,6 +6,7 @@ same id: it stands in the error's message.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import secrets
@@ -15,6 +16,8 @@ from datetime import UTC, datetime
 
 _HEADER = "x-request-id"
 _LONGEST = 64
+_PROCESS = secrets.token_hex(4)  # so that ids of two servers, or of two lives of one, differ
+_numbers = itertools.count()
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """Of the call that this task serves; empty outside of one."""
@@ -25,7 +28,7 @@ def request_id_of(metadata: Iterable[tuple[str, str | bytes]]) -> str:
     for name, value in metadata:
         if name == _HEADER and isinstance(value, str) and 0 < len(value) <= _LONGEST and value.isprintable():
             return value
-    return secrets.token_hex(6)
+    return f"{_PROCESS}-{next(_numbers):x}"
 
 
 def set_up(level: str, form: str) -> None:

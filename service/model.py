@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from tritonclient.grpc import model_config_pb2
 
@@ -66,6 +67,21 @@ class Model:
     scheduler: Scheduler[Piece, Run]
     statistics: Statistics
     paths: Paths | None = None
+
+    @cached_property
+    def inputs_by_name(self) -> Mapping[str, TensorSpec]:
+        """What a request may give."""
+        return {spec.name: spec for spec in self.inputs}
+
+    @cached_property
+    def outputs_by_name(self) -> Mapping[str, TensorSpec]:
+        """What a request may ask for."""
+        return {spec.name: spec for spec in self.outputs}
+
+    @cached_property
+    def required(self) -> frozenset[str]:
+        """Names of the inputs that a request must give."""
+        return frozenset(spec.name for spec in self.inputs if not spec.optional)
 
     @property
     def manifest(self) -> Manifest:

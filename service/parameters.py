@@ -120,6 +120,8 @@ def tensor_place(tensor: Any) -> Place | None:
     Raises:
         InvalidArgumentError: the region is no text, or the size is missing.
     """
+    if not tensor.parameters:
+        return None
     given = [name for name in tensor.parameters if name.startswith("shared_memory")]
     if not given:
         return None

@@ -11,7 +11,7 @@ from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from penstock.service.queueing import Batching
 
@@ -32,8 +32,7 @@ P = TypeVar("P", bound=Piece)
 R = TypeVar("R")
 
 
-@dataclass(frozen=True)
-class Ran(Generic[R]):
+class Ran(NamedTuple, Generic[R]):
     """How a piece was run.
 
     Attributes:

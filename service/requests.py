@@ -6,6 +6,8 @@ what came. Tensors travel as raw bytes, or in the typed fields.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -50,7 +52,10 @@ def read_request(request: InferRequest, model: Model, memory: SharedMemory) -> W
         NotFoundError: it names a region of shared memory that nobody registered.
         UnsupportedError: it asks for an extension that is not there.
     """
-    check_request_parameters(request)
+    priority = timeout = 0
+    if request.parameters:
+        check_request_parameters(request)
+        priority, timeout = whole_parameter(request, "priority"), whole_parameter(request, "timeout")
     tensors = _given_inputs(request, model)
     inputs, rows = {}, 1
     raw = iter(request.raw_input_contents)
@@ -75,17 +80,16 @@ def read_request(request: InferRequest, model: Model, memory: SharedMemory) -> W
         inputs=inputs,
         rows=rows,
         outputs=_requested_outputs(request, model, memory),
-        priority=whole_parameter(request, "priority"),
-        timeout=whole_parameter(request, "timeout") * 1e-6,  # from microseconds
+        priority=priority,
+        timeout=timeout * 1e-6,  # from microseconds
     )
 
 
-def _given_inputs(request: InferRequest, model: Model) -> dict[str, TensorSpec]:
+def _given_inputs(request: InferRequest, model: Model) -> Mapping[str, TensorSpec]:
     names = [tensor.name for tensor in request.inputs]
-    required = {spec.name for spec in model.inputs if not spec.optional}
-    known = {spec.name: spec for spec in model.inputs}
-    twice = len(set(names)) < len(names)
-    if twice or not required <= set(names) <= set(known):
+    known, distinct = model.inputs_by_name, set(names)
+    twice = len(distinct) < len(names)
+    if twice or not model.required <= distinct <= known.keys():
         expected = ", ".join(repr(name) for name in known)
         got = [name[:50] for name in names[:5]]
         raise InvalidArgumentError(
@@ -102,22 +106,25 @@ def _checked_shape(tensor: InputTensor, spec: TensorSpec, model: Model) -> tuple
         )
     shape = tuple(tensor.shape)
     batched = bool(model.max_batch)
-    expected = shown((*["N"][:batched], *spec.shape))
     if len(shape) != len(spec.shape) + batched or not spec.allows(shape[batched:]):
         raise InvalidArgumentError(
-            f"unexpected shape for input {spec.name!r}. Expected {expected}, got {shown(shape)}"
+            f"unexpected shape for input {spec.name!r}. Expected {_expected(spec, model)}, got {shown(shape)}"
         )
     if batched and not 1 <= shape[0] <= model.max_batch:
         raise InvalidArgumentError(
             f"batch size {shape[0]} for input {spec.name!r} cannot be served. "
-            f"Expected {expected} with N from 1 to {model.max_batch}, got {shown(shape)}"
+            f"Expected {_expected(spec, model)} with N from 1 to {model.max_batch}, got {shown(shape)}"
         )
     return shape
 
 
+def _expected(spec: TensorSpec, model: Model) -> str:
+    return shown((*["N"][: bool(model.max_batch)], *spec.shape))
+
+
 def _values(tensor: InputTensor, spec: TensorSpec, shape: tuple[int, ...], raw: bytes | None) -> Array:
     """The values of a tensor, from raw bytes or from the typed field."""
-    typed = [field.name for field, _ in tensor.contents.ListFields()]
+    typed = [field.name for field, _ in tensor.contents.ListFields()] if tensor.HasField("contents") else []
     if raw is not None:
         if typed:
             raise InvalidArgumentError(
@@ -155,7 +162,9 @@ def _typed_values(contents: Any, spec: TensorSpec, shape: tuple[int, ...]) -> Ar
 
 
 def _requested_outputs(request: InferRequest, model: Model, memory: SharedMemory) -> tuple[Wanted, ...]:
-    known = {spec.name: spec for spec in model.outputs}
+    known = model.outputs_by_name
+    if not request.outputs:
+        return _all(tuple(known))
     wanted = {}
     for output in request.outputs:
         if output.name not in known:
@@ -170,4 +179,9 @@ def _requested_outputs(request: InferRequest, model: Model, memory: SharedMemory
         if place is not None:
             memory.check(place)
         wanted[output.name] = Wanted(name=output.name, classes=classes, place=place)
-    return tuple(wanted.values()) or tuple(Wanted(name=name) for name in known)
+    return tuple(wanted.values())
+
+
+@lru_cache
+def _all(names: tuple[str, ...]) -> tuple[Wanted, ...]:
+    return tuple(Wanted(name=name) for name in names)

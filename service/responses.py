@@ -33,9 +33,8 @@ def infer_response(
     response = service_pb2.ModelInferResponse(
         model_name=model.name, model_version=str(model.version), id=request.id
     )
-    specs = {spec.name: spec for spec in model.outputs}
     for wanted in work.outputs:
-        spec, values = specs[wanted.name], tensors[wanted.name]
+        spec, values = model.outputs_by_name[wanted.name], tensors[wanted.name]
         if spec.graph_shape is not None:
             values = values.reshape((*values.shape[: bool(model.max_batch)], *spec.shape))
         datatype = spec.datatype.name

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import perf_counter_ns
+from typing import NamedTuple
 
 import numpy as np
 
 from penstock.bundle import CONFIG_FILE
 from penstock.errors import OperationError
+from penstock.service.arenas import size_of
+from penstock.service.brevity import Brevity
 from penstock.service.line_limit import LineLimit
 from penstock.service.session import Session
 from penstock.service.tensors import Tensors
@@ -41,8 +44,7 @@ class Piece:
         return tuple(sorted((name, values.shape[1:]) for name, values in self.inputs.items()))
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """What a run gave one piece.
 
     Attributes:
@@ -65,7 +67,7 @@ class Run:
 
 
 class Runner:
-    """Runs pieces in a session; to be called from the threads of a scheduler.
+    """Runs pieces in a session; to be called from the threads of a scheduler, or for brief runs from its loop.
 
     Args:
         session: the graph.
@@ -75,6 +77,14 @@ class Runner:
     def __init__(self, session: Session, *, batched: bool) -> None:
         self._session = session
         self._batched = batched
+        self._brevity = Brevity()
+
+    def brief(self, piece: Piece) -> bool:
+        """Whether a run of this piece will take less than handing it to a thread.
+
+        Never of texts, whose bytes are not counted, so that nothing is known of how long they take.
+        """
+        return self._brevity.expected(size_of(piece.inputs)) and not self._session.has_texts
 
     def __call__(self, pieces: Sequence[Piece]) -> list[Run | Exception]:
         """Run pieces of one kind together, or one by one where that fails, so that each fails for itself alone.
@@ -93,17 +103,20 @@ class Runner:
     def _together(self, pieces: Sequence[Piece]) -> list[Run]:
         begin = perf_counter_ns()
         inputs = joined([piece.inputs for piece in pieces])
-        names = tuple(dict.fromkeys(name for piece in pieces for name in piece.outputs))
-        rows = sum(piece.rows for piece in pieces)
+        names, rows = pieces[0].outputs, pieces[0].rows
+        if len(pieces) > 1:
+            names = tuple(dict.fromkeys(name for piece in pieces for name in piece.outputs))
+            rows = sum(piece.rows for piece in pieces)
         joined_at = perf_counter_ns()
         outputs = self._session.run(inputs, names)
         ran_at = perf_counter_ns()
         if self._batched:
             _check_rows(outputs, rows)
         first, *others = _split(outputs, [piece.rows for piece in pieces])
-        times = (begin, joined_at - begin, ran_at - joined_at, perf_counter_ns() - ran_at)
-        run = Run(first, rows, *times)
-        return [run, *(replace(run, outputs=part, first=False) for part in others)]
+        ended_at = perf_counter_ns()
+        self._brevity.ran(size_of(inputs), ended_at - begin)
+        run = Run(first, rows, begin, joined_at - begin, ran_at - joined_at, ended_at - ran_at)
+        return [run, *(run._replace(outputs=part, first=False) for part in others)]
 
 
 def _log_parted(count: int, error: Exception) -> None:

@@ -1,7 +1,8 @@
 """How many runs of a model happen at once, and which request's turn it is.
 
 Runs begin in the order of priority and then of arrival. A request that may not even wait is refused at once; one whose
-caller gives up while it waits is dropped without running.
+caller gives up while it waits is dropped without running. A brief run that finds nothing before it happens where it is
+asked for, without a thread.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Scheduler(Generic[P, R]):
         execute: runs pieces together, in a thread of the pool; results in their order, an exception for what failed.
         waiting: who waits how long, and who shares a run.
         ended: is told the results of every run, whether or not anyone still waits for them; by default nobody is.
+        brief: tells of a piece whether running it takes less than handing it to a thread; by default none does.
     """
 
     def __init__(
@@ -36,12 +38,14 @@ class Scheduler(Generic[P, R]):
         execute: Callable[[Sequence[P]], Sequence[R | Exception]],
         waiting: Waiting,
         ended: Callable[[Sequence[R]], None] = lambda results: None,
+        brief: Callable[[P], bool] = lambda piece: False,
     ) -> None:
         self._name = name
         self._free = slots
         self._execute = execute
         self._rules = waiting
         self._ended = ended
+        self._brief = brief
         self._pool = ThreadPoolExecutor(slots, thread_name_prefix=name)
         # By level: those in time, in the order of arrival, and behind them those that are late.
         self._queues: dict[int, tuple[Queue[P, R], Queue[P, R]]] = {}
@@ -74,6 +78,8 @@ class Scheduler(Generic[P, R]):
         Raises:
             OverloadedError: too many requests are waiting, or this one has waited too long.
         """
+        if len(pieces) == 1 and self._runs_here(pieces[0]):
+            return [self._run_here(pieces[0])]
         level = self._rules.level_of(priority)
         policy = self._rules.policy_of(level)
         waiting = self._waiting.setdefault(level, 0)
@@ -110,6 +116,19 @@ class Scheduler(Generic[P, R]):
     def close(self) -> None:
         """Take no more pieces; those that run are not waited for."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _runs_here(self, piece: P) -> bool:
+        """Whether a piece that has just come is run at once by the loop."""
+        batching = self._rules.batching
+        in_company = batching is not None and batching.max_delay > 0
+        return self._free > 0 and not in_company and not self.waiting and self._brief(piece)
+
+    def _run_here(self, piece: P) -> Ran[R]:
+        (outcome,) = self._execute([piece])
+        if isinstance(outcome, Exception):
+            raise outcome
+        self._ended([outcome])
+        return Ran(outcome, waited=0.0, held=0.0)
 
     def _expire(self, request: Request[R], delays: bool) -> None:
         if request.started or request.future.done():

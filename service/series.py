@@ -8,11 +8,8 @@ memory. So the series of a version go with it, as Triton's do: after its last re
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import TypeVar
-
-import prometheus_client
+from collections.abc import Iterable
+from typing import Protocol, TypeVar
 
 MODEL = ("model", "version")
 """The first labels of a metric that has series by model."""
@@ -20,14 +17,22 @@ MODEL = ("model", "version")
 Labels = tuple[str, str]
 """Their values."""
 
-Metric = TypeVar("Metric", prometheus_client.Counter, prometheus_client.Gauge, prometheus_client.Histogram)
+
+class ByModel(Protocol):
+    """What has series by model; metrics of Prometheus' library do."""
+
+    def remove_by_labels(self, labels: dict[str, str]) -> None:
+        """Drop those of a model."""
+
+
+Metric = TypeVar("Metric", bound=ByModel)
 
 
 class ModelSeries:
     """All series by model of one server; for one event loop."""
 
     def __init__(self) -> None:
-        self._metrics: list[prometheus_client.metrics.MetricWrapperBase] = []
+        self._metrics: list[ByModel] = []
         self._served: frozenset[Labels] = frozenset()
         self._requests: Counter[Labels] = Counter()
 
@@ -46,16 +51,15 @@ class ModelSeries:
         """Whether there are series of a model."""
         return labels in self._served or self._requests[labels] > 0
 
-    @contextmanager
-    def used(self, labels: Labels) -> Iterator[None]:
-        """Around a request, which may count what it likes of its model."""
+    def begin(self, labels: Labels) -> None:
+        """A request begins, which may count what it likes of its model until it has ended."""
         self._requests[labels] += 1
-        try:
-            yield
-        finally:
-            self._requests[labels] -= 1
-            if labels not in self._served:
-                self._drop_unused(labels)
+
+    def end(self, labels: Labels) -> None:
+        """It has ended."""
+        self._requests[labels] -= 1
+        if labels not in self._served:
+            self._drop_unused(labels)
 
     def _drop_unused(self, labels: Labels) -> None:
         if self._requests[labels]:

@@ -13,6 +13,7 @@ import grpc
 
 from penstock.service.arrivals import CountingService
 from penstock.service.listening import listen, options
+from penstock.service.loops import loop_factory
 from penstock.service.services import Services
 from penstock.service.settings import Settings
 from penstock.service.telemetry import MetricsServer
@@ -100,7 +101,8 @@ def serve_until_stopped(settings: Settings, announce: Callable[[str], None]) -> 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # Outside of the loop, which would hear of no signal before all models are loaded.
     server = Server(settings)
-    asyncio.run(_until_stopped(server, settings.grace_seconds, announce))
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(_until_stopped(server, settings.grace_seconds, announce))
 
 
 async def _until_stopped(server: Server, grace: float, announce: Callable[[str], None]) -> None:

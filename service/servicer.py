@@ -213,14 +213,13 @@ class InferenceServicer:
 
     async def _infer(self, request: service_pb2.ModelInferRequest) -> service_pb2.ModelInferResponse:
         model = self._engine.repository.get(request.model_name, version_number(request.model_version))
-        with self._telemetry.request(model.name, model.version), model.statistics.request():
+        with self._telemetry.request(model) as count:
             with self._tracer.phase("decode"):
                 work = read_request(request, model, self._memory)
             tensors, times = await self._engine.infer(model, work)
             with self._tracer.phase("encode"):
                 response = infer_response(request, model, work, tensors, self._memory)
-            self._telemetry.answered(model.name, model.version, times)
-            model.statistics.answered(times)
+            count.answered(times)
             return response
 
     def _statistics_of(self, name: str, version: int | None) -> list[Model]:

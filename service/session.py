@@ -50,6 +50,11 @@ class Session:
         threads: threads of one run.
         shrinks: whether memory is given back that the last runs did not need.
 
+    Attributes:
+        inputs: of the graph.
+        outputs: of the graph.
+        has_texts: whether some of them are texts.
+
     Raises:
         BundleError: ONNX Runtime refuses the file.
     """
@@ -72,7 +77,9 @@ class Session:
         self._shrinking = Shrinking() if shrinks else None
         self._keeping_options = _run_options()
         self._shrinking_options = _run_options(shrunk="cpu:0;gpu:0" if self.on_cuda else "cpu:0")
-        self._run = run_bound if self.on_cuda and not self._has_texts else run_plain
+        kinds = [tensor.datatype for tensor in (*self.inputs, *self.outputs)]
+        self.has_texts = any(kind is not None and kind.is_text for kind in kinds)
+        self._run = run_bound if self.on_cuda and not self.has_texts else run_plain
 
     @property
     def on_cuda(self) -> bool:
@@ -96,11 +103,6 @@ class Session:
         shrinks = self._shrinking is not None and self._shrinking.due(size_of(inputs))
         options = self._shrinking_options if shrinks else self._keeping_options
         return dict(zip(outputs, self._run(self._session, inputs, outputs, options), strict=True))
-
-    @property
-    def _has_texts(self) -> bool:
-        kinds = [tensor.datatype for tensor in (*self.inputs, *self.outputs)]
-        return any(kind is not None and kind.is_text for kind in kinds)
 
 
 def run_plain(session: Any, inputs: Tensors, outputs: Sequence[str], options: Any) -> list[Array]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from penstock.service.runs import Run
@@ -62,18 +60,6 @@ class Statistics:
         self.batches: dict[int, Phases] = defaultdict(Phases)
         self.last_ms = 0
         self._watcher: Callable[[int], None] = lambda count: None
-
-    @contextmanager
-    def request(self) -> Iterator[None]:
-        """Count one request and how it ended, around the block that serves it."""
-        self.last_ms = time.time_ns() // 1_000_000
-        begin = time.perf_counter_ns()
-        try:
-            yield
-        except BaseException:
-            self.failure.add(time.perf_counter_ns() - begin)
-            raise
-        self.success.add(time.perf_counter_ns() - begin)
 
     def watch(self, ran: Callable[[int], None]) -> None:
         """From now on, and instead of whom there was before, tell of runs how many ended."""

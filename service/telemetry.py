@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from threading import Thread
+from types import TracebackType
+from typing import Self
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
@@ -25,16 +26,12 @@ from penstock.errors import (
     UnsupportedError,
 )
 from penstock.service.answers import Answer
+from penstock.service.figures import Figures, ModelFigures
 from penstock.service.model import Model
 from penstock.service.series import MODEL, Labels, ModelSeries
+from penstock.service.statistics import Statistics
 from penstock.service.times import Times
 
-_PHASES = {
-    "queue": "in the queue",
-    "compute_input": "laying inputs together",
-    "compute_infer": "in the graph",
-    "compute_output": "taking outputs apart",
-}
 _MACS_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1)
 
 
@@ -49,19 +46,8 @@ class Telemetry:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.series = ModelSeries()
-        self._success = self._gauge("nv_inference_request_success", "Requests answered")
-        self._failure = self._gauge("nv_inference_request_failure", "Requests failed, by reason", "reason")
-        self._images = self._gauge("nv_inference_count", "Images answered")
-        self._runs = self._gauge("nv_inference_exec_count", "Runs of the graph")
-        self._duration = self._gauge(
-            "nv_inference_request_duration_us", "Microseconds spent on answered requests, waiting included"
-        )
-        self._phases = {
-            phase: self._gauge(
-                f"nv_inference_{phase}_duration_us", f"Microseconds of answered requests {what}"
-            )
-            for phase, what in _PHASES.items()
-        }
+        self._figures = self.series.add(ModelFigures())
+        self.registry.register(self._figures)
         self._pending = self._gauge("nv_inference_pending_request_count", "Requests that wait for a run")
         self._running = self._gauge("penstock_running", "Runs of the graph in progress")
         self._flagged = self.series.add(
@@ -79,6 +65,7 @@ class Telemetry:
         self._calls = Counter(
             "penstock_rpc", "Remote calls by method and status", ("method", "code"), registry=self.registry
         )
+        self._counters: dict[tuple[str, str], Counter] = {}
         self._missed = Counter(
             "penstock_rpc_unread",
             "Remote calls whose message never arrived: larger than the limit, badly compressed, or given up",
@@ -120,40 +107,15 @@ class Telemetry:
         served = {_labels(model.name, model.version): model for model in models}
         self.series.keep(served)
         for labels, model in served.items():
-            for metric in (
-                self._success,
-                self._images,
-                self._runs,
-                self._duration,
-                self._flagged,
-                self._macs,
-            ):
+            self._figures.of(labels)
+            for metric in (self._flagged, self._macs):
                 metric.labels(*labels)
-            for phase in self._phases.values():
-                phase.labels(*labels)
             self._watch_runs(labels, model)
 
-    @contextmanager
-    def request(self, model: str, version: int) -> Iterator[None]:
-        """Count one inference request, and how it ended, around the block that serves it."""
-        labels = _labels(model, version)
-        begin = time.perf_counter()
-        with self.series.used(labels):
-            try:
-                yield
-            except BaseException as error:
-                self._failure.labels(*labels, _reason(error)).inc()
-                raise
-            self._success.labels(*labels).inc()
-            self._duration.labels(*labels).inc((time.perf_counter() - begin) * 1e6)
-
-    def answered(self, model: str, version: int, times: Times) -> None:
-        """Count the rows of one answer and the time of each phase, as in the statistics."""
-        labels = _labels(model, version)
-        self._images.labels(*labels).inc(times.rows)
-        nanoseconds = (times.queue_ns, times.input_ns, times.infer_ns, times.output_ns)
-        for phase, spent in zip(_PHASES, nanoseconds, strict=True):
-            self._phases[phase].labels(*labels).inc(spent / 1e3)
+    def request(self, model: Model) -> RequestCount:
+        """Counts one inference request, and how it ended, around the block that serves it."""
+        labels = _labels(model.name, model.version)
+        return RequestCount(self.series, labels, self._figures.of(labels), model.statistics)
 
     def flagged(self, model: str, version: int, answer: Answer) -> None:
         """Count what was found about the images of one answer."""
@@ -164,7 +126,10 @@ class Telemetry:
 
     def called(self, method: str, code: str) -> None:
         """Count one remote call by its status."""
-        self._calls.labels(method, code).inc()
+        counter = self._counters.get((method, code))
+        if counter is None:  # kept, for the library looks one up anew every time
+            counter = self._counters[method, code] = self._calls.labels(method, code)
+        counter.inc()
 
     def missed(self, method: str) -> None:
         """Count one remote call whose message never arrived."""
@@ -173,14 +138,53 @@ class Telemetry:
     def _watch_runs(self, labels: Labels, model: Model) -> None:
         def ran(count: int) -> None:
             if self.series.shows(labels):  # the last run may end after the last request, which was given up
-                self._runs.labels(*labels).inc(count)
+                self._figures.of(labels).runs += count
 
         model.statistics.watch(ran)
         self._pending.labels(*labels).set_function(lambda: model.scheduler.waiting)
         self._running.labels(*labels).set_function(lambda: model.scheduler.running)
 
-    def _gauge(self, name: str, text: str, *more: str) -> Gauge:
-        return self.series.add(Gauge(name, text, (*MODEL, *more), registry=self.registry))
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return self.series.add(Gauge(name, text, MODEL, registry=self.registry))
+
+
+class RequestCount:
+    """Counts one inference request in metrics and statistics alike.
+
+    Args:
+        series: keeps those of its model until it has ended.
+        labels: of its model.
+        figures: of its model.
+        statistics: of its model.
+    """
+
+    def __init__(self, series: ModelSeries, labels: Labels, figures: Figures, statistics: Statistics) -> None:
+        self._series, self._labels = series, labels
+        self._figures, self._statistics = figures, statistics
+        self._begin = time.perf_counter_ns()
+
+    def __enter__(self) -> Self:
+        self._series.begin(self._labels)
+        self._statistics.last_ms = time.time_ns() // 1_000_000
+        return self
+
+    def answered(self, times: Times) -> None:
+        """Count what its answer took."""
+        self._figures.answered(times)
+        self._statistics.answered(times)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        spent = time.perf_counter_ns() - self._begin
+        if error is None:
+            self._figures.success += 1
+            self._figures.ns += spent
+            self._statistics.success.add(spent)
+        else:
+            self._figures.failures[_reason(error)] += 1
+            self._statistics.failure.add(spent)
+        self._series.end(self._labels)
 
 
 class MetricsServer:

@@ -10,6 +10,7 @@ import math
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,11 @@ class Datatype:
     def config_name(self) -> str:
         """The name in ``config.pbtxt``."""
         return f"TYPE_{'STRING' if self.is_text else self.name}"
+
+    @cached_property
+    def wire(self) -> np.dtype[Any]:
+        """Numpy's for raw bytes."""
+        return self.dtype.newbyteorder("<")
 
     @property
     def is_text(self) -> bool:
@@ -106,6 +112,8 @@ class TensorSpec:
 
     def allows(self, shape: tuple[int, ...]) -> bool:
         """Whether a tensor may have this shape, both without batch."""
+        if shape == self.shape and -1 not in shape:
+            return True
         return len(shape) == len(self.shape) and all(
             dim >= 0 if want == -1 else dim == want for dim, want in zip(shape, self.shape, strict=True)
         )
@@ -134,7 +142,7 @@ def decode(raw: bytes | memoryview, datatype: Datatype, shape: tuple[int, ...], 
             f"unexpected total byte size for input {name!r}. Expected {expected} "
             f"for shape {shown(shape)} {datatype}, got {len(raw)}"
         )
-    values = np.frombuffer(raw, datatype.dtype.newbyteorder("<"))
+    values = np.frombuffer(raw, datatype.wire)
     return reshaped(values.astype(datatype.dtype, copy=False), shape, name)
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from penstock.service.queues import Ran
 from penstock.service.runs import Run
 
 
-@dataclass(frozen=True, kw_only=True)
-class Times:
+class Times(NamedTuple):
     """Of one request, whose pieces may have run side by side: the times of its runs add up all the same.
 
     Attributes:
@@ -36,17 +35,23 @@ class Times:
     @classmethod
     def of(cls, arrived_ns: int, rows: int, parts: Sequence[Ran[Run]]) -> Times:
         """The times of a request with these pieces."""
-        runs = tuple(part.result for part in parts)
-        first = min(parts, key=lambda part: part.waited)
+        first = parts[0]
+        input_ns = infer_ns = output_ns = 0
+        for part in parts:
+            if part.waited < first.waited:
+                first = part
+            input_ns += part.result.input_ns
+            infer_ns += part.result.infer_ns
+            output_ns += part.result.output_ns
         return cls(
             arrived_ns=arrived_ns,
             rows=rows,
-            runs=runs,
+            runs=tuple([part.result for part in parts]),
             queue_ns=_nanoseconds(first.waited),
             held_ns=_nanoseconds(first.held),
-            input_ns=sum(run.input_ns for run in runs),
-            infer_ns=sum(run.infer_ns for run in runs),
-            output_ns=sum(run.output_ns for run in runs),
+            input_ns=input_ns,
+            infer_ns=infer_ns,
+            output_ns=output_ns,
         )
 
 

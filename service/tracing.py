@@ -25,16 +25,20 @@ Finish = Callable[[str], None]
 """Tells a span the call's status, ``OK`` or another of gRPC's names."""
 
 
+_UNHEARD: AbstractContextManager[Finish] = nullcontext(lambda code: None)
+_NOTHING: AbstractContextManager[None] = nullcontext()
+
+
 class NoTracer:
     """Makes no spans."""
 
     def call(self, service: str, method: str, metadata: Metadata) -> AbstractContextManager[Finish]:
         """A block that nobody hears of."""
-        return nullcontext(lambda code: None)
+        return _UNHEARD
 
     def phase(self, name: str) -> AbstractContextManager[None]:
         """A block that nobody hears of."""
-        return nullcontext()
+        return _NOTHING
 
     def ran(self, times: Times) -> None:
         """Nobody hears of it."""
