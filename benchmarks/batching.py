@@ -61,6 +61,7 @@ NETWORKS: tuple[dict[str, Any], ...] = (
     },
 )
 BATCHES = (1, 4, 8, 16)
+IN_GRAPH = 8  # batches of each size that the graph alone is timed with
 IMAGES = 64  # that are asked about in turn
 ALONE, SHARED = "alone", "shared"
 
@@ -111,12 +112,12 @@ def per_image(network: dict[str, Any], file: Path, seconds: float) -> dict[str, 
     """Milliseconds of an image in the graph alone, by size of batch."""
     session = Session(file, Device(CPU), threads=1)
     outputs = [tensor.name for tensor in session.outputs]
-    images = shown(network, 4 * max(BATCHES))[: 4 * max(BATCHES)]
+    images = shown(network, IN_GRAPH * max(BATCHES))
 
     def run(feed: dict[str, Any]) -> Any:
         return lambda: session.run(feed, outputs)
 
-    runs = {str(batch): [run(feed) for feed in feeds(images, batch)] for batch in BATCHES}
+    runs = {str(batch): [run(feed) for feed in feeds(images[: IN_GRAPH * batch], batch)] for batch in BATCHES}
     times = interleaved(runs, seconds=seconds * len(BATCHES))
     return {batch: ms / int(batch) for batch, ms in times.items()}
 

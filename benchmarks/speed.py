@@ -9,8 +9,9 @@ times and more. Of each batch the median over its runs, of these the mean over b
 the network has a data set: of those that cost in the mean what all do. *Accuracy* is that of the exported file on the
 images that neither training nor the choice of the epoch nor calibration has seen. *Speed-up* is over the dense network
 in the same engine, precision, batch and number of threads; *efficiency* is that speed-up as a share of what the saved
-work would allow: speed-up / (dense MACs / executed MACs), everything that a form adds counted in both. Every export
-runs in a process of its own, whose time and peak memory are kept too. Rows of networks that were not asked for stay.
+work would allow: speed-up / (dense MACs / executed MACs). What a form adds is in its time, and routers and gates, those
+that only look on included, in its MACs; a detector's sums over the bits of a path are not. Every export runs in a process
+of its own, whose time and peak memory are kept too. Rows of networks that were not asked for stay.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 from machine import RESULTS, about
 from speed_forms import Made, accuracy, exported, shown, with_batch
-from speed_subjects import BATCHES, ORT, THREADS, forms, networks
+from speed_subjects import BATCHES, ORT, SUBJECTS, THREADS, forms, networks
 
 from penstock.export.autotune.engines import OPENVINO, Loaded, load
 from penstock.export.autotune.measure import measure
@@ -38,7 +39,7 @@ FILE = "speed.json"
 SECONDS_EACH = 6.0  # of measuring, for each form
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Export, measure, write."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -47,19 +48,23 @@ def main() -> int:
     parser.add_argument("--batch", action="append", type=int, metavar="N")
     parser.add_argument("--threads", action="append", type=int, metavar="T")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="folder of the results")
-    parsed = parser.parse_args()
+    parser.add_argument("--seconds", type=float, default=SECONDS_EACH, help="of measuring, for each form")
+    parser.add_argument("--subjects", type=Path, default=SUBJECTS, metavar="FILE", help="what to time")
+    parsed = parser.parse_args(arguments)
     file = parsed.out / FILE
     rows = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.is_file() else []
-    for network in networks(parsed.only or ["*"]):
+    for network in networks(parsed.only or ["*"], parsed.subjects):
         for batch in parsed.batch or BATCHES:
-            for new in timed(network, batch, parsed.threads or THREADS):
+            for new in timed(network, batch, parsed.threads or THREADS, parsed.seconds):
                 measured = {_setting(row) for row in new}
                 rows = [row for row in rows if _setting(row) not in measured] + new
                 write_atomic(file, json.dumps({"rows": rows}, indent=2) + "\n")
     return 0
 
 
-def timed(network: dict[str, Any], batch: int, threads: Sequence[int]) -> Iterator[list[dict[str, Any]]]:
+def timed(
+    network: dict[str, Any], batch: int, threads: Sequence[int], seconds: float
+) -> Iterator[list[dict[str, Any]]]:
     """Rows of one network at one batch size, for each number of threads."""
     accuracies: dict[
         str, float | None
@@ -72,7 +77,7 @@ def timed(network: dict[str, Any], batch: int, threads: Sequence[int]) -> Iterat
                 if each.sha256 not in accuracies:
                     accuracies[each.sha256] = accuracy(each, network)
             runs = [(each, engine) for each in made for engine in each.form.engines]
-            times = milliseconds(runs, images, batch, count)
+            times = milliseconds(runs, images, batch, count, seconds)
             rows = []
             for each, engine in runs:
                 dense = times[name(made[0], engine, each.form.precision)]
@@ -83,11 +88,11 @@ def timed(network: dict[str, Any], batch: int, threads: Sequence[int]) -> Iterat
 
 
 def milliseconds(
-    runs: Sequence[tuple[Made, str]], images: npt.NDArray[np.uint8], batch: int, threads: int
+    runs: Sequence[tuple[Made, str]], images: npt.NDArray[np.uint8], batch: int, threads: int, seconds: float
 ) -> dict[str, float]:
     """Of a batch, by form and engine. No graph outlives this: ResNet-50's forms, loaded twice, do not fit 24 GB."""
     graphs = {name(each, engine): loaded(each, engine, batch, threads) for each, engine in runs}
-    return measure(graphs, images, batch=batch, threads=threads, seconds=SECONDS_EACH * len(graphs))
+    return measure(graphs, images, batch=batch, threads=threads, seconds=seconds * len(graphs))
 
 
 def _setting(row: dict[str, Any]) -> tuple[str, int, int]:

@@ -100,13 +100,17 @@ def _openvino(content: bytes, threads: int, precision: str) -> Callable[[Feed], 
     try:
         compiled = core.compile_model(core.read_model(content), "CPU", settings)
     except RuntimeError as error:
-        raise UnsupportedError(f"OpenVINO cannot run this graph: {str(error).splitlines()[-1]}") from error
+        raise _refused_by_openvino(error) from error
 
     def run(feed: Feed) -> object:
         try:
             return compiled(dict(feed))
         except RuntimeError as error:
-            reason = str(error).splitlines()[-1]
-            raise UnsupportedError(f"OpenVINO cannot run this graph: {reason}: {REMEDY}") from error
+            raise _refused_by_openvino(error) from error
 
     return run
+
+
+def _refused_by_openvino(error: RuntimeError) -> UnsupportedError:
+    reason = str(error).splitlines()[-1]
+    return UnsupportedError(f"OpenVINO cannot run this graph: {reason}: {REMEDY}")

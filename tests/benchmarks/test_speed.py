@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import speed
 import speed_gpu
 from gpu_sessions import is_fixed
 from speed_forms import with_batch
@@ -56,6 +57,32 @@ def test_what_a_command_takes_is_its_own_and_not_that_of_who_asks() -> None:
     assert ballast.all()
     with pytest.raises(subprocess.CalledProcessError):
         usage([sys.executable, "-c", "raise SystemExit(3)"])
+
+
+def test_the_benchmark_measures_every_form_and_keeps_what_it_was_not_asked_for(
+    tiny_run: Path, tmp_path: Path
+) -> None:
+    subjects = tmp_path / "subjects.toml"
+    asked, _, _ = SUBJECT.rpartition("[[network.form]]")
+    subjects.write_text(asked.format(run=tiny_run))
+    other = {"network": "other", "batch": 1, "threads": 1}
+    (tmp_path / "speed.json").write_text(json.dumps({"rows": [other]}))
+    words = ["--subjects", str(subjects), "--out", str(tmp_path), "--seconds", "0.1"]
+    for _ in range(2):  # a setting that is measured anew takes the place of what it was
+        assert speed.main([*words, "--batch", "2", "--threads", "1"]) == 0
+    kept, *rows = json.loads((tmp_path / "speed.json").read_text())["rows"]
+    assert kept == other
+    assert [(row["form"], row["precision"], row["batch"], row["threads"]) for row in rows] == [
+        ("dense", "fp32", 2, 1),
+        ("dense", "int8", 2, 1),
+        ("gathered", "fp32", 2, 1),
+    ]
+    dense, narrow, gathered = rows
+    assert dense["speed_up"] == narrow["speed_up"] == dense["efficiency"] == 1.0
+    assert gathered["speed_up"] == pytest.approx(dense["ms"] / gathered["ms"])
+    assert gathered["efficiency"] == pytest.approx(gathered["speed_up"] * gathered["macs"])
+    assert gathered["macs"] < 1
+    assert all(row["accuracy"] > 0.8 and row["export_seconds"] > 0 and row["file_mb"] > 0 for row in rows)
 
 
 def test_the_gpu_benchmark_runs_small_and_without_a_gpu(

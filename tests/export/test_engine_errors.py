@@ -26,6 +26,7 @@ from penstock.export.lowerings.masked import Masked
 from penstock.export.passes.simplify import tidy
 from penstock.export.precision.standalone import open_model
 from penstock.export.runtime import _openmp_threads, open_graph
+from penstock.service.devices import CUDA, find_device
 
 IMAGES = np.zeros((2, 3, 8, 8), np.uint8)
 FEED = {INPUT: IMAGES.astype(np.float32)}
@@ -70,6 +71,19 @@ def test_what_onnx_runtime_refuses_is_told_by_node() -> None:
     graph = load(reshaping(AT_RUNNING), "cpu", single=False, threads=1)
     with pytest.raises(UnsupportedError, match=r"cannot run this graph: .*odd.*another --provider"):
         graph.run_batch(FEED)
+
+
+def test_openvino_s_refusals_say_what_to_do() -> None:
+    pytest.importorskip("openvino", reason="OpenVINO is an optional extra: penstock[openvino]")
+    with pytest.raises(UnsupportedError, match=r"OpenVINO cannot run this graph: .*another --provider"):
+        load(reshaping(AT_LOADING), "openvino", single=False, threads=1)
+
+
+def test_cuda_is_refused_where_there_is_none() -> None:
+    if find_device().provider == CUDA:
+        pytest.skip("there is a GPU, so nothing is refused")
+    with pytest.raises(UnsupportedError, match=r"install the GPU build|is there a GPU, with its libraries"):
+        load(reshaping(AT_RUNNING), "cuda", single=False, threads=1)
 
 
 def test_a_part_that_cannot_be_loaded_alone_is_told_by_node() -> None:

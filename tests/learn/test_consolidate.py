@@ -19,6 +19,7 @@ from penstock.cli import main
 from penstock.data import load
 from penstock.errors import ConfigurationError, PenstockError, UnsupportedError
 from penstock.export.pipeline import ExportOptions, export
+from penstock.export.runtime import open_graph
 from penstock.files import sha256
 from penstock.learn import consolidate as module
 from penstock.learn import runs
@@ -308,7 +309,16 @@ def test_groups_by_difficulty_cost_the_more_the_harder(tiny_run: Path, few: Few,
 def test_prototypes_can_be_exported(count: int, consolidations: dict[int, Path], tmp_path: Path) -> None:
     source = str(consolidations[count])
     options = ExportOptions(source=source, repository=tmp_path, name="m", lowering="routed", flags=False)
-    assert export(options).manifest.lowering == "routed"
+    bundle = export(options)
+    manifest = bundle.manifest
+    assert (manifest.lowering, manifest.static) == ("routed", count == 1)
+    graph = open_graph(bundle.model_file.read_bytes(), single=manifest.single)
+    chosen = len(np.unique(graph.run(load("digits").test.images)["path"], axis=0))
+    if count == 1:
+        assert chosen == 1
+    else:  # several prototypes serve, for the images of the report and for others
+        assert max(np.count_nonzero(choice.images) for choice in manifest.choices) > 1
+        assert chosen > 1
     with pytest.raises(UnsupportedError, match=r"has prototypes or is a cascade.*take the lowering routed"):
         export(replace(options, name="other", lowering="gathered"))
 
