@@ -42,6 +42,22 @@ def servers(results: dict[str, Any]) -> list[str]:
     return [*markdown(head, lines, words=3), "", *notes, measured([results["machine"]])]
 
 
+def summary(results: dict[str, Any]) -> list[str]:
+    """Requests a second: a row for each server, a column for each size and concurrency; the best Python server first."""
+    rates: dict[str, dict[tuple[int, int], float]] = {}
+    for row in results["rows"]:
+        shown = row["server"] + (" (C++ front end)" if row["native"] else "")
+        if row["server"] not in (RAW, FLOOR):
+            rates.setdefault(shown, {})[row["size"], row["concurrency"]] = row["requests_per_second"]
+    points = sorted({point for own in rates.values() for point in own})
+    best = sorted(rates.items(), key=lambda item: -geometric_mean(item[1].values()))
+    lines = [
+        [name, *(f"{own[point]:,.0f}" if point in own else "" for point in points)] for name, own in best
+    ]
+    head = ["requests/s", *(f"{size}x{size}, {at_once} at once" for size, at_once in points)]
+    return [*markdown(head, lines), "", measured([results["machine"]])] if lines else []
+
+
 def phases(results: dict[str, Any]) -> list[str]:
     """Mean microseconds of a request in Penstock, by phase."""
     names = ("queue", "compute_input", "compute_infer", "compute_output", "success")

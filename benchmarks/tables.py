@@ -89,6 +89,7 @@ PAGES: Mapping[str, Mapping[str, Table]] = {
         "main-job": _main_job(table_main_job.main_job),
         "lowerings": _main_job(table_main_job.lowerings),
         "speed": _speed(table_speed.summary),
+        "serving": _serving(table_serving.summary),
         "best-settings": BEST,
     },
     "docs/speed-results.md": {

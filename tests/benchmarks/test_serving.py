@@ -37,6 +37,7 @@ def test_reduced_form(tmp_path: Path) -> None:
     assert 0 < phases["compute_infer"] < phases["success"]
     table = table_serving.servers(results)
     assert sum(line.startswith("| 32x32 ") for line in table) == 5
+    assert any(line.startswith("| Penstock | ") for line in table_serving.summary(results))
     assert sum(line.startswith("| 32x32 ") for line in table_serving.phases(results)) == 2
     assert phases != rows["Penstock", 2]["phases_us"], "each concurrency has its own"
     assert table_serving.limits(results) == [], "without peers there is nothing to judge by"

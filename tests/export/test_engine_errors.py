@@ -73,10 +73,10 @@ def test_what_onnx_runtime_refuses_is_told_by_node() -> None:
         graph.run_batch(FEED)
 
 
-def test_openvino_s_refusals_say_what_to_do() -> None:
+def test_openvino_tells_a_broken_file_and_what_to_do() -> None:
     pytest.importorskip("openvino", reason="OpenVINO is an optional extra: penstock[openvino]")
     with pytest.raises(UnsupportedError, match=r"OpenVINO cannot run this graph: .*another --provider"):
-        load(reshaping(AT_LOADING), "openvino", single=False, threads=1)
+        load(b"no graph", "openvino", single=False, threads=1)
 
 
 def test_cuda_is_refused_where_there_is_none() -> None:
