@@ -10,8 +10,8 @@ the network has a data set: of those that cost in the mean what all do. *Accurac
 images that neither training nor the choice of the epoch nor calibration has seen. *Speed-up* is over the dense network
 in the same engine, precision, batch and number of threads; *efficiency* is that speed-up as a share of what the saved
 work would allow: speed-up / (dense MACs / executed MACs). What a form adds is in its time, and routers and gates, those
-that only look on included, in its MACs; a detector's sums over the bits of a path are not. Every export runs in a process
-of its own, whose time and peak memory are kept too. Rows of networks that were not asked for stay.
+that only look on included, in its MACs; a detector's sums over the bits of a path are not. Every export runs in a
+process of its own, whose time and peak memory are kept too. Rows of networks that were not asked for stay.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def servers(results: dict[str, Any]) -> list[str]:
 
 
 def summary(results: dict[str, Any]) -> list[str]:
-    """Requests a second: a row for each server, a column for each size and concurrency; the best Python server first."""
+    """Requests a second: a row for each server, the fastest first, a column for each size and concurrency."""
     rates: dict[str, dict[tuple[int, int], float]] = {}
     for row in results["rows"]:
         shown = row["server"] + (" (C++ front end)" if row["native"] else "")

@@ -1,7 +1,7 @@
 """The zoo's networks, compiled, on real images that they never saw: cascades by prototypes, gates with masks.
 
-What is promised of them: in float32 the answers and paths of PyTorch, in int8 and float16 nearly the classes of their own
-float32 form, and no loss of accuracy that one would see.
+What is promised of them: in float32 the answers and paths of PyTorch, in int8 and float16 nearly the classes of their
+own float32 form, and no loss of accuracy that one would see.
 """
 
 from __future__ import annotations
@@ -88,12 +88,14 @@ def subjects(few: str, *names: str) -> list[Any]:
     params=subjects("vgg16-cifar10", "resnet56-cifar10", "vgg16-cifar10", "squeezenet-caltech25"),
 )
 def cascade(request: pytest.FixtureRequest) -> Subject:
-    return subject_of(*request.param, Routed())
+    name, extent = request.param
+    return subject_of(name, extent, Routed())
 
 
 @pytest.fixture(scope="module", params=subjects("resnet20-cifar10", "resnet20-cifar10"))
 def gated(request: pytest.FixtureRequest) -> Subject:
-    return subject_of(*request.param, Masked())
+    name, extent = request.param
+    return subject_of(name, extent, Masked())
 
 
 def check_float32(subject: Subject) -> None:
