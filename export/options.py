@@ -124,8 +124,8 @@ class ExportOptions:
     def _check_precision(self) -> None:
         if self.precision == INT8 and self.lowering == Gathered.name and not self.dense:
             raise InvalidArgumentError(
-                "precision int8 and lowering gathered: it gathers other weights for each image, which have no fixed "
-                "scales; take lowering masked or routed, or precision fp32"
+                "precision int8 and lowering gathered: it gathers other weights for each image, which at int8 takes "
+                "the time that it saves; take lowering masked or routed, or precision fp32"
             )
         if self.precision == INT8 and self.provider in OPENVINO:
             raise InvalidArgumentError(

@@ -68,6 +68,6 @@ def _refuse_moving_weights(graph: ir.Graph) -> None:
     for node in (node for each in all_graphs(graph) for node in each):
         if node.op_type in ("Conv", "ConvTranspose") and not is_constant(node.inputs[1]):
             raise UnsupportedError(
-                f"the weights of {node.name} are gathered for each image, so they have no fixed scales to quantise "
-                "them with: take the lowering masked or routed for int8"
+                f"the weights of {node.name} are gathered for each image, which at int8 takes the time that it saves: "
+                "take the lowering masked or routed for int8"
             )
