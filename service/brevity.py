@@ -1,42 +1,52 @@
 """Which runs are so brief that handing them to a thread would cost more than they do.
 
 The event loop that answers all requests must not wait for a graph, so runs happen in threads. Handing one over and
-being told of its end costs some 0.1 ms, whatever the graph. A run that takes little more is better done by the loop
-itself, which spends as much on reading the request. What a run will take is guessed from those before it.
+being told of its end costs some 0.1 ms, whatever the graph. A run that takes no longer than that is better done by the
+loop itself, which spends as much on reading the request.
+
+What a run will take is guessed from those before it with inputs of the same shapes: a row of brief ones earns trust.
+Times are the processor's, so that neither a busy machine nor a busy interpreter makes a run look long. A graph whose
+time depends on its values can betray the trust, and a client can do so on purpose. Then the loop waits for that one
+run, and from then on trust takes a row of twice the length, whatever the shapes.
 """
 
 from __future__ import annotations
 
-BRIEF_NS = 200_000
+from collections.abc import Hashable
+
+BRIEF_NS = 100_000
 """Nanoseconds of the longest run that counts as brief."""
 
-_UNKNOWN_NS = (
-    10 * BRIEF_NS
-)  # what is expected of a graph that has not run yet: trust takes some 40 brief runs
-_WEIGHT = (
-    1 / 16
-)  # of the last run in the mean: one hiccup of a millisecond does not cost the trust, a long run does
+ROW = 32
+"""Brief runs, one after the other, by which a graph earns trust at first."""
+
+_BETRAYAL_NS = 10 * BRIEF_NS
+_MOST_SHAPES = 256  # that are remembered: clients may send any
 
 
 class Brevity:
-    """What is known of one graph's runs; may be told from many threads at once, where one may miss another's word.
-
-    Runs are told apart by the size of their inputs, to the next power of two.
-    """
+    """What is known of one graph's runs; may be told from many threads at once, where one may miss another's word."""
 
     def __init__(self) -> None:
-        self._mean_ns = [float(_UNKNOWN_NS)] * 65  # by the bits of the inputs' size, moving
+        self._rows: dict[Hashable, int] = {}
+        self._needed = ROW
 
-    def ran(self, size: int, ns: int) -> None:
-        """Take note of a run.
+    def ran(self, shapes: Hashable, ns: int) -> None:
+        """Take note of a run, whatever became of it.
 
         Args:
-            size: bytes of its inputs.
-            ns: nanoseconds that it took.
+            shapes: of its inputs.
+            ns: nanoseconds of the processor that it took.
         """
-        bits = size.bit_length()
-        self._mean_ns[bits] += _WEIGHT * (ns - self._mean_ns[bits])
+        if ns <= BRIEF_NS:
+            if len(self._rows) >= _MOST_SHAPES and shapes not in self._rows:
+                self._rows.clear()
+            self._rows[shapes] = self._rows.get(shapes, 0) + 1
+            return
+        if ns > _BETRAYAL_NS and self.expected(shapes):
+            self._needed *= 2
+        self._rows.pop(shapes, None)
 
-    def expected(self, size: int) -> bool:
-        """Whether the run of inputs of so many bytes will be brief."""
-        return self._mean_ns[size.bit_length()] <= BRIEF_NS
+    def expected(self, shapes: Hashable) -> bool:
+        """Whether the run of inputs of these shapes will be brief."""
+        return self._rows.get(shapes, 0) >= self._needed

@@ -87,6 +87,10 @@ class ModelFigures(Collector):
         """Show a model no more."""
         self._of.pop((labels[MODEL[0]], labels[MODEL[1]]), None)
 
+    def describe(self) -> Iterator[GaugeMetricFamily]:
+        """The names, for a registry that is asked for some of them."""
+        return ModelFigures().collect()
+
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """The figures as they stand."""
         shown = dict(self._of)

@@ -6,18 +6,16 @@ same id: it stands in the error's message.
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
-import secrets
+import random
 from collections.abc import Iterable
 from contextvars import ContextVar
 from datetime import UTC, datetime
 
 _HEADER = "x-request-id"
 _LONGEST = 64
-_PROCESS = secrets.token_hex(4)  # so that ids of two servers, or of two lives of one, differ
-_numbers = itertools.count()
+_random = random.Random()  # seeded by the system; ids need be no secret, only different
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """Of the call that this task serves; empty outside of one."""
@@ -28,7 +26,7 @@ def request_id_of(metadata: Iterable[tuple[str, str | bytes]]) -> str:
     for name, value in metadata:
         if name == _HEADER and isinstance(value, str) and 0 < len(value) <= _LONGEST and value.isprintable():
             return value
-    return f"{_PROCESS}-{next(_numbers):x}"
+    return f"{_random.getrandbits(48):012x}"
 
 
 def set_up(level: str, form: str) -> None:

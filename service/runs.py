@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from time import perf_counter_ns
+from time import perf_counter_ns, thread_time_ns
 from typing import NamedTuple
 
 import numpy as np
 
 from penstock.bundle import CONFIG_FILE
 from penstock.errors import OperationError
-from penstock.service.arenas import size_of
 from penstock.service.brevity import Brevity
 from penstock.service.line_limit import LineLimit
 from penstock.service.session import Session
@@ -80,11 +79,14 @@ class Runner:
         self._brevity = Brevity()
 
     def brief(self, piece: Piece) -> bool:
-        """Whether a run of this piece will take less than handing it to a thread.
+        """Whether a run of this piece will take no longer than handing it to a thread.
 
-        Never of texts, whose bytes are not counted, so that nothing is known of how long they take.
+        Never of texts, of which the shapes do not tell how long they are, nor on a GPU, which works while the loop goes
+        on.
         """
-        return self._brevity.expected(size_of(piece.inputs)) and not self._session.has_texts
+        if self._session.has_texts or self._session.on_cuda:
+            return False
+        return self._brevity.expected(_shapes(piece.inputs))
 
     def __call__(self, pieces: Sequence[Piece]) -> list[Run | Exception]:
         """Run pieces of one kind together, or one by one where that fails, so that each fails for itself alone.
@@ -108,15 +110,25 @@ class Runner:
             names = tuple(dict.fromkeys(name for piece in pieces for name in piece.outputs))
             rows = sum(piece.rows for piece in pieces)
         joined_at = perf_counter_ns()
-        outputs = self._session.run(inputs, names)
+        outputs = self._run(inputs, names)
         ran_at = perf_counter_ns()
         if self._batched:
             _check_rows(outputs, rows)
         first, *others = _split(outputs, [piece.rows for piece in pieces])
         ended_at = perf_counter_ns()
-        self._brevity.ran(size_of(inputs), ended_at - begin)
         run = Run(first, rows, begin, joined_at - begin, ran_at - joined_at, ended_at - ran_at)
         return [run, *(run._replace(outputs=part, first=False) for part in others)]
+
+    def _run(self, inputs: Tensors, names: tuple[str, ...]) -> Tensors:
+        begin = thread_time_ns()
+        try:
+            return self._session.run(inputs, names)
+        finally:
+            self._brevity.ran(_shapes(inputs), thread_time_ns() - begin)
+
+
+def _shapes(inputs: Tensors) -> Hashable:
+    return tuple([values.shape for values in inputs.values()])
 
 
 def _log_parted(count: int, error: Exception) -> None:

@@ -8,6 +8,7 @@ asked for, without a thread.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +29,7 @@ class Scheduler(Generic[P, R]):
         execute: runs pieces together, in a thread of the pool; results in their order, an exception for what failed.
         waiting: who waits how long, and who shares a run.
         ended: is told the results of every run, whether or not anyone still waits for them; by default nobody is.
-        brief: tells of a piece whether running it takes less than handing it to a thread; by default none does.
+        brief: tells of a piece whether running it takes no longer than handing it to a thread; by default none does.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Scheduler(Generic[P, R]):
         self._queues: dict[int, tuple[Queue[P, R], Queue[P, R]]] = {}
         self._waiting: dict[int, int] = {}
         self._running = 0
+        self._closed = False
         self._wake: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
 
@@ -95,7 +97,7 @@ class Scheduler(Generic[P, R]):
         self._idle.clear()
         limit = policy.timeout_of(timeout)
         if limit:
-            request.timer = loop.call_later(limit, self._expire, request, policy.delays_late)
+            self._expire_at(request, request.arrived + limit, policy.delays_late)
         self._dispatch()
         try:
             return await request.future
@@ -115,23 +117,37 @@ class Scheduler(Generic[P, R]):
 
     def close(self) -> None:
         """Take no more pieces; those that run are not waited for."""
+        self._closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _runs_here(self, piece: P) -> bool:
         """Whether a piece that has just come is run at once by the loop."""
         batching = self._rules.batching
         in_company = batching is not None and batching.max_delay > 0
-        return self._free > 0 and not in_company and not self.waiting and self._brief(piece)
+        free = self._free > 0 and not self.waiting and not self._closed
+        return free and not in_company and self._brief(piece)
 
     def _run_here(self, piece: P) -> Ran[R]:
-        (outcome,) = self._execute([piece])
+        self._running += 1
+        try:
+            (outcome,) = self._execute([piece])
+        finally:
+            self._running -= 1
         if isinstance(outcome, Exception):
             raise outcome
         self._ended([outcome])
         return Ran(outcome, waited=0.0, held=0.0)
 
-    def _expire(self, request: Request[R], delays: bool) -> None:
+    def _expire_at(self, request: Request[R], end: float, delays: bool) -> None:
+        left = end - perf_counter()
+        loop = asyncio.get_running_loop()
+        request.timer = loop.call_later(_whole(left), self._expire, request, end, delays)
+
+    def _expire(self, request: Request[R], end: float, delays: bool) -> None:
         if request.started or request.future.done():
+            return
+        if perf_counter() < end:  # timers of uvloop may fire a little early
+            self._expire_at(request, end, delays)
             return
         if not delays:
             request.fail(OverloadedError(f"{TOO_LATE}: it waited too long for its turn"))
@@ -184,7 +200,7 @@ class Scheduler(Generic[P, R]):
         """Look again then, and not at the time that was set before: what waited so may have run."""
         if self._wake is not None:
             self._wake.cancel()
-        self._wake = asyncio.get_running_loop().call_later(seconds, self._dispatch)
+        self._wake = asyncio.get_running_loop().call_later(_whole(seconds), self._dispatch)
 
     def _start(self, batch: list[Entry[P, R]]) -> None:
         """Begin a run.
@@ -231,3 +247,8 @@ class Scheduler(Generic[P, R]):
     def _settle(self) -> None:
         if not self._running and not self.waiting:
             self._idle.set()
+
+
+def _whole(seconds: float) -> float:
+    """Up to the next millisecond, which is as fine as timers are: uvloop's would round to the nearest."""
+    return math.ceil(seconds * 1000) / 1000

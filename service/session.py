@@ -54,6 +54,7 @@ class Session:
         inputs: of the graph.
         outputs: of the graph.
         has_texts: whether some of them are texts.
+        on_cuda: whether it really runs on a CUDA device.
 
     Raises:
         BundleError: ONNX Runtime refuses the file.
@@ -74,17 +75,13 @@ class Session:
             raise BundleError(f"{file} is refused by ONNX Runtime: {error}") from error
         self.inputs = tuple(map(_graph_tensor, self._session.get_inputs()))
         self.outputs = tuple(map(_graph_tensor, self._session.get_outputs()))
+        self.on_cuda = CUDA in self._session.get_providers()
         self._shrinking = Shrinking() if shrinks else None
         self._keeping_options = _run_options()
         self._shrinking_options = _run_options(shrunk="cpu:0;gpu:0" if self.on_cuda else "cpu:0")
         kinds = [tensor.datatype for tensor in (*self.inputs, *self.outputs)]
         self.has_texts = any(kind is not None and kind.is_text for kind in kinds)
         self._run = run_bound if self.on_cuda and not self.has_texts else run_plain
-
-    @property
-    def on_cuda(self) -> bool:
-        """Whether the session really runs on a CUDA device."""
-        return CUDA in self._session.get_providers()
 
     def stop(self) -> None:
         """End running runs at their next operator, and refuse new ones."""

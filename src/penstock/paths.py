@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -142,7 +143,7 @@ class PathLayout:
         layers = tuple(layer for layer in self.layers if layer.observes)
         return replace(self, layers=layers, followers=()) if layers else self
 
-    @property
+    @cached_property
     def slices(self) -> tuple[slice, ...]:
         """The bits of each layer, in order."""
         ends = np.cumsum([layer.filters for layer in self.layers]).tolist()

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from penstock.errors import UnavailableError
+from penstock.errors import OverloadedError, UnavailableError
+from penstock.service.loops import loop_factory
 from penstock.service.queueing import Batching, QueuePolicy, Waiting
 from penstock.service.queues import Entry, Request, gather
 from penstock.service.scheduler import Scheduler
@@ -402,3 +403,22 @@ def test_who_shares_a_run_and_how_long_it_waits_for_more(
     batch, seconds = asyncio.run(scenario())
     assert [entry.index for entry in batch] == [*range(together)]
     assert seconds == wait
+
+
+def test_nobody_is_refused_before_the_time_is_up() -> None:
+    async def scenario(gate: Gate, timeout: float) -> None:
+        policy = QueuePolicy(max_size=9, timeout=timeout)
+        async with scheduler(slots=1, max_queue=9, policy=policy) as made:
+            running = asyncio.create_task(made.run([lambda: gate.job(0)]))
+            await settle()
+            for _ in range(20):
+                begin = time.perf_counter()
+                with pytest.raises(OverloadedError):
+                    await made.run([lambda: gate.job(1)])
+                assert time.perf_counter() - begin >= timeout
+            gate.opened.set()
+            await running
+
+    for timeout in (0.0001, 0.0006, 0.0014, 0.0026):
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(scenario(Gate(), timeout))
