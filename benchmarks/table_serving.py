@@ -60,16 +60,18 @@ def summary(results: dict[str, Any]) -> list[str]:
 
 def phases(results: dict[str, Any]) -> list[str]:
     """Mean microseconds of a request in Penstock, by phase."""
-    names = ("queue", "compute_input", "compute_infer", "compute_output", "success")
+    names = ("queue", "compute_input", "compute_infer", "compute_output")
     lines = []
     for row in results["rows"]:
         if row["server"] == PENSTOCK:
             parts = row["phases_us"]
-            times = [*(parts[name] for name in names), row["mean_ms"] * 1000 - parts["success"]]
+            own = [parts[name] for name in names]
+            together = parts["success"]
+            times = [*own, together - sum(own), together, row["mean_ms"] * 1000 - together]
             size = f"{row['size']}x{row['size']}"
             lines.append([size, str(row["concurrency"]), *(f"{each:,.0f}" for each in times)])
-    head = ["image", "at once", "queue, µs", "before the graph", "in the graph", "after it", "together"]
-    head.append("outside: gRPC, decoding, encoding, client")
+    head = ["image", "at once", "queue, µs", "laying inputs together", "in the graph", "taking outputs apart"]
+    head += ["reading, checking, counting, answering", "together", "outside: gRPC and the client"]
     return [*markdown(head, lines, words=2), "", measured([results["machine"]])] if lines else []
 
 

@@ -5,14 +5,17 @@ being told of its end costs some 0.1 ms, whatever the graph. A run that takes no
 loop itself, which spends as much on reading the request.
 
 What a run will take is guessed from those before it with inputs of the same shapes: a row of brief ones earns trust.
-Times are the processor's, so that neither a busy machine nor a busy interpreter makes a run look long. A graph whose
-time depends on its values can betray the trust, and a client can do so on purpose. Then the loop waits for that one
-run, and from then on trust takes a row of twice the length, whatever the shapes.
+Times are the processor's, so that neither a busy machine nor a busy interpreter makes a run look long. A graph with
+loops may run for any time, as its values say, and is never trusted. Others may still take longer for some values, and
+betray the trust, which a client can do on purpose. Then the event loop waits for that one run, and from then on trust
+takes a row of twice the length, whatever the shapes.
 """
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Hashable
+from pathlib import Path
 
 BRIEF_NS = 100_000
 """Nanoseconds of the longest run that counts as brief."""
@@ -21,6 +24,8 @@ ROW = 32
 """Brief runs, one after the other, by which a graph earns trust at first."""
 
 _BETRAYAL_NS = 10 * BRIEF_NS
+# As nodes name their operators in a file: field 4, four bytes, and the name.
+_LOOPS = (b'"\x04Loop', b'"\x04Scan')
 _MOST_SHAPES = 256  # that are remembered: clients may send any
 
 
@@ -50,3 +55,15 @@ class Brevity:
     def expected(self, shapes: Hashable) -> bool:
         """Whether the run of inputs of these shapes will be brief."""
         return self._rows.get(shapes, 0) >= self._needed
+
+
+def may_loop(file: Path) -> bool:
+    """Whether a graph may have loops, or is in a form in which this cannot be told.
+
+    Args:
+        file: not empty.
+    """
+    if file.suffix != ".onnx":
+        return True
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return any(content.find(loop) >= 0 for loop in _LOOPS)

@@ -77,14 +77,15 @@ class Runner:
         self._session = session
         self._batched = batched
         self._brevity = Brevity()
+        self._predictable = not (session.has_texts or session.may_loop or session.on_cuda)
 
     def brief(self, piece: Piece) -> bool:
         """Whether a run of this piece will take no longer than handing it to a thread.
 
-        Never of texts, of which the shapes do not tell how long they are, nor on a GPU, which works while the loop goes
-        on.
+        Never of texts, of which the shapes do not tell how long they are, nor in a graph with loops, nor on a GPU,
+        which works while the event loop goes on.
         """
-        if self._session.has_texts or self._session.on_cuda:
+        if not self._predictable:
             return False
         return self._brevity.expected(_shapes(piece.inputs))
 

@@ -11,6 +11,7 @@ import onnxruntime
 
 from penstock.errors import BundleError
 from penstock.service.arenas import SHRINK, Shrinking, size_of
+from penstock.service.brevity import may_loop
 from penstock.service.devices import CUDA, FATAL_ONLY, Device
 from penstock.service.tensors import BY_ONNX, Array, Datatype, Tensors
 
@@ -54,6 +55,7 @@ class Session:
         inputs: of the graph.
         outputs: of the graph.
         has_texts: whether some of them are texts.
+        may_loop: whether its runs may take any time, as the values say.
         on_cuda: whether it really runs on a CUDA device.
 
     Raises:
@@ -73,6 +75,7 @@ class Session:
             )
         except Exception as error:  # ONNX Runtime's exceptions share no base class but this one
             raise BundleError(f"{file} is refused by ONNX Runtime: {error}") from error
+        self.may_loop = may_loop(file)
         self.inputs = tuple(map(_graph_tensor, self._session.get_inputs()))
         self.outputs = tuple(map(_graph_tensor, self._session.get_outputs()))
         self.on_cuda = CUDA in self._session.get_providers()

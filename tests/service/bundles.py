@@ -210,6 +210,7 @@ def add_bundle(
     input_type: str = "fp32",
     detector: bool = False,
     policy: str = "",
+    lowering: str = "",
     shape: tuple[int, int, int] = SHAPE,
 ) -> Path:
     """Write a version of a tiny model; returns its folder."""
@@ -226,7 +227,7 @@ def add_bundle(
         input_type=input_type,
         class_names=CLASSES,
         layout=LAYOUT,
-        lowering="gathered" if single else "masked",
+        lowering=lowering or ("gathered" if single else "masked"),
         max_batch=MAX_BATCH,
         single=single,
         parity={"max_logit_difference": 0.0},

@@ -22,7 +22,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from penstock.service.line_limit import LINES
 from tests.service.bundles import add_bundle
 from tests.service.scale import FULL, long, scaled
-from tests.service.test_stress import metrics, one_call, resident_mib
+from tests.service.test_stress import Questions, metrics, one_call, resident_mib
 
 Images = npt.NDArray[np.float32]
 Request = Callable[..., service_pb2.ModelInferRequest]
@@ -106,13 +106,11 @@ class Soak:
     def __init__(self, stub: Any, images: Images, request_for: Request) -> None:
         self.outcomes: Counter[str] = Counter()
         self._stub, self._images, self._request_for = stub, images, request_for
-        self._sums = images.mean(axis=(2, 3)).sum(axis=1)
+        self._questions = Questions(images, request_for, seed=0)
         self._rng = random.Random(0)
 
     async def valid(self) -> None:
-        rows = [self._rng.randrange(len(self._images)) for _ in range(self._rng.randint(1, 8))]
-        request = self._request_for(self._rng.choice(["batched", "single"]), self._images[rows])
-        self.outcomes[await one_call(self._stub, request, self._sums[rows].tolist(), self._rng)] += 1
+        self.outcomes[await one_call(self._stub, self._questions.any(), self._rng)] += 1
 
     async def mixed(self) -> None:
         if self._rng.random() < 0.9:
@@ -150,6 +148,11 @@ def test_soak(repository: Any, start: Any, images: Images, request_for: Request)
         values = metrics(running)
         for name in ("penstock_running", "nv_inference_pending_request_count"):
             assert all(value == 0 for key, value in values.items() if key.startswith(name + "{"))
+        runs, answers = (
+            values[f'nv_inference_{name}{{model="slow",version="1"}}']
+            for name in ("exec_count", "request_success")
+        )
+        assert runs < answers, "requests shared runs"
         assert running.stop() == 0
         assert not running.log.read_text()
 

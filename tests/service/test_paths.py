@@ -39,6 +39,20 @@ def fresh(repository: Path, start: Any) -> Iterator[Any]:
         yield running
 
 
+def test_profile_counts_the_prototypes_of_a_routed_model(
+    add_model: Any, start: Any, images: Images, tmp_path: Path
+) -> None:
+    add_model(tmp_path / "models", "routed", lowering="routed")
+    asked = [images, images[:3], images[:1]]
+    with start(tmp_path / "models") as running, PathClient(running.url) as paths:
+        path = np.concatenate([client.infer(running.url, "routed", each).path for each in asked])
+        found = paths.path_profile("routed").prototype_counts
+    for name, own in (("conv1", path[:, :2]), ("conv2", path[:, 2:])):
+        _, counts = np.unique(own, axis=0, return_counts=True)
+        assert found[name] == tuple(sorted(counts.tolist(), reverse=True))
+    assert max(map(len, found.values())) > 1
+
+
 def test_profile_covers_the_most_recent_images(fresh: Any, images: Images) -> None:
     with PathClient(fresh.url) as paths:
         before = paths.path_profile("batched")
