@@ -209,12 +209,10 @@ def test_the_threshold_is_the_highest_that_keeps_to_the_budget(
     if math.isinf(found):
         assert cost(2.0) <= budget + 1e-9
     else:
-        order = np.argsort(own, kind="stable")
-        affordable = np.cumsum(second[order]) / count + first.mean() <= budget
-        beyond = own[order][int(affordable.sum())]  # one more image would be too many
-        assert ((own < found) == (own < beyond)).all()
+        beyond = own[own >= found].min()  # those of this confidence would be too many
+        assert cost(np.nextafter(beyond, np.float32(2))) > budget - 1e-9
         below = own[own < beyond]
-        if affordable.any() and own[order][int(affordable.sum()) - 1] < beyond:
+        if len(below):
             assert found == pytest.approx((below.max() + beyond) / 2)  # as far from both as can be
         else:
             assert found == beyond

@@ -172,13 +172,15 @@ def threshold_for(sure: Tensor, first: Tensor, second: Tensor, budget: float) ->
             f"the first network costs {alone:.3f} of the dense MACs; the budget is {budget:.3f}: choose a larger "
             "budget or a smaller first network"
         )
-    ordered, order = sure.sort()
-    # With a threshold below the n-th lowest confidence, the n images before it go to the second member, ties fewer.
-    spent = alone + second.double()[order].cumsum(0) / len(sure)
+    # Images of the same confidence go to the second member all or not at all, whatever each of them costs.
+    found: tuple[Tensor, Tensor] = sure.unique(return_inverse=True)  # type: ignore[no-untyped-call]
+    confidences, place = found
+    together = torch.zeros(len(confidences), dtype=torch.double).index_add(0, place, second.double())
+    spent = alone + together.cumsum(0) / len(sure)
     affordable = int((spent <= budget).sum())
-    if affordable == len(sure):
+    if affordable == len(confidences):
         return math.inf
-    return ((ordered[max(0, affordable - 1)] + ordered[affordable]) / 2).item()
+    return ((confidences[max(0, affordable - 1)] + confidences[affordable]) / 2).item()
 
 
 def _placed(parts: Sequence[Tensor], where: Tensor, wholes: Sequence[Tensor]) -> list[Tensor]:
