@@ -1,8 +1,8 @@
 """Which runs are so brief that handing them to a thread would cost more than they do.
 
 The event loop that answers all requests must not wait for a graph, so runs happen in threads. Handing one over and
-being told of its end costs some 0.15 ms, whatever the graph. A run that takes about as long is better done by the loop
-itself, which spends as much on reading the request.
+being told of its end costs 0.1 ms and more, whatever the graph. A run that takes about as long is better done by the
+loop itself, which spends as much on reading the request.
 
 What a run will take is guessed from those before it with inputs of the same shapes: a row of brief ones earns trust.
 Times are the processor's, so that neither a busy machine nor a busy interpreter makes a run look long. A graph with
