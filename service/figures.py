@@ -2,6 +2,9 @@
 
 A metric of Prometheus' library takes a lock and a look-up at every step, which together took a sixth of the time of a
 small request. These figures change in one thread, the event loop's, and are read by another as they stand.
+
+They are not `penstock.service.statistics`: those belong to a version as it was loaded, and begin anew with the next
+load; metrics go on where a version takes another's place, as counters must.
 """
 
 from __future__ import annotations

@@ -27,9 +27,8 @@ CALLS = scaled(20_000, 600)
 AT_ONCE = 32
 
 
-SLIGHT = (
-    0.001  # pixel of the slow model: a run takes a millisecond, so that requests wait, and share the next
-)
+# Pixel of the slow model: a run takes a millisecond, so that requests wait, and share the next.
+SLIGHT = 0.001
 
 
 class Question(NamedTuple):

@@ -117,7 +117,7 @@ def test_two_instances_run_at_once(models: Path, start: Any, request_for: Reques
         assert [call.result(timeout=60).id for call in calls] == ["42"] * 3
 
 
-def test_loop_that_was_brief_a_hundred_times_holds_nobody_up(
+def test_loop_that_was_brief_so_far_holds_nobody_up(
     models: Path, start: Any, request_for: Request, images: Images
 ) -> None:
     with start(models, threads=1) as running, grpc.insecure_channel(running.url) as channel:
