@@ -43,7 +43,8 @@ check: lint
 	$(BIN)/lint-imports
 
 stress: $(RAY)
-	PENSTOCK_STRESS=1 $(BIN)/python -m pytest -m slow
+	$(BIN)/python benchmarks/stress.py
+	$(BIN)/python benchmarks/tables.py
 
 proto: setup
 	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=src --pyi_out=src --grpc_python_out=src \

@@ -2,12 +2,14 @@ r"""Prune a source's dense network statically with Torch-Pruning to the MACs of 
 
     python benchmarks/pruned.py timing:resnet18,density=0.5,prototypes=1 --out DIR
     python benchmarks/pruned.py zoo:vgg16-cifar10 --out DIR
+    python benchmarks/pruned.py zoo:vgg16-cifar10 --macs 0.5 --out DIR   # at another share than the paths'
 
 What somebody without paths would do: dependency graphs find which filters must go together, also across residual adds
 (Fang et al., *DepGraph*, CVPR 2023, https://arxiv.org/abs/2301.12900), those of the smallest norm go, an equal share of
 every group, in multiples of 16 as ONNX Runtime's fast layout wants them, or finer where layers are narrow. The
 share is the smallest that keeps to what the source's own paths ask for on average, so the two can be compared at equal
-MACs. A network of a data set is then fine-tuned on its training images, see `pruned_training`.
+MACs, or with ``--macs`` to another share, to compare them at equal accuracy. A network of a data set is then fine-tuned
+on its training images, see `pruned_training`.
 
 ``DIR`` gets ``model.onnx``, which takes any batch, and ``about.json`` with the share of MACs that is left.
 """
@@ -47,11 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("source")
+    parser.add_argument("--macs", type=float, metavar="SHARE", help="to keep to (what the paths ask for)")
     parser.add_argument("--epochs", type=int, default=FineTuning.epochs, help="of fine-tuning")
     parser.add_argument("--out", type=Path, required=True)
     parsed = parser.parse_args(arguments)
     checkpoint, origin = load_source(parsed.source)
-    network, share = pruned(checkpoint, budget(checkpoint))
+    network, share = pruned(checkpoint, parsed.macs or budget(checkpoint))
     if "data" in checkpoint.config:
         asked = FineTuning(str(checkpoint.config["data"]), origin["sha256"], share, epochs=parsed.epochs)
         fine_tuned(network, checkpoint.dense, asked)

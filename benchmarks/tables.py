@@ -28,6 +28,7 @@ import table_serving
 import table_speed
 import table_speed_gpu
 import table_speed_requirements
+import table_stress
 from machine import RESULTS
 
 ROOT = RESULTS.parent.parent
@@ -106,6 +107,9 @@ PAGES: Mapping[str, Mapping[str, Table]] = {
         "serving-overload": _serving(table_serving.overload),
         "serving-phases": _serving(table_serving.phases),
         "ray-scaling": Table("ray.json", "ray_scaling.py", table_ray.scaling),
+    },
+    "docs/stress-results.md": {
+        "stress": Table("stress.json", "stress.py", table_stress.everything),
     },
     "docs/batching.md": {
         "batching": Table("batching.json", "batching.py", table_batching.everything),

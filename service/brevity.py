@@ -4,11 +4,13 @@ The event loop that answers all requests must not wait for a graph, so runs happ
 being told of its end costs 0.1 ms and more, whatever the graph. A run that takes about as long is better done by the
 loop itself, which spends as much on reading the request.
 
-What a run will take is guessed from those before it with inputs of the same shapes: a row of brief ones earns trust.
-Times are the processor's, so that neither a busy machine nor a busy interpreter makes a run look long. A graph with
-loops may run for any time, as its values say, and is never trusted. Others may still take longer for some values, and
-betray the trust, which a client can do on purpose. Then the event loop waits for that one run, and from then on trust
-takes a row of twice the length, whatever the shapes.
+What a run will take is guessed from those before it with inputs of the same shapes: brief ones earn credit, longer
+ones cost as much of it as they are times longer, and enough credit is trust. So a graph is trusted whose runs are brief
+but for a few, which on a machine that others share too always take longer, and one is not that takes long for one image
+in ten. Times are the processor's, so that neither a busy machine nor a busy interpreter makes a run look long. A graph
+with loops may run for any time, as its values say, and is never trusted. Others may still take far longer for some
+values, and betray the trust, which a client can do on purpose. Then the event loop waits for that one run, all credit
+is gone, and from then on trust takes twice as much of it, whatever the shapes.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ from pathlib import Path
 BRIEF_NS = 200_000
 """Nanoseconds of the longest run that counts as brief: of one in a thread, which takes twice as long as in the loop."""
 
-ROW = 32
-"""Brief runs, one after the other, by which a graph earns trust at first."""
+CREDIT = 32
+"""Brief runs, beyond what longer ones cost, by which a graph earns trust at first."""
 
 _BETRAYAL_NS = 10 * BRIEF_NS
 # As nodes name their operators in a file: field 4, four bytes, and the name.
@@ -33,8 +35,8 @@ class Brevity:
     """What is known of one graph's runs; may be told from many threads at once, where one may miss another's word."""
 
     def __init__(self) -> None:
-        self._rows: dict[Hashable, int] = {}
-        self._needed = ROW
+        self._credits: dict[Hashable, int] = {}
+        self._needed = CREDIT
 
     def ran(self, shapes: Hashable, ns: int) -> None:
         """Take note of a run, whatever became of it.
@@ -43,18 +45,19 @@ class Brevity:
             shapes: of its inputs.
             ns: nanoseconds of the processor that it took.
         """
-        if ns <= BRIEF_NS:
-            if len(self._rows) >= _MOST_SHAPES and shapes not in self._rows:
-                self._rows.clear()
-            self._rows[shapes] = self._rows.get(shapes, 0) + 1
-            return
         if ns > _BETRAYAL_NS and self.expected(shapes):
             self._needed *= 2
-        self._rows.pop(shapes, None)
+            self._credits.clear()
+            return
+        if len(self._credits) >= _MOST_SHAPES and shapes not in self._credits:
+            self._credits.clear()
+        change = 1 if ns <= BRIEF_NS else -(ns // BRIEF_NS)
+        # Twice what trust takes, and no more: else a graph that was brief for long could take long for long.
+        self._credits[shapes] = min(max(self._credits.get(shapes, 0) + change, 0), 2 * self._needed)
 
     def expected(self, shapes: Hashable) -> bool:
         """Whether the run of inputs of these shapes will be brief."""
-        return self._rows.get(shapes, 0) >= self._needed
+        return self._credits.get(shapes, 0) >= self._needed
 
 
 def may_loop(file: Path) -> bool:

@@ -220,7 +220,7 @@ def test_pages_are_written_and_compared_and_what_is_missing_is_said(
     check = (["--check"], pages, pages / "results")
     assert main(*check) == 1
     assert (
-        "README.md, docs/speed-results.md, docs/serving-results.md, docs/batching.md, "
+        "README.md, docs/speed-results.md, docs/serving-results.md, docs/stress-results.md, docs/batching.md, "
         "docs/decisions/0014-no-path-aware-batching-yet.md, docs/detection-results.md, docs/learning-results.md: "
         "not what benchmarks/results says" in capsys.readouterr().err
     )

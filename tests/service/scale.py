@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+Record = Callable[[str, object], None]  # pytest's `record_property`: what `benchmarks/stress.py` writes down
 T = TypeVar("T")
 Test = TypeVar("Test", bound=Callable[..., Any])
 

@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from penstock.service.brevity import BRIEF_NS, ROW, Brevity
+from penstock.service.brevity import BRIEF_NS, CREDIT, Brevity
 from penstock.service.devices import CPU, Device
 from penstock.service.queueing import Batching, QueuePolicy, Waiting
 from penstock.service.runs import Piece, Runner
@@ -50,9 +50,9 @@ async def thread_of(scheduler: Scheduler[Job, Any], job: Job) -> Any:
     return ran.result
 
 
-def test_trust_is_earned_by_a_row_of_brief_runs_of_the_same_shapes() -> None:
+def test_trust_is_earned_by_brief_runs_of_the_same_shapes() -> None:
     known = Brevity()
-    for _ in range(ROW):
+    for _ in range(CREDIT):
         assert not known.expected("small")
         known.ran("small", BRIEF_NS)
     assert known.expected("small")
@@ -63,9 +63,26 @@ def test_trust_is_earned_by_a_row_of_brief_runs_of_the_same_shapes() -> None:
     assert not known.expected("small")
 
 
+def test_a_few_longer_runs_among_brief_ones_cost_no_trust() -> None:
+    known = Brevity()
+    for number in range(100 * CREDIT):
+        known.ran("x", 3 * BRIEF_NS if number % 10 == 5 else 1)
+        assert known.expected("x") or number < 2 * CREDIT
+    for _ in range(CREDIT + 1):
+        known.ran("x", BRIEF_NS + 1)
+    assert not known.expected("x"), "however long it was brief"
+
+
+def test_a_graph_that_takes_long_for_some_images_is_not_trusted() -> None:
+    known = Brevity()
+    for number in range(100 * CREDIT):
+        known.ran("x", 9 * BRIEF_NS if number % 10 == 5 else 1)
+        assert not known.expected("x")
+
+
 def test_whoever_betrays_trust_again_and_again_gets_it_ever_later() -> None:
     known, betrayals = Brevity(), 0
-    for _ in range(100 * ROW):
+    for _ in range(100 * CREDIT):
         if known.expected("x"):
             known.ran("x", 1000 * BRIEF_NS)
             betrayals += 1
@@ -76,7 +93,7 @@ def test_whoever_betrays_trust_again_and_again_gets_it_ever_later() -> None:
     fresh = Brevity()
     for _ in range(3):
         fresh.ran("y", 1000 * BRIEF_NS)
-    for _ in range(ROW):
+    for _ in range(CREDIT):
         fresh.ran("y", 1)
     assert fresh.expected("y")
 
@@ -85,8 +102,8 @@ def test_shapes_that_are_remembered_are_not_without_end() -> None:
     known = Brevity()
     for number in range(10_000):
         known.ran(number, 1)
-    assert len(known._rows) < 1000
-    for _ in range(ROW):
+    assert len(known._credits) < 1000
+    for _ in range(CREDIT):
         known.ran("x", 1)
     assert known.expected("x")
 
@@ -169,7 +186,7 @@ def test_small_graph_earns_trust_and_one_of_texts_never_does(tmp_path: Path) -> 
     for name, model, piece, trusted in (("n", double, numbers, True), ("t", simple_string(), texts, False)):
         run = runner_of(tmp_path, name, model)
         assert not run.brief(piece)
-        for _ in range(50 * ROW):
+        for _ in range(50 * CREDIT):
             run([piece])
         assert run.brief(piece) is trusted
 
@@ -186,7 +203,7 @@ def test_long_run_that_fails_is_taken_note_of(tmp_path: Path) -> None:
         tmp_path, "halves", graph(nodes, {"x": (FLOAT, ["N", width])}, {"y": (FLOAT, [2, "M"])}, constants)
     )
     odd = Piece({"x": np.ones((7, width), dtype=np.float32)}, 7, ("y",))
-    for _ in range(ROW):
+    for _ in range(CREDIT):
         run._brevity.ran(((7, width),), 1)
     assert run.brief(odd)
     (outcome,) = run([odd])

@@ -34,7 +34,7 @@ from penstock.service.series import MODEL, ModelSeries
 from penstock.service.server import Server
 from penstock.service.settings import Settings
 from tests.service.plain import FLOAT, add_model, graph
-from tests.service.scale import long, scaled
+from tests.service.scale import Record, long, scaled
 from tests.service.test_stress import resident_mib
 
 Client = Any  # tritonclient is not typed
@@ -351,16 +351,16 @@ def test_figures_of_a_model_stay_until_its_last_request_has_ended() -> None:
 
 
 @long
-def test_no_request_fails_while_versions_change(models: Path, start: Any) -> None:
+def test_no_request_fails_while_versions_change(models: Path, start: Any, record_property: Record) -> None:
     failures: list[Exception] = []
-    answers: set[float] = set()
+    answers: list[float] = []
     done = threading.Event()
 
     def keep_asking(url: str) -> None:
         with triton.InferenceServerClient(url) as client:
             while not done.is_set():
                 try:
-                    answers.add(ask(client))
+                    answers.append(ask(client))
                 except Exception as error:
                     failures.append(error)
 
@@ -383,6 +383,11 @@ def test_no_request_fails_while_versions_change(models: Path, start: Any) -> Non
             for thread in threads:
                 thread.join()
         assert shown(running.metrics) == {("model", str(1 + RELOADS)), ("other", "1")}
-        assert resident_mib(running) < before + 64
+        grown = resident_mib(running) - before
+        record_property("reloads", RELOADS)
+        record_property("requests", f"{len(answers) + len(failures):,}")
+        record_property("failed", len(failures))
+        record_property("memory grown by, MiB", f"{grown:.0f}")
+        assert grown < 64
     assert not failures
-    assert len(answers) > 1
+    assert len(set(answers)) > 1

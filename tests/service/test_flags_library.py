@@ -15,7 +15,7 @@ from penstock.detect.recipe import OF_OBSERVERS
 from penstock.detect.tables import tables_from_bytes
 from penstock.errors import NotFoundError
 from penstock.service import client
-from tests.service.scale import long, scaled
+from tests.service.scale import Record, long, scaled
 
 if TYPE_CHECKING:
     from penstock.nn.checkpoint import Checkpoint
@@ -65,8 +65,8 @@ def of_library(bundle: Bundle, checkpoint: Checkpoint, images: Images) -> Any:
     return scores, scores > np.float32(calibration.threshold)
 
 
-def check_flags(url: str, bundle: Bundle, checkpoint: Checkpoint, images: Images) -> None:
-    """That the server's scores and flags are the library's, of which there are more where there is noise."""
+def check_flags(url: str, bundle: Bundle, checkpoint: Checkpoint, images: Images) -> str:
+    """That the server's scores and flags are the library's, of which there are more where there is noise: how many."""
     answers = [
         client.infer(url, bundle.folder.parent.name, images[begin : begin + BATCH])
         for begin in range(0, len(images), BATCH)
@@ -81,10 +81,13 @@ def check_flags(url: str, bundle: Bundle, checkpoint: Checkpoint, images: Images
     np.testing.assert_array_equal(served[~near], flags[~near])
     half = len(images) // 2
     assert flags[half:].mean() > flags[:half].mean()
+    return f"{flags.sum()} of {len(flags)}, of which {near.sum()} have a score too near the threshold to tell"
 
 
 @long
-def test_served_flags_are_the_librarys(exported: dict[str, Bundle], tiny_run: Path, start: Any) -> None:
+def test_served_flags_are_the_librarys(
+    exported: dict[str, Bundle], tiny_run: Path, start: Any, record_property: Record
+) -> None:
     from penstock.nn.checkpoint import CHECKPOINT_FILE, load_checkpoint
     from penstock.nn.observing import observed_checkpoint
 
@@ -93,12 +96,15 @@ def test_served_flags_are_the_librarys(exported: dict[str, Bundle], tiny_run: Pa
     images = shown("digits", scaled(1000, 100), size=0.2)
     with start(exported["masked"].folder.parent.parent) as server:
         for kind, bundle in exported.items():
-            check_flags(server.url, bundle, checkpoints[kind], images)
+            alike = check_flags(server.url, bundle, checkpoints[kind], images)
+            record_property(f"flagged alike, {kind}", alike)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet56-cifar10", "vgg16-cifar10"])
-def test_served_flags_of_the_zoo_are_the_librarys(name: str, tmp_path: Path, start: Any) -> None:
+def test_served_flags_of_the_zoo_are_the_librarys(
+    name: str, tmp_path: Path, start: Any, record_property: Record
+) -> None:
     """As the zoo's cascades are served: routed, flagged by what observers see and by doubt."""
     pytest.importorskip("torch")
     from penstock.export.pipeline import ExportOptions, export
@@ -113,4 +119,4 @@ def test_served_flags_of_the_zoo_are_the_librarys(name: str, tmp_path: Path, sta
     assert bundle.manifest.calibration is not None
     assert bundle.manifest.calibration.detector == OF_OBSERVERS
     with start(tmp_path) as server:
-        check_flags(server.url, bundle, checkpoint, images)
+        record_property("flagged alike", check_flags(server.url, bundle, checkpoint, images))

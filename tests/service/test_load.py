@@ -21,8 +21,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from penstock.service.line_limit import LINES
 from tests.service.bundles import add_bundle
-from tests.service.scale import FULL, long, scaled
-from tests.service.test_stress import Questions, metrics, one_call, resident_mib
+from tests.service.scale import FULL, Record, long, scaled
+from tests.service.test_stress import Questions, metrics, one_call, resident_mib, told
 
 Images = npt.NDArray[np.float32]
 Request = Callable[..., service_pb2.ModelInferRequest]
@@ -126,7 +126,9 @@ class Soak:
 
 
 @long
-def test_soak(repository: Any, start: Any, images: Images, request_for: Request) -> None:
+def test_soak(
+    repository: Any, start: Any, images: Images, request_for: Request, record_property: Record
+) -> None:
     async def scenario(running: Any) -> tuple[Counter[str], float]:
         async with grpc.aio.insecure_channel(running.url) as channel:
             soak = Soak(service_pb2_grpc.GRPCInferenceServiceStub(channel), images, request_for)
@@ -141,6 +143,9 @@ def test_soak(repository: Any, start: Any, images: Images, request_for: Request)
 
     with start(repository, threads=1, log_level="error") as running:
         outcomes, growth = asyncio.run(scenario(running))
+        record_property("minutes at 80 %", SOAK_SECONDS / 60)
+        record_property("requests by outcome", told(outcomes))
+        record_property("memory after / before", f"{growth:.3f}")
         allowed = {"OK", "CANCELLED", "DEADLINE_EXCEEDED", "malformed: INVALID_ARGUMENT"}
         assert outcomes.keys() == allowed, outcomes
         assert outcomes["OK"] > outcomes.total() / 2, outcomes
@@ -166,7 +171,13 @@ def cores() -> Iterator[tuple[set[int], set[int]]]:
 
 
 @long
-def test_overload(tmp_path: Path, start: Any, request_for: Request, cores: tuple[set[int], set[int]]) -> None:
+def test_overload(
+    tmp_path: Path,
+    start: Any,
+    request_for: Request,
+    cores: tuple[set[int], set[int]],
+    record_property: Record,
+) -> None:
     """The queue is full all the time: who is accepted waits no longer than it is deep, and the rest hear so at once.
 
     The full form judges the times too, which takes a core for the server and one for the load. `flood` says what is in
@@ -201,10 +212,16 @@ def test_overload(tmp_path: Path, start: Any, request_for: Request, cores: tuple
     assert refusal.startswith("UNAVAILABLE: ")
     assert "Exceeds maximum queue size" in refusal
     accepted, refused = (len(times[outcome]) for outcome in ("OK", refusal))
+    longest = (QUEUE + 1) / capacity
+    record_property("accepted", f"{accepted:,}")
+    record_property("refused", f"{refused:,}")
+    record_property("p99 of the accepted / full queue", f"{np.percentile(times['OK'], 99) / longest:.2f}")
+    record_property("p99 of refusals, ms", f"{1000 * np.percentile(times[refusal], 99):.1f}")
+    record_property("memory after / before", f"{growth:.3f}")
     assert refused > accepted, (accepted, refused)
     assert accepted > 0.5 * capacity * OVERLOAD_SECONDS, "overload does not eat up what the server can do"
     assert growth < scaled(1.03, 1.10)
     assert 0 < lines <= LINES * (OVERLOAD_SECONDS + 30), "the log is no bottleneck"
     if FULL:
-        assert np.percentile(times["OK"], 99) < 2 * (QUEUE + 1) / capacity
+        assert np.percentile(times["OK"], 99) < 2 * longest
         assert np.percentile(times[refusal], 99) < 0.05

@@ -27,8 +27,8 @@ from penstock.service.servicer import INFERENCE
 from penstock.service.v1 import paths_pb2
 from tests.service.bundles import add_bundle
 from tests.service.plain import FLOAT, add_examples, identity
-from tests.service.scale import long, scaled
-from tests.service.test_stress import metrics
+from tests.service.scale import Record, long, scaled
+from tests.service.test_stress import metrics, told
 
 Images = npt.NDArray[np.float32]
 Bodies = dict[str, list[bytes]]
@@ -169,11 +169,15 @@ async def send(channel: grpc.aio.Channel, path: str, body: bytes) -> tuple[Statu
 
 @long
 def test_mutated_bodies_are_answered_or_refused(
-    fed: Any, images: Images, request_for: Callable[..., Any]
+    fed: Any, images: Images, request_for: Callable[..., Any], record_property: Record
 ) -> None:
     statuses, said = asyncio.run(feed(fed.url, bodies(images, request_for), seed=BODIES))
     assert statuses.total() >= BODIES
-    codes = {code for _, code in statuses}
+    by_code: Counter[str] = Counter()
+    for (_, code), count in statuses.items():
+        by_code[code] += count
+    record_property("bodies by status", told(by_code))
+    codes = by_code.keys()
     assert codes <= REFUSALS | {"INTERNAL"}, statuses
     assert {method for method, _ in statuses} == {
         method.name for service in (INFERENCE, PATHS) for method in service.methods

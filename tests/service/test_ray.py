@@ -23,7 +23,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from penstock.errors import ConfigurationError, NotFoundError
 from penstock.service.client import PathClient
-from tests.service.scale import long, scaled
+from tests.service.scale import Record, long, scaled
 
 pytest.importorskip("ray.serve", reason="Ray is an optional extra: pip install 'penstock[ray]'")
 
@@ -204,7 +204,7 @@ async def under_load(cluster: RunningCluster, request: Any, expected: bytes) -> 
 
 @long
 def test_a_killed_machine_loses_no_request(
-    stubs: Stubs, cluster: RunningCluster, request_for: Any, images: Images
+    stubs: Stubs, cluster: RunningCluster, request_for: Any, images: Images, record_property: Record
 ) -> None:
     slow = images[:1].copy()
     slow[0, 0, 0, 0] = (
@@ -213,6 +213,8 @@ def test_a_killed_machine_loses_no_request(
     request = request_for("slow", slow)
     expected = stubs[0].ModelInfer(request).SerializeToString(deterministic=True)
     outcomes = asyncio.run(under_load(cluster, request, expected))
+    record_property("requests answered rightly", f"{outcomes['right']:,}")
+    record_property("asked again after the kill", outcomes["again"])
     assert outcomes.pop("right") == CALLS // AT_ONCE * AT_ONCE, outcomes
     assert outcomes.pop("again"), "the machine died with requests that it was at"
     assert len(outcomes) == 2, f"both replicas answered: {outcomes}"

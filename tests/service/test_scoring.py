@@ -23,7 +23,7 @@ from penstock.errors import ConfigurationError, NotFoundError
 from penstock.service import client
 from penstock.service.images import read_images
 from penstock.service.scoring.plan import read_scores
-from tests.service.scale import long, scaled
+from tests.service.scale import Record, long, scaled
 
 CLUSTER = Path(__file__).with_name("ray_cluster.py")
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is an optional extra: penstock[ray]")
@@ -156,7 +156,9 @@ def machines(repository: Path, folder: Path, count: int) -> Iterator[tuple[subpr
 
 @needs_ray
 @long
-def test_tasks_on_a_cluster_that_loses_a_machine(repository: Path, tmp_path: Path) -> None:
+def test_tasks_on_a_cluster_that_loses_a_machine(
+    repository: Path, tmp_path: Path, record_property: Record
+) -> None:
     """The same file as without a cluster; and exports of the same plan."""
     images = folder_of_images(tmp_path / "images", MANY, slow=True)
     outs = {name: tmp_path / f"{name}.jsonl" for name in ("here", "ray")}
@@ -189,6 +191,7 @@ def test_tasks_on_a_cluster_that_loses_a_machine(repository: Path, tmp_path: Pat
     assert lost, "the machine went down while there was work: make it more"
     assert outs["ray"].read_text() == outs["here"].read_text()
     assert len(records(outs["ray"])) == MANY
+    record_property("images scored as on one machine", f"{MANY:,}")
 
 
 @needs_ray

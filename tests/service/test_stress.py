@@ -18,7 +18,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from penstock.bundle import INPUT, OUTPUTS
 from tests.service.bundles import tiny_graph
-from tests.service.scale import long, scaled
+from tests.service.scale import Record, long, scaled
 
 Images = npt.NDArray[np.float32]
 Request = Callable[..., service_pb2.ModelInferRequest]
@@ -72,6 +72,11 @@ class Questions:
         return Question(request, {output: values[rows] for output, values in answers})
 
 
+def told(outcomes: Counter[str]) -> str:
+    """Counts for a reader."""
+    return ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.most_common())
+
+
 def metrics(running: Any) -> dict[str, float]:
     with urllib.request.urlopen(f"http://{running.metrics}/metrics", timeout=10) as page:
         lines = [line.rpartition(" ") for line in page.read().decode().splitlines() if line[0] != "#"]
@@ -116,9 +121,12 @@ async def many_calls(url: str, images: Images, request_for: Request, seed: int) 
 
 
 @long
-def test_clients_that_give_up(repository: Any, start: Any, images: Images, request_for: Request) -> None:
+def test_clients_that_give_up(
+    repository: Any, start: Any, images: Images, request_for: Request, record_property: Record
+) -> None:
     with start(repository, threads=2, log_level="warning") as running:
         outcomes = asyncio.run(many_calls(running.url, images, request_for, seed=1))
+        record_property("requests by outcome", told(outcomes))
         assert outcomes.keys() <= {"OK", "CANCELLED", "DEADLINE_EXCEEDED"}, outcomes
         assert outcomes["OK"] >= CALLS / 2
         before = resident_mib(running)

@@ -16,7 +16,7 @@ from grpc import StatusCode
 from tritonclient.grpc import service_pb2
 
 from penstock.model_config import BATCHING
-from penstock.service.brevity import ROW
+from penstock.service.brevity import CREDIT
 from tests.service.test_lifecycle import pending, sample, slow, stub_of, wait_until
 
 Images = npt.NDArray[np.float32]
@@ -122,7 +122,7 @@ def test_loop_that_was_brief_so_far_holds_nobody_up(
 ) -> None:
     with start(models, threads=1) as running, grpc.insecure_channel(running.url) as channel:
         stub = stub_of(channel)
-        for _ in range(2 * ROW):
+        for _ in range(2 * CREDIT):
             stub.ModelInfer(slow(request_for, images, 0), timeout=60)
         long = stub.ModelInfer.future(slow(request_for, images, 5), timeout=60)
         wait_until(lambda: sample(running, "penstock_running") == 1)

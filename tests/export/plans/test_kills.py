@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -137,8 +137,11 @@ def test_kills_leave_no_half_bundle_and_the_next_run_completes_the_rest(small_pl
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_kills_at_many_moments_leave_no_half_bundle(small_plan: Path) -> None:
+def test_kills_at_many_moments_leave_no_half_bundle(
+    small_plan: Path, record_property: Callable[[str, object], None]
+) -> None:
     models = small_plan.parent / "models"
+    stood = []  # whole bundles after each kill
     for seed in range(20):
         draw = random.Random(seed)
         standing_now = count_bundles(models)
@@ -147,6 +150,8 @@ def test_kills_at_many_moments_leave_no_half_bundle(small_plan: Path) -> None:
             shutil.rmtree(models)
             standing_now = 0
         kill_on_the_way(small_plan, 2, draw, at=draw.choice((0, standing_now + 1, standing_now + 2)))
+        stood.append(count_bundles(models))
+    record_property("whole bundles of 12 after each kill", ", ".join(map(str, stood)))
     finish(small_plan, 2)
 
 
