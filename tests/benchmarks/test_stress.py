@@ -33,7 +33,8 @@ def test_what_tests_counted_is_written_down(tmp_path: Path) -> None:
     old = {"test": "tests/test_old.py::test_it", "passed": True, "seconds": 60.0, "counted": {}}
     (tmp_path / stress.FILE).write_text(json.dumps({"rows": [old | {"machine": about()}]}))
     for _ in range(2):  # the second replaces the first
-        assert stress.main([str(file), "-p", "no:cacheprovider", "--out", str(tmp_path)]) == 1
+        strict = ("-W", "error:record_property", "-p", "no:cacheprovider")
+        assert stress.main([str(file), *strict, "--out", str(tmp_path)]) == 1
     rows = json.loads((tmp_path / stress.FILE).read_text())["rows"]
     found = {row["test"].rpartition("::")[2]: (row["passed"], row["counted"]) for row in rows}
     assert len(rows) == 3

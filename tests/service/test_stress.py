@@ -17,7 +17,7 @@ import onnxruntime
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from penstock.bundle import INPUT, OUTPUTS
-from tests.service.bundles import tiny_graph
+from tests.service.bundles import MAX_BATCH, tiny_graph
 from tests.service.scale import Record, long, scaled
 
 Images = npt.NDArray[np.float32]
@@ -27,8 +27,7 @@ CALLS = scaled(20_000, 600)
 AT_ONCE = 32
 
 
-# Pixel of the slow model: a run takes a millisecond, so that requests wait, and share the next.
-SLIGHT = 0.001
+SLIGHT = 0.001  # pixel of the slow model: a run takes a millisecond, as long as a client takes to ask
 
 
 class Question(NamedTuple):
@@ -49,22 +48,30 @@ class Question(NamedTuple):
 
 
 class Questions:
-    """Asks models that differ in how they run, and not in their answers, about batches of images, each once."""
+    """Asks models that differ in how they run, and not in their answers, about batches of images, each once.
 
-    def __init__(self, images: Images, request_for: Request, seed: int) -> None:
+    Args:
+        images: what to ask about.
+        request_for: makes requests.
+        seed: of what comes in which order.
+        pixel: how long the slow model runs.
+    """
+
+    def __init__(self, images: Images, request_for: Request, seed: int, pixel: float = SLIGHT) -> None:
         self._rng = random.Random(seed)
         self._request_for = request_for
         self._asked = 0
         slow = images.copy()
-        slow[:, 0, 0, 0] = SLIGHT
+        slow[:, 0, 0, 0] = pixel
         self._images = {"batched": images, "single": images, "slow": slow}
         graph = onnxruntime.InferenceSession(tiny_graph(single=False).SerializeToString())
         self._answers = {name: graph.run(list(OUTPUTS), {INPUT: own}) for name, own in self._images.items()}
 
     def any(self) -> Question:
-        """One of up to eight images."""
+        """One of up to eight images; at least two of those for the slow model fit a run."""
         name = self._rng.choice([*self._images])
-        rows = [self._rng.randrange(len(self._images[name])) for _ in range(self._rng.randint(1, 8))]
+        most = MAX_BATCH // 2 if name == "slow" else MAX_BATCH
+        rows = [self._rng.randrange(len(self._images[name])) for _ in range(self._rng.randint(1, most))]
         request = self._request_for(name, self._images[name][rows])
         self._asked += 1
         request.id = str(self._asked)
