@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from threading import Thread
 from types import TracebackType
@@ -141,8 +142,10 @@ class Telemetry:
                 self._figures.of(labels).runs += count
 
         model.statistics.watch(ran)
-        self._pending.labels(*labels).set_function(lambda: model.scheduler.waiting)
-        self._running.labels(*labels).set_function(lambda: model.scheduler.running)
+        # A gauge that asks is part of a circle, in which a model would wait for the garbage collector.
+        scheduler = weakref.ref(model.scheduler)
+        self._pending.labels(*labels).set_function(lambda: getattr(scheduler(), "waiting", 0))
+        self._running.labels(*labels).set_function(lambda: getattr(scheduler(), "running", 0))
 
     def _gauge(self, name: str, text: str) -> Gauge:
         return self.series.add(Gauge(name, text, MODEL, registry=self.registry))
