@@ -59,7 +59,7 @@ class Session:
         on_cuda: whether it really runs on a CUDA device.
 
     Raises:
-        BundleError: ONNX Runtime refuses the file.
+        BundleError: ONNX Runtime refuses the file, or its tensors or their dimensions have names that are no text.
     """
 
     def __init__(self, file: Path, device: Device, threads: int, *, shrinks: bool = True) -> None:
@@ -76,8 +76,11 @@ class Session:
         except Exception as error:  # ONNX Runtime's exceptions share no base class but this one
             raise BundleError(f"{file} is refused by ONNX Runtime: {error}") from error
         self.may_loop = may_loop(file)
-        self.inputs = tuple(map(_graph_tensor, self._session.get_inputs()))
-        self.outputs = tuple(map(_graph_tensor, self._session.get_outputs()))
+        try:
+            self.inputs = tuple(map(_graph_tensor, self._session.get_inputs()))
+            self.outputs = tuple(map(_graph_tensor, self._session.get_outputs()))
+        except UnicodeDecodeError as error:  # ONNX Runtime takes names of any bytes
+            raise BundleError(f"{file} has names that are no text: {error}") from error
         self.on_cuda = CUDA in self._session.get_providers()
         self._shrinking = Shrinking() if shrinks else None
         self._keeping_options = _run_options()

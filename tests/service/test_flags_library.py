@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Images = npt.NDArray[np.float32]
 
 NEAR = 1e-4  # of the threshold: as far as graphs and library may differ
+UNDECIDED = 1e-5  # a gate logit so near 0 may open its filter in one of them, and not in the other
 BATCH = 25
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -55,14 +56,16 @@ def shown(name: str, count: int, size: float) -> Images:
 
 
 def of_library(bundle: Bundle, checkpoint: Checkpoint, images: Images) -> Any:
-    """Scores and flags ``[N]``."""
+    """Scores and flags ``[N]``, and of which images a gate is undecided."""
     from penstock.nn.detecting import features_of
 
     calibration = bundle.manifest.calibration
     assert calibration is not None
     score = tables_from_bytes(calibration.detector, (bundle.folder / DETECTOR_FILE).read_bytes())
-    scores = score.score(features_of(checkpoint.network, images * np.float32(255)))
-    return scores, scores > np.float32(calibration.threshold)
+    features = features_of(checkpoint.network, images * np.float32(255))
+    scores = score.score(features)
+    undecided = (np.abs(features.gate_logits) < UNDECIDED).any(axis=1)
+    return scores, scores > np.float32(calibration.threshold), undecided
 
 
 def check_flags(url: str, bundle: Bundle, checkpoint: Checkpoint, images: Images) -> str:
@@ -72,16 +75,21 @@ def check_flags(url: str, bundle: Bundle, checkpoint: Checkpoint, images: Images
         for begin in range(0, len(images), BATCH)
     ]
     served = np.concatenate([answer.adversarial[:, 0] for answer in answers])
-    scores, flags = of_library(bundle, checkpoint, images)
+    scores, flags, undecided = of_library(bundle, checkpoint, images)
     served_scores = np.concatenate([answer.anomaly_score[:, 0] for answer in answers])
-    np.testing.assert_allclose(served_scores, scores, rtol=1e-3, atol=1e-3)
+    other = ~np.isclose(served_scores, scores, rtol=1e-3, atol=1e-3)
+    assert not (other & ~undecided).any(), (served_scores[other], scores[other])
     assert bundle.manifest.calibration is not None
     near = np.abs(scores - bundle.manifest.calibration.threshold) <= NEAR * np.maximum(1, abs(scores))
-    assert near.mean() < 0.01
-    np.testing.assert_array_equal(served[~near], flags[~near])
+    unclear = near | other
+    assert unclear.mean() < 0.01
+    np.testing.assert_array_equal(served[~unclear], flags[~unclear])
     half = len(images) // 2
     assert flags[half:].mean() > flags[:half].mean()
-    return f"{flags.sum()} of {len(flags)}, of which {near.sum()} have a score too near the threshold to tell"
+    return (
+        f"{flags.sum()} of {len(flags)}; {near.sum()} have a score too near the threshold to tell, "
+        f"{other.sum()} another one because a gate is undecided"
+    )
 
 
 @long

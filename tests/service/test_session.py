@@ -14,9 +14,10 @@ import tritonclient.grpc as triton
 from onnx import TensorProto, helper
 
 from penstock.bundle import INPUT, OUTPUTS
+from penstock.errors import BundleError
 from penstock.service.arenas import WINDOW, Shrinking
 from penstock.service.devices import CPU, CUDA, Device
-from penstock.service.session import run_bound, run_plain
+from penstock.service.session import Session, run_bound, run_plain
 from tests.service.plain import add_model, graph, simple
 from tests.service.test_stress import resident_mib
 
@@ -94,3 +95,12 @@ def test_cuda_takes_no_more_than_it_is_asked_for() -> None:
     assert Device(CPU, memory_mib=7).providers == [(CPU, {})]
     for device, limit in ((Device(CUDA), {}), (Device(CUDA, memory_mib=7), {"gpu_mem_limit": str(7 * MIB)})):
         assert device.providers == [(CUDA, {"arena_extend_strategy": "kSameAsRequested"} | limit), (CPU, {})]
+
+
+def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    content = wide().SerializeToString()
+    assert content.count(b"N") > 0
+    file = tmp_path / "model.onnx"
+    file.write_bytes(content.replace(b"N", b"\xce"))
+    with pytest.raises(BundleError, match=r"model\.onnx has names that are no text"):
+        Session(file, Device(CPU), 1)
