@@ -54,9 +54,9 @@ def trained_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def few() -> Callable[..., ConsolidateConfig]:
-    """A consolidation of a second: few epochs. Keywords replace fields."""
+    """A consolidation of two seconds: few epochs, but not so few that luck decides. Keywords replace fields."""
     config = ConsolidateConfig(
-        count=3, tune=Schedule(epochs=4, batch_size=64, learning_rate=0.05), budget_weight=16.0
+        count=3, tune=Schedule(epochs=8, batch_size=64, learning_rate=0.05), budget_weight=16.0
     )
 
     def make(**changes: object) -> ConsolidateConfig:

@@ -88,7 +88,7 @@ def test_figures_checkpoint_and_configuration_belong_together(
 ) -> None:
     checkpoint = load_checkpoint(run / CHECKPOINT_FILE)
     assert checkpoint.figures == json.loads((run / FIGURES_FILE).read_text())
-    assert checkpoint.figures["decoupled_accuracy"] > 0.9
+    assert checkpoint.figures["decoupled_accuracy"] > 0.8
     test = load("digits").test  # and none of the images that the threshold was set on
     answers = answer(checkpoint.network, test.images)
     assert checkpoint.figures["images"] == len(test)
@@ -140,10 +140,11 @@ def test_what_cannot_work_is_refused_and_leaves_no_folder(
 def test_a_budget_that_test_images_miss_is_told(
     consolidations: dict[int, Path], tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Noise among the images that are judged, but not among those that the threshold is set on."""
+    """The images that are judged are those that the small network is least sure of, unlike the threshold's."""
     splits = load("digits")
-    noise = np.random.default_rng(0).integers(0, 256, splits.test.images.shape, dtype=np.uint8)
-    hard = replace(splits, test=replace(splits.test, images=noise))
+    small = answer(load_checkpoint(consolidations[1] / CHECKPOINT_FILE).network, splits.test.images)
+    surest_last = confidence(torch.from_numpy(small.logits)).argsort().numpy()
+    hard = replace(splits, test=splits.test.take(surest_last[: len(surest_last) // 4]))
     members, told = (str(consolidations[1]), str(tiny_run)), dict[str, list[str]]()
     for name, images in (("usual", splits), ("hard", hard)):
         monkeypatch.setattr(module, "load", lambda *_, images=images, **__: images)

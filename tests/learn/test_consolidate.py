@@ -114,12 +114,12 @@ def test_guidance_is_the_cross_entropy_of_routers_against_the_groups_of_known_im
     assert terms_of(training)["guidance"] == 0
 
 
-@pytest.mark.parametrize(("settle", "quiet_from"), [(0.0, 4), (0.25, 3), (0.5, 2), (1.0, 0)])
+@pytest.mark.parametrize(("settle", "quiet_from"), [(0.0, 8), (0.25, 6), (0.5, 4), (1.0, 0)])
 def test_in_the_last_epochs_routers_choose_without_noise(
     settle: float, quiet_from: int, few: Few, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = training_of(few(settle=settle))
-    for epoch in range(4):
+    for epoch in range(8):
         monkeypatch.setattr(type(training), "current_epoch", epoch)
         training.on_train_epoch_start()
         assert {router.noise for router in training.consolidated.routers} == {epoch < quiet_from}
@@ -155,7 +155,7 @@ def test_a_run_keeps_to_its_budget_and_answers_well(count: int, consolidations: 
     assert figures == checkpoint.figures
     budget = checkpoint.config["budget"]
     assert budget - 0.1 < figures["mac_fraction"] < budget + 0.05
-    assert figures["decoupled_accuracy"] > 0.8
+    assert figures["decoupled_accuracy"] > 0.7
     test = load("digits").test
     answers = answer(checkpoint.network, test.images)
     assert figures["decoupled_accuracy"] == answers.accuracy(test.labels)
