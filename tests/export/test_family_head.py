@@ -27,7 +27,7 @@ from penstock.nn.family_head import FamilyHead
 from penstock.nn.inference import answer
 from penstock.nn.sub_architectures import SUB_ARCHITECTURES_FILE, SubArchitectures
 from penstock.paths import PathSet
-from tests.export.decided import decided
+from tests.decided import decided
 
 NAMES = (
     *PARTS,
@@ -90,7 +90,7 @@ def test_a_bundle_carries_the_detector_that_was_chosen(
         honest, features_of(tiny.network, unseen[ranks]) if ranks.any() else None
     )
     wanted = detector.score(features_of(tiny.network, splits.test.images))
-    clear = decided(answer(tiny.network, splits.test.images))
+    clear = decided(tiny.network, splits.test.images)
     np.testing.assert_allclose(got["anomaly_score"][clear, 0], wanted[clear], rtol=1e-4, atol=1e-4)
     low, high = false_positive_interval(len(splits.test), calibration.images, 0.05, 0.999)
     assert low <= got["adversarial"].mean() <= high
@@ -120,7 +120,7 @@ def test_a_bundle_compares_with_the_sub_architectures_of_a_run(
     detector.fit(features_of(tiny.network, splits.train.images[:FIT_IMAGES]))
     got = open_bundle(bundle, threads=1).run(splits.test.images)["anomaly_score"][:, 0]
     wanted = detector.score(features_of(tiny.network, splits.test.images))
-    clear = decided(answer(tiny.network, splits.test.images))
+    clear = decided(tiny.network, splits.test.images)
     np.testing.assert_allclose(got[clear], wanted[clear], rtol=1e-4, atol=1e-4)
     replace(found, class_names=tuple("abcdefghij")).save(tmp_path / "letters.safetensors")
     with pytest.raises(UnsupportedError, match="and not the same ones: disentangle"):

@@ -147,15 +147,17 @@ def test_every_parameter_has_a_part_in_the_loss(few: Few) -> None:
         assert all(parameter.grad is not None for parameter in training.parameters())
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_a_run_keeps_to_its_budget_and_answers_well(count: int, consolidations: dict[int, Path]) -> None:
+@pytest.mark.parametrize(("count", "least"), [(1, 0.7), (3, 0.9)])
+def test_a_run_keeps_to_its_budget_and_answers_well(
+    count: int, least: float, consolidations: dict[int, Path]
+) -> None:
     run = consolidations[count]
     figures = json.loads((run / FIGURES_FILE).read_text())
     checkpoint = load_checkpoint(run / CHECKPOINT_FILE)
     assert figures == checkpoint.figures
     budget = checkpoint.config["budget"]
     assert budget - 0.1 < figures["mac_fraction"] < budget + 0.05
-    assert figures["decoupled_accuracy"] > 0.7
+    assert figures["decoupled_accuracy"] > least
     test = load("digits").test
     answers = answer(checkpoint.network, test.images)
     assert figures["decoupled_accuracy"] == answers.accuracy(test.labels)

@@ -24,7 +24,6 @@ import pytest
 import tritonclient.grpc as triton
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from onnx import helper, numpy_helper
-from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.grpc import aio
 from tritonclient.utils import InferenceServerException
@@ -32,7 +31,6 @@ from tritonclient.utils import InferenceServerException
 from penstock.service.client import PathClient, infer
 from penstock.service.control import ModelControl
 from penstock.service.repository import Repository
-from penstock.service.series import MODEL, ModelSeries
 from penstock.service.server import Server
 from penstock.service.settings import Settings
 from tests.service.bundles import add_bundle
@@ -343,35 +341,6 @@ def test_unloaded_model_leaves_neither_memory_nor_figures(
             await server.stop()
 
     asyncio.run(scenario())
-
-
-def test_figures_of_a_model_stay_until_its_last_request_has_ended() -> None:
-    series = ModelSeries()
-    registry = CollectorRegistry()
-    counter = series.add(Counter("asked", "Requests", MODEL, registry=registry))
-
-    def value(*labels: str) -> float | None:
-        return registry.get_sample_value("asked_total", dict(zip(MODEL, labels, strict=True)))
-
-    series.keep([("tiny", "1"), ("tiny", "2")])
-    series.begin(("tiny", "1"))
-    series.begin(("tiny", "1"))
-    counter.labels("tiny", "1").inc()
-    series.keep([("tiny", "2")])
-    series.end(("tiny", "1"))
-    assert value("tiny", "1") == 1
-    assert series.shows(("tiny", "1"))
-    counter.labels("tiny", "1").inc()
-    assert value("tiny", "1") == 2
-    series.end(("tiny", "1"))
-    assert value("tiny", "1") is None
-    assert (series.shows(("tiny", "1")), series.shows(("tiny", "2"))) == (False, True)
-    series.begin(("tiny", "2"))
-    series.keep([])
-    series.keep([("tiny", "2")])  # and loaded again
-    counter.labels("tiny", "2").inc()
-    series.end(("tiny", "2"))
-    assert value("tiny", "2") == 1
 
 
 @long

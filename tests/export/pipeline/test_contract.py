@@ -19,7 +19,7 @@ from penstock.nn.checkpoint import Checkpoint
 from penstock.nn.inference import answer
 from penstock.nn.observed import observed_layout
 from penstock.paths import PathLayout
-from tests.export.decided import decided
+from tests.decided import decided
 from tests.export.pipeline.kinds import ALL, CLASSES, GATED, run
 
 
@@ -116,7 +116,7 @@ def test_the_bundle_answers_as_the_checkpoint(
     kind: str, bundles: dict[str, Bundle], tiny: Checkpoint
 ) -> None:
     images = load("digits").test.images[:200]
-    images = images[decided(answer(tiny.network, images))]
+    images = images[decided(tiny.network, images)]
     got, want = run(bundles[kind], images), answer(tiny.network, images)
     np.testing.assert_array_equal(got["path"], want.bits)
     np.testing.assert_allclose(got["logits"], want.logits, atol=1e-4, rtol=0)
