@@ -223,7 +223,7 @@ def _honest(splits: Splits, fit: int) -> npt.NDArray[np.uint8]:
 
 
 def _judged(bench: Bench, part: ImageSet) -> Arrays:
-    return bench.judge(part.floats())
+    return bench.judge_alone(part.floats())
 
 
 def _clean_parts(
