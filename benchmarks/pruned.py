@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, default=FineTuning.epochs, help="of fine-tuning")
     parser.add_argument("--out", type=Path, required=True)
     parsed = parser.parse_args(arguments)
-    checkpoint, origin = load_source(parsed.source)
+    checkpoint, origin = load_source(parsed.source, detector=False)
     network, share = pruned(checkpoint, parsed.macs or budget(checkpoint))
     if "data" in checkpoint.config:
         asked = FineTuning(str(checkpoint.config["data"]), origin["sha256"], share, epochs=parsed.epochs)

@@ -54,37 +54,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     file = parsed.out / FILE
     rows = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.is_file() else []
     for network in networks(parsed.only or ["*"], parsed.subjects):
-        for batch in parsed.batch or BATCHES:
-            for new in timed(network, batch, parsed.threads or THREADS, parsed.seconds):
-                measured = {_setting(row) for row in new}
-                rows = [row for row in rows if _setting(row) not in measured] + new
-                write_atomic(file, json.dumps({"rows": rows}, indent=2) + "\n")
+        with tempfile.TemporaryDirectory() as folder:
+            for batch in parsed.batch or BATCHES:
+                for new in timed(network, Path(folder), batch, parsed.threads or THREADS, parsed.seconds):
+                    measured = {_setting(row) for row in new}
+                    rows = [row for row in rows if _setting(row) not in measured] + new
+                    write_atomic(file, json.dumps({"rows": rows}, indent=2) + "\n")
     return 0
 
 
 def timed(
-    network: dict[str, Any], batch: int, threads: Sequence[int], seconds: float
+    network: dict[str, Any], folder: Path, batch: int, threads: Sequence[int], seconds: float
 ) -> Iterator[list[dict[str, Any]]]:
-    """Rows of one network at one batch size, for each number of threads."""
+    """Rows of one network at one batch size, for each number of threads; exports are kept in ``folder``."""
     accuracies: dict[
         str, float | None
     ] = {}  # by the hash of the file: most are the same for all thread counts
-    with tempfile.TemporaryDirectory() as folder:
-        for count in threads:
-            made = [exported(form, Path(folder), batch, count) for form in forms(network)]
-            images = shown(network, 8 * batch, batch)
-            for each in made:
-                if each.sha256 not in accuracies:
-                    accuracies[each.sha256] = accuracy(each, network)
-            runs = [(each, engine) for each in made for engine in each.form.engines]
-            times = milliseconds(runs, images, batch, count, seconds)
-            rows = []
-            for each, engine in runs:
-                dense = times[name(made[0], engine, each.form.precision)]
-                line = row(network, each, engine, batch, count, times[name(each, engine)], dense)
-                rows.append(line | {"accuracy": accuracies[each.sha256]})
-                print(json.dumps(rows[-1]), file=sys.stderr)
-            yield rows
+    for count in threads:
+        made = [exported(form, folder, batch, count) for form in forms(network)]
+        images = shown(network, 8 * batch, batch)
+        for each in made:
+            if each.sha256 not in accuracies:
+                accuracies[each.sha256] = accuracy(each, network)
+        runs = [(each, engine) for each in made for engine in each.form.engines]
+        times = milliseconds(runs, images, batch, count, seconds)
+        rows = []
+        for each, engine in runs:
+            dense = times[name(made[0], engine, each.form.precision)]
+            line = row(network, each, engine, batch, count, times[name(each, engine)], dense)
+            rows.append(line | {"accuracy": accuracies[each.sha256]})
+            print(json.dumps(rows[-1]), file=sys.stderr)
+        yield rows
 
 
 def milliseconds(

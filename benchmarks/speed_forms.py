@@ -28,7 +28,7 @@ from penstock.files import sha256
 from penstock.nn.checkpoint import load_source
 from penstock.nn.inference import answer
 
-AUTO = "auto"
+AUTO, ROUTED = "auto", "routed"  # as commands name them
 LEAST_IMAGES = 64  # of a data set: how long a path takes depends on the image
 
 
@@ -57,8 +57,10 @@ class Made:
 
 
 def exported(form: Form, folder: Path, batch: int, threads: int, provider: str = "cpu") -> Made:
-    """Export in a process of its own; what is not measured to choose a lowering serves all thread counts."""
-    return _exported(form, folder, batch, threads if AUTO in form.command else 1, provider)
+    """Export in a process of its own; one export serves all settings that its graph does not depend on."""
+    measured = AUTO in form.command
+    grouped = measured or ROUTED in form.command  # by prototype, where it takes more than one image
+    return _exported(form, folder, batch if grouped else 1, threads if measured else 1, provider)
 
 
 @cache

@@ -14,13 +14,13 @@ from penstock.export.autotune.representative import representative
 from penstock.export.autotune.target import Target
 from penstock.export.autotune.tune import tune
 from penstock.export.captured import CapturedNetwork
-from penstock.export.compiling import Compiled, compile_dense, compile_paths, serialize
+from penstock.export.compiling import EXTREME_IMAGES, Compiled, compile_dense, compile_paths, serialize
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.options import ExportOptions
 from penstock.export.passes.finish import finish
 from penstock.export.precision.agreement import verify_agreement
 from penstock.export.precision.narrowing import narrow
-from penstock.manifest import Tuning
+from penstock.manifest import TunedStage, Tuning
 
 TIMED_IMAGES = 32  # paths differ, and so does their time
 SCALING_IMAGES = 8  # to calibrate int8 candidates with, which are only timed
@@ -44,7 +44,11 @@ def fastest(
         UnsupportedError: no lowering can do this network on this provider.
         VerificationError: none that can passes its checks; that of the fastest.
     """
-    dense = compile_dense(captured.checkpoint, captured.sample, options.precision, checked=False)
+    # Where it cannot be taken it is a stopwatch: as candidates, which are checked only once they are chosen.
+    sample = (
+        captured.sample if options.dense_will_do else captured.sample.first(EXTREME_IMAGES, SCALING_IMAGES)
+    )
+    dense = compile_dense(captured.checkpoint, sample, options.precision, checked=False)
     dense_will_do = options.dense_will_do and False in forms and _agrees(dense, say)
     tuned = _tuner(captured, options, forms, dense.content)
     say(f"measuring on {options.provider}, batch {options.batch}, threads {options.threads}")
@@ -55,7 +59,9 @@ def fastest(
     for only in (None, *_alike(tuning)):
         if only is not None:
             lowering, again = tuned(only=only)
-            tuning = replace(again, tried_ms=tuning.tried_ms, declined=tuning.declined)
+            tuning = replace(
+                again, tried_ms=tuning.tried_ms, stages=_all(only, tuning.stages), declined=tuning.declined
+            )
         if dense_will_do and tuning.ratio < WORTH_IT:
             say("taking the dense network")
             return dense, tuning.of_dense()
@@ -116,6 +122,11 @@ def _alike(tuning: Tuning) -> list[str]:
     """Options that can be done, the same in all stages, the fastest first; without the one that was chosen."""
     chosen = set(tuning.layers.values())
     return sorted((name for name in tuning.tried_ms if chosen != {name}), key=tuning.tried_ms.__getitem__)
+
+
+def _all(option: str, stages: tuple[TunedStage, ...]) -> tuple[TunedStage, ...]:
+    """What was measured of the stages, which now all have the same option."""
+    return tuple(replace(stage, chosen=option) for stage in stages)
 
 
 def _tell(tuning: Tuning, say: Say) -> None:

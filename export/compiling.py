@@ -31,7 +31,7 @@ from penstock.export.passes.reporting import Report
 from penstock.export.passes.simplify import tidy
 from penstock.export.precision.agreement import compare, verify_agreement
 from penstock.export.precision.narrowing import narrow
-from penstock.export.runtime import Outputs, open_graph
+from penstock.export.runtime import BATCH, Outputs, open_graph
 from penstock.export.sample import Sample
 from penstock.export.verify.extremes import verify_extremes
 from penstock.export.verify.parity import (
@@ -40,13 +40,13 @@ from penstock.export.verify.parity import (
     verify,
     verify_flags,
     verify_same,
+    verify_unchanged,
     verify_untouched,
 )
 from penstock.manifest import FP32, Agreement, Choice, PassRecord
 from penstock.nn.checkpoint import Checkpoint
 
 DENSE = "dense"
-FLAG_IMAGES = 100  # to check the finished file's flags on
 EXTREME_IMAGES = 4  # to check all gates open and all closed on: paths do not depend on the image then
 
 
@@ -100,14 +100,16 @@ def compile_dense(
     model = tidy(capture(served, checkpoint.input_shape, report))
     got = open_graph(serialize(model), single=False).run(sample.images)
     parity = verify(reference(served, sample.images), got, checkpoint.network.layout)
-    model, _, agreement = _narrowed(model, precision, sample, got, report, single=False)
+    model, got, agreement = _narrowed(model, precision, sample, got, report, single=False)
     if checked and agreement is not None:
         verify_agreement(agreement, precision)
+    content = _finished(model, checkpoint, DENSE, precision, None)
+    _check_finished(content, got, sample, None, single=False)
     return Compiled(
         lowering=DENSE,
         passes=report.records,
         single=False,
-        content=_finished(model, checkpoint, DENSE, precision, None),
+        content=content,
         precision=precision,
         parity=parity,
         agreement=agreement,
@@ -170,7 +172,7 @@ def _compile(captured: CapturedNetwork, lowering: Lowering, precision: str) -> C
             name_gate_logits(model)
             explained = captured.detector
     content = _finished(model, checkpoint, lowering.name, precision, calibration)
-    verify_flags(open_graph(content, single=lowering.single).run(sample.images[:FLAG_IMAGES]), calibration)
+    _check_finished(content, got, sample, calibration, single=lowering.single)
     return Compiled(
         lowering=lowering.name,
         passes=report.records,
@@ -197,7 +199,7 @@ def with_byte_input(compiled: Compiled, sample: Sample) -> Compiled:
     report.run(TakeBytes(), model.graph)
     content = serialize(model)
     check_graph(content)
-    images = sample.images[:FLAG_IMAGES]
+    images = sample.images[:BATCH]
     want, got = (open_graph(each, single=compiled.single).run(images) for each in (compiled.content, content))
     verify_same(want, got)
     return replace(compiled, content=content, passes=(*compiled.passes, *report.records))
@@ -234,6 +236,15 @@ def _calibrate(
     ranks = Recipe.parse(detector).ranking(len(sample.images))
     scores, source = (got[SCORE][~ranks, 0], "graph") if sample.real else (checkpoint.calibration, "stored")
     return replace(calibration_of(scores, fpr, source, data, detector), ranked_by=data if ranks.any() else "")
+
+
+def _check_finished(
+    content: bytes, expected: Outputs, sample: Sample, calibration: Calibration | None, *, single: bool
+) -> None:
+    """What goes into the file must answer as the graph that was compared with PyTorch, and flag by its threshold."""
+    got = open_graph(content, single=single).run(sample.images[:BATCH])
+    verify_unchanged(expected, got)
+    verify_flags(got, calibration)
 
 
 def _finished(

@@ -55,7 +55,7 @@ def export(
     Raises:
         PenstockError: the source is missing or damaged, or the graph fails a check; nothing is written then.
     """
-    checkpoint, origin = load(options.source, options.class_name, options.member)
+    checkpoint, origin = load(options.source, options.class_name, options.member, detector=options.flagging)
     if options.observe:
         say("fitting a detector to what the gates see of the dense network")
         checkpoint = observed_checkpoint(checkpoint, options.data)

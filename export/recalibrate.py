@@ -12,23 +12,19 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 
 from penstock.bundle import FLAG, INPUTS_FILE, Bundle, Calibration, newest_bundle
 from penstock.bundle_writing import write_next_version
 from penstock.detect.recipe import Recipe
-from penstock.errors import UnsupportedError, VerificationError
+from penstock.errors import UnsupportedError
 from penstock.export.calibrate import calibrated_again, set_thresholds
 from penstock.export.clean_images import clean_images
 from penstock.export.engine_errors import check_graph
-from penstock.export.runtime import Outputs, open_graph
-from penstock.export.verify.parity import verify_flags
+from penstock.export.runtime import BATCH, open_graph
+from penstock.export.verify.parity import verify_flags, verify_unchanged
 
 CALIBRATION_KEY = "penstock.calibration"  # of the ONNX file's metadata
-CHECKED = (
-    250  # images that the finished file is run on once more: a whole batch, so that sums come out the same
-)
 
 Say = Callable[[str], None]
 
@@ -87,8 +83,8 @@ def recalibrate(options: RecalibrateOptions, say: Say = lambda _: None) -> Bundl
     )
     say(f"of these images, {got[FLAG].mean():.2%} were flagged before")
     content = _with_calibration(old.model_file, calibration)
-    checked = open_graph(content, single=old.manifest.single).run(images[:CHECKED])
-    _verify_unchanged(got, checked)
+    checked = open_graph(content, single=old.manifest.single).run(images[:BATCH])
+    verify_unchanged(got, checked)
     verify_flags(checked, calibration)
     manifest = replace(
         old.manifest, calibration=calibration, model_sha256=hashlib.sha256(content).hexdigest()
@@ -107,15 +103,3 @@ def _with_calibration(file: Path, calibration: Calibration) -> bytes:
     content: bytes = ir.serde.serialize_model(model).SerializeToString()
     check_graph(content)
     return content
-
-
-def _verify_unchanged(before: Outputs, after: Outputs) -> None:
-    """Check that nothing but flags has changed.
-
-    Raises:
-        VerificationError: another output did; names it.
-    """
-    for name, values in after.items():
-        wanted = before[name][: len(values)]
-        if name != FLAG and not np.array_equal(wanted, values, equal_nan=values.dtype.kind == "f"):
-            raise VerificationError(f"{name} is not what it was before the new calibration")

@@ -17,6 +17,7 @@ from penstock.errors import UnsupportedError, VerificationError
 from penstock.export.engine_errors import ENGINE_ERRORS, told
 
 REMEDY = "export it with another --lowering"
+BATCH = 250  # images per run, where the graph takes more than one
 
 Outputs = dict[str, npt.NDArray[Any]]
 
@@ -47,14 +48,14 @@ class Graph:
     def run(
         self,
         images: npt.NDArray[np.uint8] | npt.NDArray[np.float32],
-        batch: int = 250,
+        batch: int = BATCH,
         more: Mapping[str, npt.NDArray[Any]] | None = None,
     ) -> Outputs:
         """Answers for many images.
 
         Args:
             images: ``[N, C, H, W]`` uint8, or float32 from 0 to 1, which a graph that takes bytes gets rounded.
-            batch: images per run, where the graph takes more than one.
+            batch: images per run, where the graph takes more than one; another number may add in another order.
             more: other inputs, the same in every run.
 
         Returns:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,10 @@ class Sample:
         """Images that the graph may be fitted to."""
         return self.images if self.others is None else self.others
 
+    def first(self, images: int, others: int) -> Sample:
+        """A smaller one."""
+        return replace(self, images=self.images[:images], others=self.to_fit[:others])
+
 
 def sample_of(checkpoint: Checkpoint, folder: Path | None, say: Callable[[str], None]) -> Sample:
     """The data set's calibration and validation images; synthetic ones if nobody insists, and they cannot be had.
@@ -50,7 +54,8 @@ def sample_of(checkpoint: Checkpoint, folder: Path | None, say: Callable[[str], 
     """
     name = str(checkpoint.config.get("data", ""))
     try:
-        if not name and folder is None:
+        if not name and (folder is None or "timing" in checkpoint.config):
+            folder = None  # of a plan, say, whose other sources have images
             raise NotFoundError("none belongs to this source")
         splits = data.load(name, folder=folder)
         return Sample(splits.calibration.images, real=True, others=splits.validation.images)

@@ -35,7 +35,7 @@ def source_file(source: str, class_name: str | None) -> Path:
 
 
 def load(
-    source: str, class_name: str | None = None, member: str | None = None
+    source: str, class_name: str | None = None, member: str | None = None, *, detector: bool = True
 ) -> tuple[Checkpoint, dict[str, str]]:
     """The network to export, and what it was: its name, without the folders of this machine, and its file's hash.
 
@@ -43,15 +43,16 @@ def load(
         source: as `source_file` takes it, or a timing source, which is built.
         class_name: whose sub-architecture; ``None``: the whole network.
         member: of a cascade, which one; ``None``: both.
+        detector: whether one is wanted: building that of a timing source takes long.
 
     Raises:
         PenstockError: the source is missing or damaged, or has no such class or member.
     """
     if member is not None:
-        checkpoint, origin = load_source(source)
+        checkpoint, origin = load_source(source, detector=detector)
         return member_checkpoint(checkpoint, member), {**origin, "member": member}
     if class_name is None:
-        return load_source(source)
+        return load_source(source, detector=detector)
     file = source_file(source, class_name)
     origin = {"name": Path(source).resolve().name, "sha256": sha256(file), "class": class_name}
     return class_checkpoint(file, class_name), origin

@@ -71,6 +71,14 @@ class Bench:
         )
         return {name: times[str(key)] for name, key in keys.items()}
 
+    def distinct(self, choices: Mapping[str, Choice]) -> list[str]:
+        """Of choices just measured, the names of those that can be done; of several with one graph the first."""
+        names: dict[Key, str] = {}
+        for name, choice in choices.items():
+            if choice in self._lowered:
+                names.setdefault(self._lowered[choice], name)
+        return list(names.values())
+
     def keep(self, choice: Choice) -> None:
         """Let go of all graphs but one, which has been measured."""
         key = self._lowered[choice]

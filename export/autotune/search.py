@@ -18,6 +18,9 @@ class Contest(Protocol):
     def measure(self, choices: Mapping[str, Choice]) -> dict[str, float]:
         """Median milliseconds of choices by name; leaves out what cannot be done."""
 
+    def distinct(self, choices: Mapping[str, Choice]) -> list[str]:
+        """Of choices just measured, the names of those that can be done; of several with one graph the first."""
+
     def keep(self, choice: Choice) -> None:
         """The next rounds change this choice, so that of all measured so far no other is needed any more."""
 
@@ -28,7 +31,8 @@ class Found:
 
     Attributes:
         choice: the fastest.
-        uniform: milliseconds of the options that can be done, the same in all stages.
+        uniform: milliseconds of the options that can be done, the same in all stages; of those that come to one graph
+            only the first, as they do then in every stage.
         rounds: of each stage, milliseconds of the options with the others as they were chosen until then; empty where
             there was one option only. With one stage, the uniform ones are its own.
     """
@@ -50,7 +54,8 @@ def search(stages: int, options: tuple[str, ...], contest: Contest) -> Found:
         UnsupportedError: none of the options can be done.
     """
     alike = {option: (option,) * stages for option in options}
-    uniform = contest.measure(alike)
+    times = contest.measure(alike)
+    uniform = {option: times[option] for option in contest.distinct(alike)}
     if not uniform:
         raise UnsupportedError("none of the lowerings can do this network")
     choice = alike[_fastest(uniform)]

@@ -37,7 +37,8 @@ SCHEMA = 3
 # Told by hash, or by where the bundle stands.
 ELSEWHERE = ("source", "gates", "sub_architectures", "repository", "name", "data")
 PACKAGES = ("penstock", "torch", "torchvision", "onnx", "onnx-ir", "onnxscript", "openvino", "numpy")
-ROOMS = ("data", "detect", "export", "nn")  # of this package, whose code a bundle comes from
+# Whose code a bundle comes from, beside the modules of the package itself.
+ROOMS = ("penstock.data", "penstock.detect", "penstock.export", "penstock.nn")
 
 
 def inputs_of(options: ExportOptions) -> dict[str, Any]:
@@ -75,9 +76,9 @@ def _version(package: str) -> str | None:
 def _compiler() -> str:
     """Hash of the code that bundles come from."""
     digest = hashlib.sha256()
-    for room in ROOMS:
-        (home,) = map(Path, import_module(f"penstock.{room}").__path__)
-        for file in sorted(home.rglob("*.py")):
+    homes = {name: Path(import_module(name).__path__[0]) for name in ("penstock", *ROOMS)}
+    for name, home in homes.items():
+        for file in sorted(home.glob("*.py" if name == "penstock" else "**/*.py")):
             digest.update(str(file.relative_to(home)).encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()
 

@@ -203,7 +203,8 @@ def test_the_same_source_is_the_same_to_the_bit(routed: tuple[Checkpoint, dict[s
     torch.manual_seed(5)
     drawn = torch.rand(3)
     torch.manual_seed(5)
-    again, origin = load_source(ROUTED)
+    again, origin = load_source(ROUTED, detector=False)  # which is drawn after everything else
+    assert not again.detector
     assert torch.equal(torch.rand(3), drawn)  # nor is the caller's generator touched
     assert origin == routed[1]
     for own, other in ((again.network, routed[0].network), (again.dense, routed[0].dense)):

@@ -137,17 +137,18 @@ def find_source(source: str) -> Path:
     return file
 
 
-def load_source(source: str) -> tuple[Checkpoint, dict[str, str]]:
+def load_source(source: str, *, detector: bool = True) -> tuple[Checkpoint, dict[str, str]]:
     """Load what a SOURCE means, and say what it was: its name, without the folders of this machine, and its hash.
 
     Args:
         source: as `find_source` takes it, or a timing source (`penstock.nn.timing`), which is built.
+        detector: whether one is wanted, which is two thirds of building a timing source; files have theirs in any case.
     """
     if source.startswith(TIMING_PREFIX):
         # Here, because only it needs torchvision, and it needs this module.
         from penstock.nn.timing import load_timing_source
 
-        return load_timing_source(source)
+        return load_timing_source(source, detector=detector)
     file = find_source(source)
     name = source if source.startswith(ZOO_PREFIX) else Path(source).resolve().name
     return load_checkpoint(file), {"name": name, "sha256": sha256(file)}

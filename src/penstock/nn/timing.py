@@ -32,6 +32,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torchvision.models as models
 from torch import Tensor, nn
@@ -123,19 +124,23 @@ def read_timing_source(source: str) -> TimingConfig:
     return TimingConfig(network=network, **values)  # type: ignore[arg-type]
 
 
-def load_timing_source(source: str) -> tuple[Checkpoint, dict[str, str]]:
+def load_timing_source(source: str, *, detector: bool = True) -> tuple[Checkpoint, dict[str, str]]:
     """Build what a timing source means, and say what it was: the name as given, and a hash of what was built.
+
+    Args:
+        source: its name.
+        detector: fit one; the hash does not depend on it.
 
     Raises:
         NotFoundError: there is no such network.
         InvalidArgumentError: an unknown, repeated or broken setting.
     """
-    checkpoint = build_timing_checkpoint(read_timing_source(source))
+    checkpoint = build_timing_checkpoint(read_timing_source(source), detector=detector)
     return checkpoint, {"name": source, "sha256": _fingerprint(checkpoint)}
 
 
-def build_timing_checkpoint(config: TimingConfig) -> Checkpoint:
-    """A network to time, as a checkpoint.
+def build_timing_checkpoint(config: TimingConfig, *, detector: bool = True) -> Checkpoint:
+    """A network to time, as a checkpoint, with a detector or without.
 
     Its layout counts, beside the ruled convolutions, those that read them as followers: they compute all their filters,
     but only from the channels that are there.
@@ -144,8 +149,7 @@ def build_timing_checkpoint(config: TimingConfig) -> Checkpoint:
     with _repeatable(config.seed):
         dense = _dense(config)
         network = _with_paths(dense, gate, config).eval()
-        detector = PathDetector(classes=CLASSES).fit(_features(network, EXAMPLES, config.seed))
-        scores = detector.score(_features(network, CALIBRATION, config.seed + 1))
+        fitted, scores = _detector(network, config.seed) if detector else ({}, np.empty(0))
     shape = network.config if isinstance(network, ConsolidatedNetwork) else None
     return Checkpoint(
         backbone=config.network,
@@ -154,11 +158,20 @@ def build_timing_checkpoint(config: TimingConfig) -> Checkpoint:
         members=(Member(gate=gate, prototypes=shape),),
         network=network,
         dense=dense,
-        detector=detector.state(),
-        calibration=scores.astype(np.float64),
+        detector=fitted,
+        calibration=scores,
         config={"timing": asdict(config)},
         figures={"timing_only": NOTE},
     )
+
+
+def _detector(
+    network: GatedNetwork, seed: int
+) -> tuple[dict[str, npt.NDArray[np.float32]], npt.NDArray[np.float64]]:
+    """A detector's state, and its scores of other images than it was fitted to."""
+    detector = PathDetector(classes=CLASSES).fit(_features(network, EXAMPLES, seed))
+    scores = detector.score(_features(network, CALIBRATION, seed + 1))
+    return detector.state(), scores.astype(np.float64)
 
 
 def _features(network: GatedNetwork, count: int, seed: int) -> PathFeatures:

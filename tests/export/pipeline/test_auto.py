@@ -32,13 +32,13 @@ def test_auto_takes_what_it_measured_as_fastest(tiny: Checkpoint, tiny_run: Path
     tuning = manifest.tuning
     assert tuning is not None
     assert (tuning.provider, tuning.batch, tuning.threads) == ("cpu", 1, 1)
-    assert tuning.tried_ms.keys() == set(PICKINGS)  # there are no prototypes to route to
+    assert {"gathered", MASKED} <= tuning.tried_ms.keys() <= set(PICKINGS)  # no prototypes to route to
     assert list(tuning.layers) == list(tiny.network.layout.names)
     assert manifest.lowering == ("masked" if set(tuning.layers.values()) == {MASKED} else "gathered")
     assert tuning.ratio == tuning.dense_ms / tuning.chosen_ms
     assert [name for stage in tuning.stages for name in stage.layers] == list(tuning.layers)
     for stage in tuning.stages:
-        assert stage.tried_ms.keys() == set(PICKINGS)
+        assert stage.tried_ms.keys() == tuning.tried_ms.keys()
         assert {tuning.layers[name] for name in stage.layers} == {stage.chosen}
         assert str(stage) in said
     assert f"taking {manifest.lowering}" in said
@@ -135,7 +135,7 @@ def test_auto_goes_on_where_its_choice_fails_the_checks(
     assert said.index("taking gathered") < said.index("taking masked")
     assert manifest.lowering == "masked"
     assert manifest.tuning is not None
-    assert manifest.tuning.tried_ms.keys() == set(PICKINGS)
+    assert {"gathered", MASKED} <= manifest.tuning.tried_ms.keys() <= set(PICKINGS)
     assert set(manifest.tuning.layers.values()) == {MASKED}
     assert [reason.partition(":")[0] for reason in manifest.tuning.declined] == ["gathered"]
 

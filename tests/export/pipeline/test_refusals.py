@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from penstock.bundle import Calibration
 from penstock.errors import (
     InvalidArgumentError,
     NotFoundError,
@@ -17,6 +18,7 @@ from penstock.errors import (
     UnsupportedError,
     VerificationError,
 )
+from penstock.export.calibrate import set_thresholds
 from penstock.export.lowerings.executed import Executed
 from penstock.export.lowerings.masked import Masked
 from penstock.export.nodes.gated_conv import read_gated_conv
@@ -101,3 +103,21 @@ def test_options_that_cannot_be_right_are_refused(
     options: dict[str, Any] = {"source": "x", "repository": tmp_path, "name": "net"}
     with pytest.raises(InvalidArgumentError, match=message):
         ExportOptions(**options | changes)
+
+
+def test_what_breaks_after_the_comparison_with_pytorch_is_seen_in_the_finished_file(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(model: ir.Model, calibration: Calibration) -> None:
+        set_thresholds(model, calibration)
+        bias = next(value for value in model.graph.initializers.values() if value.name.endswith("bias"))
+        assert bias.const_value is not None
+        bias.const_value = ir.tensor(bias.const_value.numpy() + np.float32(1), name=bias.name)
+
+    monkeypatch.setattr("penstock.export.compiling.set_thresholds", broken)
+    options = ExportOptions(
+        source=str(tiny_run), repository=tmp_path / "models", name="net", lowering="masked"
+    )
+    with pytest.raises(VerificationError, match="is not what it was before the graph got its threshold"):
+        export(options)
+    assert not options.home.exists()

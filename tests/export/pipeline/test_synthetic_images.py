@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 
 from penstock.data import load
 from penstock.detect import conformal_threshold
+from penstock.errors import InvalidArgumentError
 from penstock.export.pipeline import ExportOptions, export
-from penstock.export.sample import synthetic_images
+from penstock.export.sample import sample_of, synthetic_images
 from penstock.nn.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint
 from penstock.nn.inference import answer
 from tests.export.pipeline.kinds import run
@@ -44,3 +46,10 @@ def test_without_images_synthetic_ones_and_stored_scores_serve_and_it_is_said(
     # The stored scores are those of the digits: the threshold is right for them.
     flagged = run(bundle, load("digits").calibration.images)["adversarial"].mean()
     assert flagged == pytest.approx(0.05, abs=0.01)
+
+
+def test_a_folder_of_images_is_for_networks_that_look_at_some(tiny: Checkpoint, tmp_path: Path) -> None:
+    nothing = replace(tiny, config={"timing": {}})
+    assert not sample_of(nothing, tmp_path, lambda _: None).real
+    with pytest.raises(InvalidArgumentError, match="no data set ''"):
+        sample_of(replace(tiny, config={}), tmp_path, lambda _: None)

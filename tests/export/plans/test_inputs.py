@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import penstock
 import penstock.export
 from penstock.bundle import INPUTS_FILE, newest_bundle, versions
 from penstock.errors import NotFoundError
@@ -110,8 +111,17 @@ def test_inputs_follow_the_code_of_the_compiler(
     monkeypatch.setattr(penstock.export, "__path__", [str(room)])
     _compiler.cache_clear()
     after = inputs_of(options)
-    _compiler.cache_clear()
     assert after == before | {"compiler": after["compiler"]} != before
+    package = tmp_path / "penstock"
+    package.mkdir()
+    for module in Path(penstock.__file__).parent.glob("*.py"):
+        shutil.copy(module, package)
+    monkeypatch.setattr(penstock, "__path__", [str(package), *penstock.__path__])
+    (package / "paths.py").write_text("# costs are counted in another way\n")
+    _compiler.cache_clear()
+    last = inputs_of(options)
+    _compiler.cache_clear()
+    assert last["compiler"] not in (before["compiler"], after["compiler"])
 
 
 def test_inputs_of_what_no_file_holds_are_its_name(options: ExportOptions) -> None:
