@@ -7,7 +7,8 @@ from typing import Any
 
 from table_text import markdown, measured
 
-from penstock.attacks.evaluation_config import ADAPTIVE, CONTROLS, OWN, named
+from penstock.attacks.evaluation_config import ADAPTIVE, CONTROLS, OWN, UNAWARE, named
+from penstock.attacks.evaluation_figures import FEWEST
 
 NAMES = {
     "vgg16-cifar10": "VGG-16-BN, CIFAR-10",
@@ -69,7 +70,7 @@ def detection(results: dict[str, Any]) -> list[str]:
         own = attack["detectors"][OWN]["shown" if control else "turned"]
         if own is None or attack["attack"] in ADAPTIVE + COSTLY:
             continue
-        other, area = _best_other(attack, "shown" if control else "turned")
+        other, area = ("-", "-") if control else _best_other(attack)
         noise = attack.get("noise")
         failed = None if control else attack["detectors"][OWN]["failed"]
         lines.append(
@@ -112,7 +113,21 @@ def scores(results: dict[str, Any]) -> list[str]:
         "least AUROC",
         "best at",
     ]
-    return _table(head, lines, results, words=2)
+    return [*_table(head, lines, results, words=2), *_left_out(results)]
+
+
+def _left_out(results: dict[str, Any]) -> Iterator[str]:
+    """Attacks that turned too few images to have a part in the mean."""
+    for name, evaluation in evaluations(results):
+        if evaluation["means"] is not None:
+            left = [
+                f"`{_piece(attack)}` ({attack['turned']} of {attack['attacked']})"
+                for attack in evaluation["attacks"]
+                if attack["attack"] in UNAWARE and _piece(attack) not in evaluation["means"]["attacks"]
+            ]
+            if left:
+                yield ""
+                yield f"{name}, left out: {', '.join(left)}; an area over fewer than {FEWEST} images is mostly chance."
 
 
 def _piece(attack: Mapping[str, Any]) -> str:
@@ -139,18 +154,27 @@ def evasion(results: dict[str, Any]) -> list[str]:
 
 
 def served(results: dict[str, Any]) -> list[str]:
-    """A row for each graph and attack: its own flags, at the rate that it promises."""
+    """A row for each graph and attack: its own flags, at the rate that it promises.
+
+    Adaptive attacks are aimed at one detector, and stand only where the graph has that one.
+    """
     lines = []
-    for name, entry in results["networks"].items():
-        for key in ("attacks", "observed_attacks"):
-            for bundle in entry.get(key, {}).get("bundles", ()):
-                clean = rate_text(bundle["clean"]["as_served"])
-                for attack in bundle["attacks"]:
-                    own = attack["as_served"]
-                    flagged = own["shown"] if attack["attack"] in CONTROLS else own["turned"]
-                    if flagged is not None:
-                        cells = [_name(name), bundle["name"], attack["attack"], _eps(attack), clean]
-                        lines.append([*cells, *map(rate_text, (flagged, own["noise"], own["evasion"]))])
+    for name, evaluation in evaluations(results):
+        for bundle in evaluation["bundles"]:
+            clean = rate_text(bundle["clean"]["as_served"])
+            for attack in bundle["attacks"]:
+                if attack["attack"] in ADAPTIVE and bundle["detector"] != evaluation["detector"]:
+                    continue
+                own, misreads = attack["as_served"], attack["attack"] not in CONTROLS + COSTLY
+                flagged = own["turned" if misreads else "shown"]
+                if flagged is not None:
+                    cells = [name, bundle["name"], attack["attack"], _eps(attack), clean, rate_text(flagged)]
+                    lines.append(
+                        [
+                            *cells,
+                            *(rate_text(own[what] if misreads else None) for what in ("noise", "evasion")),
+                        ]
+                    )
     head = ["network", "graph", "attack", "eps"]
     head += [f"{what} (95 %)" for what in ("clean", "flagged", "noise as large", "evades")]
     return _table(head, lines, results, words=4)
@@ -165,12 +189,22 @@ def supervised(results: dict[str, Any]) -> list[str]:
             others = [
                 area for attack, area in row["auroc"].items() if _kind(attack) != _kind(row["trained_on"])
             ]
-            cells = [name, row["trained_on"], row["classifier"], str(row["per_class"])]
-            cells += ["-" if own is None else f"{own:.3f}"]
+            cells = [
+                name,
+                row["trained_on"],
+                row["classifier"],
+                str(row["per_class"]),
+                str(row["learned_from"]),
+            ]
+            cells += ["-" if own is None else area_text(_with_interval(own, row["interval_95"]))]
             cells += [f"{sum(others) / len(others):.3f}", f"{min(others):.3f}"] if others else ["-", "-"]
             lines.append(cells)
-    head = ["network", "learned from", "classifier", "images per class"]
-    return _table([*head, "AUROC on it", "on the others, mean", "least"], lines, results, words=3)
+    head = ["network", "learned from", "classifier", "images per class", "attacked ones there were"]
+    return _table([*head, "AUROC on it (95 %)", "on the others, mean", "least"], lines, results, words=3)
+
+
+def _with_interval(value: float, interval: tuple[float, float]) -> dict[str, float]:
+    return {"value": value, "low": interval[0], "high": interval[1]}
 
 
 def _kind(attack: str) -> str:
@@ -186,9 +220,11 @@ def inflation(results: dict[str, Any]) -> list[str]:
             keys = ("mean_before", "mean", "largest", "bound")
             figures = [f"{macs[key]:.1%}" for key in keys]
             at_bound = [rate_text(macs["at_bound"][when]) for when in ("before", "after")]
-            lines.append([name, str(attack["attacked"]), *figures, *at_bound, rate_text(macs["over_budget"])])
+            flagged = attack["detectors"][OWN]["shown"]["tpr"]["0.05"]
+            rates = map(rate_text, (macs["over_budget"], flagged))
+            lines.append([name, str(attack["attacked"]), *figures, *at_bound, *rates])
     head = ["network", "images", "MACs before", "after, mean", "after, largest", "bound by construction"]
-    head += ["at the bound before (95 %)", "after (95 %)", "over budget (95 %)"]
+    head += ["at the bound before (95 %)", "after (95 %)", "over budget (95 %)", "flagged at 5 % (95 %)"]
     return _table(head, lines, results)
 
 
@@ -221,8 +257,8 @@ def evaluations(results: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]
                 yield _name(name) + form, entry[key]
 
 
-def _best_other(attack: Mapping[str, Any], part: str) -> tuple[str, str]:
-    areas = {name: found[part]["auroc"] for name, found in attack["detectors"].items() if name != OWN}
+def _best_other(attack: Mapping[str, Any]) -> tuple[str, str]:
+    areas = {name: found["turned"]["auroc"] for name, found in attack["detectors"].items() if name != OWN}
     if not areas:
         return "-", "-"
     best = max(areas, key=lambda name: areas[name]["value"])

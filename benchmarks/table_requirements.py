@@ -106,14 +106,20 @@ def _noise(evaluation: Mapping[str, Any]) -> Row:
 
 
 def _active(evaluation: Mapping[str, Any]) -> Iterator[Row]:
-    """Of evasions that are known to be there: how many each adaptive attack finds."""
-    planted = evaluation.get("planted", {})
+    """Of evasions that are known to be there: how many each adaptive attack finds, within each bound."""
+    required = f"{FOUND:.0%} or more"
     for kind in ADAPTIVE:
-        title, required = f"planted evasions that {kind} finds", f"{FOUND:.0%} or more"
-        if kind in planted:
-            yield title, required, rate_text(planted[kind]), planted[kind]["value"] >= FOUND
-        else:
-            yield title, required, "-", None
+        planted = {
+            eps: found
+            for piece, found in evaluation.get("planted", {}).items()
+            for name, _, eps in [piece.partition("-")]
+            if name == kind
+        }
+        for eps, found in planted.items():
+            title = f"of {found['images']} evasions planted within {eps}/255, {kind} finds"
+            yield title, required, rate_text(found), found["value"] >= FOUND
+        if not planted:
+            yield f"of planted evasions, {kind} finds", required, "-", None
 
 
 def _attack(evaluation: Mapping[str, Any], kind: str, eps: float) -> Mapping[str, Any] | None:

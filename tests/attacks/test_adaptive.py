@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from penstock.attacks import adaptive
 from penstock.attacks.adaptive import METHODS, Adaptive, _Guides, _Victim
-from penstock.attacks.classifier import Images, Labels
+from penstock.attacks.classifier import Images, Labels, lead
 from penstock.attacks.detector_score import DetectorScore
 from penstock.data import load
 from penstock.detect import FamilyDetector, FamilyScore, PathDetector, PathFeatures
@@ -108,6 +108,30 @@ def test_matching_imitates_what_the_detector_sees_of_another_class_and_another_i
     assert (again != seen).any()
     with pytest.raises(InvalidArgumentError, match="one class"):
         _Guides.of(checkpoint.network, score, images[:1], images, right)
+
+
+class Doubts(NeverFlags):
+    """Grows as the lead of the right class shrinks: whoever frees one gradient of the other has nothing left."""
+
+    def __init__(self, labels: Labels) -> None:
+        super().__init__()
+        self.labels = torch.from_numpy(labels)
+
+    def forward(self, output: GatedOutput) -> Tensor:
+        """``[N]``: minus the lead."""
+        return -lead(output.logits, self.labels)
+
+
+def test_orthogonal_goes_the_way_of_the_gradients_themselves_in_its_second_start(
+    checkpoint: Checkpoint, victims: tuple[Images, Labels]
+) -> None:
+    images, labels = victims[0][:1], victims[1][:1]
+    turned = []
+    for restarts in (1, 2):
+        attack = Adaptive(method="orthogonal", steps=25, restarts=restarts, eps=4 / 255)
+        attacked = attack(checkpoint.network, Doubts(labels), 1e6, images, labels)
+        turned.append(answer(checkpoint.network, attacked * 255).predicted[0] != labels[0])
+    assert turned == [False, True]
 
 
 class NeverSure(NeverFlags):

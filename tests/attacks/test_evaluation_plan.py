@@ -60,7 +60,7 @@ def test_only_judging_waits_for_baselines(tiny_run: Path, tmp_path: Path) -> Non
         *("compared-calibration", "planted", "attack-joint-20", "attack-joint-40"),
         *("attack-signs-40", "attack-signs-20", "compared-test"),
     ]
-    assert work[tmp_path / "planted.npz"]().keys() == {"joint"}
+    assert work[tmp_path / "planted.npz"]().keys() == {"joint-20", "joint-40"}
     with pytest.raises(AssertionError, match="not to be asked"):
         work[tmp_path / "compared-calibration.npz"]()
 

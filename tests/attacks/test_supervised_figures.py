@@ -41,7 +41,11 @@ def test_an_attack_that_was_learned_is_seen_and_another_is_not(codes: Codes) -> 
     assert [row["trained_on"] for row in rows] == [
         "low-8"
     ] * 3  # of one that never works nothing can be learned
+    counts = np.bincount(codes.turned("low-8", even=True).predicted)
     for row in rows:
+        assert row["learned_from"] == np.minimum(counts, 10).sum()
+        low, high = row["interval_95"]
+        assert low <= row["auroc"]["low-8"] <= high
         assert set(row["auroc"]) == {"low-8", "high-8"}
         assert row["auroc"]["low-8"] > 0.9
         assert row["auroc"]["high-8"] < 0.7

@@ -5,9 +5,11 @@ they met: misread before read right, then the lowest score. What is won is left 
 these attacks the evasion at that threshold counts, and areas under curves say little.
 
 - ``joint``: a margin loss against the classifier plus the score's excess over the threshold
-- ``orthogonal``: a step against the classifier while the image is read right, else against the detector, each freed of
-  its part along the other's gradient (Bryniarski et al., *Evading Adversarial Example Detection Defenses with
-  Orthogonal Projected Gradient Descent*, 2021, https://arxiv.org/abs/2106.15023)
+- ``orthogonal``: a step against the classifier while the image is read right, else against the detector, in the first
+  start each freed of its part along the other's gradient (Bryniarski et al., *Evading Adversarial Example Detection
+  Defenses with Orthogonal Projected Gradient Descent*, 2021, https://arxiv.org/abs/2106.15023), in the next as they
+  are, which is the default of its release, and so on in turn: where a score doubts answers, both gradients lie along
+  one line near the border, and of one without the other only rounding is left
 - ``matching``: what the detector sees of an honest image of another class, and its answer, are imitated: of the nearest
   such image in the first start, of another one in each that follows
 
@@ -107,7 +109,8 @@ class Adaptive:
             known = _Guides.of(network, score, guides, images, torch.from_numpy(labels))
         warn_of_masked_gradients(network, images)
         weight = torch.full((len(images),), self.weight)
-        victim = _Victim(network, score, threshold - MARGIN, torch.from_numpy(labels), weight)
+        freed = torch.ones(len(images), dtype=torch.bool)
+        victim = _Victim(network, score, threshold - MARGIN, torch.from_numpy(labels), weight, freed)
         attacked: npt.NDArray[np.float32] = self._attack(victim, torch.from_numpy(images), known).numpy()
         return attacked
 
@@ -117,7 +120,7 @@ class Adaptive:
         best, rank = images.clone(), torch.full((len(images),), torch.inf)
         tries = _Tries(self, images, known)
         for rows in tries.rounds(rank):
-            one = victim.take(rows, tries.weight, known)
+            one = victim.take(rows, tries, known)
             moved = tries.x[rows].requires_grad_()
             output = one.network(moved)
             scores = one.score(output)
@@ -237,12 +240,14 @@ class _Victim:
     threshold: float
     labels: Tensor
     weight: Tensor  # [N], of the detector
+    freed: Tensor  # [N], whether ``orthogonal`` frees each gradient of the other
     guide: tuple[Tensor, Tensor] | None = None  # what the detector is to see [N, F], and classes [N]
 
-    def take(self, rows: Tensor, weight: Tensor, guides: _Guides | None) -> _Victim:
-        """Some of them, as their tries have come to weigh the detector, with what these are to imitate."""
+    def take(self, rows: Tensor, tries: _Tries, guides: _Guides | None) -> _Victim:
+        """Some of them, as their tries have come to go about it, with what these are to imitate."""
         guide = None if guides is None else guides.imitated(rows)
-        return replace(self, labels=self.labels[rows], weight=weight[rows], guide=guide)
+        freed = tries.start[rows] % 2 == 0
+        return replace(self, labels=self.labels[rows], weight=tries.weight[rows], freed=freed, guide=guide)
 
     def lead(self, output: GatedOutput) -> Tensor:
         """``[N]``: how far the right class leads the best wrong one."""
@@ -259,8 +264,9 @@ def _orthogonal(victim: _Victim, x: Tensor, output: GatedOutput, scores: Tensor)
     margin = victim.lead(output)
     classifier = _gradient(margin.sum(), x, keep=True)
     detector = _gradient(scores.sum(), x)
-    wrong = (margin < 0)[:, None, None, None]
-    return torch.where(wrong, _without(detector, classifier), _without(classifier, detector))
+    wrong, freed = (each[:, None, None, None] for each in (margin < 0, victim.freed))
+    alone = torch.where(wrong, _without(detector, classifier), _without(classifier, detector))
+    return torch.where(freed, alone, torch.where(wrong, detector, classifier))
 
 
 def _without(vector: Tensor, other: Tensor) -> Tensor:

@@ -193,7 +193,9 @@ def _figures(
     names, before = (OWN, *config.baselines), subject.before
     codes = codes_of(bench.checkpoint, clean["test"], before, founds, config.images)
     return {
-        "planted": {kind: asdict(rate_estimate(got)) | {"images": len(got)} for kind, got in active.items()},
+        "planted": {
+            piece: asdict(rate_estimate(got)) | {"images": len(got)} for piece, got in active.items()
+        },
         "live_bits": live_bits(bench.checkpoint.network, subject.victims.floats()),
         "clean": {name: clean_figures(clean, name, config.seed) for name in names},
         "attacks": [

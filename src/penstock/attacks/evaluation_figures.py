@@ -80,6 +80,7 @@ def attack_figures(
                 },
             }
             for name in names
+            if name in found  # who aims at one detector is not judged by others
         },
     }
     if "noise" in found:

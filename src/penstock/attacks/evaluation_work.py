@@ -25,7 +25,7 @@ from penstock.attacks.controls import (
 )
 from penstock.attacks.detector_score import DetectorScore
 from penstock.attacks.evaluation_bench import Bench
-from penstock.attacks.evaluation_config import ADAPTIVE, ATTACKS, CHANGES, OWN, EvaluationConfig
+from penstock.attacks.evaluation_config import ADAPTIVE, AIMED, ATTACKS, CHANGES, OWN, EvaluationConfig, named
 from penstock.attacks.evaluation_figures import Arrays
 from penstock.attacks.inflation import Inflation, bound
 from penstock.attacks.pgd import PGD
@@ -118,10 +118,10 @@ def do(
         known: of an adaptive attack what it came to within the next smaller bound: what it won there is won here.
 
     Returns:
-        what the bench says of them, ``labels`` ``[N]`` (-1 where none is right), ``l2`` ``[N]``, for attacks
-        ``noise``, the path detector's scores under normal noise of equal length (those of bundles under their own
-        names), for adaptive ones ``changed``, the images, and for inflation ``bound`` ``[1]``, ``before`` ``[N]``, and
-        what `Bench.time` says.
+        what the bench says of them, of `AIMED` kinds without baselines, ``labels`` ``[N]`` (-1 where none is right),
+        ``l2`` ``[N]``, for attacks ``noise``, the path detector's scores under normal noise of equal length (those of
+        bundles under their own names), for adaptive ones ``changed``, the images, and for inflation ``bound`` ``[1]``,
+        ``before`` ``[N]``, and what `Bench.time` says.
     """
     subject = subject.first(config.shown(kind))
     if kind in subject.foreign:
@@ -130,7 +130,8 @@ def do(
     images, labels = subject.victims.floats(), subject.victims.labels
     changed = change(subject, kind, eps / 255, config, known)
     moved = np.sqrt(((changed - images) ** 2).sum(axis=(1, 2, 3)))
-    said = bench.judge(changed) | {"labels": labels, "l2": moved}
+    judge = bench.judge_alone if kind in AIMED else bench.judge
+    said = judge(changed) | {"labels": labels, "l2": moved}
     if kind in ATTACKS:
         noise = bench.judge_alone(gaussian_like(images, changed, config.seed))
         said["noise"] = noise[OWN]
@@ -177,17 +178,23 @@ def _evade(subject: Subject, attack: Adaptive, fpr: float, known: Arrays | None)
 
 
 def active_test(subject: Subject, config: EvaluationConfig) -> Arrays:
-    """By adaptive attack, which evasions planted within its largest bound it found: `penstock.attacks.planted`."""
-    network, eps = subject.network, max(config.eps) / 255
+    """By adaptive attack and bound, which evasions planted within it were found: `penstock.attacks.planted`.
+
+    Within the smallest bound, where attacks fail if they can, and within the largest.
+    """
+    network = subject.network
     score = DetectorScore(subject.detector, network.layout)
     threshold = conformal_threshold(subject.calibration, config.fpr)
     honest, guides = subject.first(PLANTED).victims.floats(), subject.guides.floats()
-    planted = plant(network, score, threshold, honest, eps, config.seed)
-    return {
-        kind: found(_adaptive(kind, eps, config), planted, network, score, threshold, guides)
-        for kind in METHODS
-        if kind in config.kinds and len(planted.images)
-    }
+    made: Arrays = {}
+    for levels in sorted({min(config.eps), max(config.eps)}):
+        eps = levels / 255
+        planted = plant(network, score, threshold, honest, eps, config.seed)
+        for kind in METHODS:
+            if kind in config.kinds and len(planted.images):
+                attack = _adaptive(kind, eps, config)
+                made[named(kind, levels)] = found(attack, planted, network, score, threshold, guides)
+    return made
 
 
 def _adaptive(kind: str, eps: float, config: EvaluationConfig) -> Adaptive:

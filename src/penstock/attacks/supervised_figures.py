@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from penstock.attacks.evaluation_config import ATTACKS, named
-from penstock.attacks.evaluation_figures import Arrays
-from penstock.attacks.metrics import auroc
+from penstock.attacks.evaluation_figures import FEWEST, Arrays
+from penstock.attacks.metrics import Scores, auroc, auroc_estimate
 from penstock.detect import CLASSIFIERS, PathFeatures, SupervisedDetector
 from penstock.nn.checkpoint import Checkpoint
 
@@ -106,39 +106,44 @@ def supervised_figures(codes: Codes, per_class: Sequence[int], seed: int) -> lis
         seed: of the first draw.
 
     Returns:
-        rows of ``classifier``, ``per_class``, ``trained_on``, and ``auroc`` by attack, a mean over `DRAWS`.
+        rows of ``classifier``, ``per_class``, ``trained_on``, ``learned_from``, how many attacked images there were of
+        so many per class, ``auroc`` by attack that turned `FEWEST` images or more, a mean over `DRAWS`, and
+        ``interval_95`` of that on other images of the same attack: from the least to the largest of the draws' own.
     """
     shown = {name: codes.turned(name, even=False) for name in codes.attacks}
-    shown = {name: features for name, features in shown.items() if len(features)}
+    shown = {name: features for name, features in shown.items() if len(features) >= FEWEST}
     rows = []
     for name, classifier, count in product(codes.largest, CLASSIFIERS, per_class):
         attacked = codes.turned(name, even=True)
-        if len(attacked) and len(codes.honest["bits"]):
-            drawn = [
-                _areas(
-                    codes,
-                    attacked,
-                    shown,
-                    SupervisedDetector(classifier, classes=codes.classes, seed=one),
-                    count,
-                )
-                for one in range(seed, seed + DRAWS)
-            ]
-            areas = {each: float(np.mean([found[each] for found in drawn])) for each in shown}
-            rows.append({"classifier": classifier, "per_class": count, "trained_on": name, "auroc": areas})
+        if not len(attacked) or not len(codes.honest["bits"]):
+            continue
+        drawn = []
+        for one in range(seed, seed + DRAWS):
+            detector = SupervisedDetector(classifier, classes=codes.classes, seed=one)
+            detector.fit(codes.features(codes.before, codes.even), attacked, per_class=count)
+            usual = _scores(detector, codes.features(codes.honest, slice(None)))
+            drawn.append((usual, {each: _scores(detector, features) for each, features in shown.items()}))
+        rows.append(
+            {
+                "classifier": classifier,
+                "per_class": count,
+                "trained_on": name,
+                "learned_from": int(np.minimum(np.bincount(attacked.predicted), count).sum()),
+                "auroc": {
+                    each: float(np.mean([auroc(usual, scores[each]) for usual, scores in drawn]))
+                    for each in shown
+                },
+                "interval_95": _interval([(usual, scores[name]) for usual, scores in drawn if name in shown]),
+            }
+        )
     return rows
 
 
-def _areas(
-    codes: Codes,
-    attacked: PathFeatures,
-    shown: Mapping[str, PathFeatures],
-    detector: SupervisedDetector,
-    count: int,
-) -> dict[str, float]:
-    """AUROC by attack of a detector that learns now."""
-    detector.fit(codes.features(codes.before, codes.even), attacked, per_class=count)
-    usual = detector.score(codes.features(codes.honest, slice(None))).astype(np.float64)
-    return {
-        name: auroc(usual, detector.score(features).astype(np.float64)) for name, features in shown.items()
-    }
+def _scores(detector: SupervisedDetector, features: PathFeatures) -> Scores:
+    return detector.score(features).astype(np.float64)
+
+
+def _interval(drawn: Sequence[tuple[Scores, Scores]]) -> tuple[float, float] | None:
+    """From where the first interval of an area begins to where the last one ends; none of no draws."""
+    areas = [auroc_estimate(usual, attacked) for usual, attacked in drawn]
+    return (min(area.low for area in areas), max(area.high for area in areas)) if areas else None

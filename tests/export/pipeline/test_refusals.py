@@ -110,7 +110,7 @@ def test_what_breaks_after_the_comparison_with_pytorch_is_seen_in_the_finished_f
 ) -> None:
     def broken(model: ir.Model, calibration: Calibration) -> None:
         set_thresholds(model, calibration)
-        bias = next(value for value in model.graph.initializers.values() if value.name.endswith("bias"))
+        bias = next(value for name, value in model.graph.initializers.items() if name.endswith("bias"))
         assert bias.const_value is not None
         bias.const_value = ir.tensor(bias.const_value.numpy() + np.float32(1), name=bias.name)
 
