@@ -104,10 +104,11 @@ class Bench:
             self.reasons.append(f"{lowering.name}: {error}")
 
     def _made(self, candidate: ir.Model, lowering: Lowering) -> Loaded:
-        """Its graph, which has run once: an engine may refuse it only then."""
+        """Its graph, which has run all batches once: an engine may refuse a branch only where an image takes it."""
         content, target = self._finish(candidate, lowering), self._target
         graph = load(content, target.provider, single=lowering.single, threads=target.threads)
-        graph.run_batch(feeds(self._images[: target.batch], target.batch)[0])
+        for feed in feeds(self._images, target.batch):
+            graph.run_batch(feed)
         return graph
 
 

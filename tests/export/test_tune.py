@@ -13,7 +13,7 @@ import pytest
 
 from penstock.errors import UnsupportedError
 from penstock.export.autotune.bench import Bench, Finish
-from penstock.export.autotune.engines import Loaded
+from penstock.export.autotune.engines import Loaded, load
 from penstock.export.autotune.search import search
 from penstock.export.autotune.stages import FORMS, MASKED, PICKINGS, Choice, tunable
 from penstock.export.autotune.target import Target
@@ -126,6 +126,37 @@ def test_a_graph_that_is_kept_is_not_made_again_and_others_go(
     assert len(made) == 2
     bench.measure(alike)
     assert made == ["gathered", "masked", "gathered"]
+
+
+class Refusing:
+    """A graph with a branch that the engine cannot run, which the third image takes."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def run_batch(self, _: object) -> None:
+        self.asked += 1
+        if self.asked == 3:
+            raise UnsupportedError("this branch is too much for the engine")
+
+
+def test_a_choice_that_an_engine_refuses_only_at_some_image_is_left_out(
+    captured: dict[str, Captured],
+    images: npt.NDArray[np.uint8],
+    finish: Finish,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def loaded(content: bytes, *more: Any, single: bool, threads: int) -> Any:
+        return load(content, *more, single=single, threads=threads) if single else Refusing()
+
+    monkeypatch.setattr("penstock.export.autotune.bench.load", loaded)
+    model = captured["residual"].model
+    parts = tunable(model.graph, single=False)
+    bench = Bench(model, parts, images, Target(), finish)
+    alike: dict[str, Choice] = {option: (option,) * len(parts.stages) for option in ("gathered", MASKED)}
+    assert bench.measure(alike).keys() == {"gathered"}
+    assert bench.distinct(alike) == ["gathered"]
+    assert bench.reasons == ["masked: this branch is too much for the engine"]
 
 
 def test_options_that_come_to_the_same_graph_are_measured_as_one(
