@@ -54,9 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     file = parsed.out / FILE
     rows = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.is_file() else []
     for network in networks(parsed.only or ["*"], parsed.subjects):
+        accuracies: dict[str, float | None] = {}  # by the hash of the file, which serves several settings
         with tempfile.TemporaryDirectory() as folder:
             for batch in parsed.batch or BATCHES:
-                for new in timed(network, Path(folder), batch, parsed.threads or THREADS, parsed.seconds):
+                for new in timed(
+                    network, Path(folder), accuracies, batch, parsed.threads or THREADS, parsed.seconds
+                ):
                     measured = {_setting(row) for row in new}
                     rows = [row for row in rows if _setting(row) not in measured] + new
                     write_atomic(file, json.dumps({"rows": rows}, indent=2) + "\n")
@@ -64,12 +67,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def timed(
-    network: dict[str, Any], folder: Path, batch: int, threads: Sequence[int], seconds: float
+    network: dict[str, Any],
+    folder: Path,
+    accuracies: dict[str, float | None],
+    batch: int,
+    threads: Sequence[int],
+    seconds: float,
 ) -> Iterator[list[dict[str, Any]]]:
-    """Rows of one network at one batch size, for each number of threads; exports are kept in ``folder``."""
-    accuracies: dict[
-        str, float | None
-    ] = {}  # by the hash of the file: most are the same for all thread counts
+    """Rows of one network at one batch size, for each number of threads.
+
+    Exports stay in ``folder`` and what they get right in ``accuracies``, for other batch sizes.
+    """
     for count in threads:
         made = [exported(form, folder, batch, count) for form in forms(network)]
         images = shown(network, 8 * batch, batch)

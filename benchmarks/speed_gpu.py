@@ -67,33 +67,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     file: Path = parsed.out / FILE
     rows = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.is_file() else []
     for network in networks(parsed.only or ["*"], parsed.subjects):
-        for precision in parsed.precision or PRECISIONS:
-            chosen = list(_forms(network, precision, parsed.form or ["*"]))
-            for batch in parsed.batch or BATCHES:
-                new = timed(network, chosen, batch, device, parsed.seconds)
-                rows = _merged(rows, [line | {"machine": machine} for line in new])
-                write_atomic(file, json.dumps({"rows": rows}, indent=2) + "\n")
+        with tempfile.TemporaryDirectory() as folder:
+            for precision in parsed.precision or PRECISIONS:
+                chosen = list(_forms(network, precision, parsed.form or ["*"]))
+                for batch in parsed.batch or BATCHES:
+                    new = timed(network, Path(folder), chosen, batch, device, parsed.seconds)
+                    rows = _merged(rows, [line | {"machine": machine} for line in new])
+                    write_atomic(file, json.dumps({"rows": rows}, indent=2) + "\n")
     print("\n".join(table_speed_gpu.everything({"rows": rows})))
     return 0
 
 
 def timed(
-    network: dict[str, Any], chosen: Sequence[Form], batch: int, device: str, seconds: float
+    network: dict[str, Any], folder: Path, chosen: Sequence[Form], batch: int, device: str, seconds: float
 ) -> Iterator[dict[str, Any]]:
-    """Rows of one network at one precision and batch size; the first form is the dense one."""
-    with tempfile.TemporaryDirectory() as folder:
-        made = [exported(form, Path(folder), batch, 1, device) for form in chosen]
-        batches = feeds(shown(network, BATCHES_TIMED * batch, batch)[: BATCHES_TIMED * batch], batch)
-        bound = [bind(each.file, batches, device, single=each.single) for each in made]
-        times = interleaved(
-            {each.form.label: own.runs for each, own in zip(made, bound, strict=True)},
-            seconds=seconds * len(made),
-        )
-        dense = times[made[0].form.label]
-        for each, own in zip(made, bound, strict=True):
-            reference = bind(each.file, batches[:1], CPU, single=each.single).logits
-            line = row(network, each, own, batch, device, times[each.form.label], dense)
-            yield line | {"difference": difference(reference, own.logits)}
+    """Rows of one network at one precision and batch size, the dense form's first; exports stay in ``folder``."""
+    made = [exported(form, folder, batch, 1, device) for form in chosen]
+    batches = feeds(shown(network, BATCHES_TIMED * batch, batch)[: BATCHES_TIMED * batch], batch)
+    bound = [bind(each.file, batches, device, single=each.single) for each in made]
+    times = interleaved(
+        {each.form.label: own.runs for each, own in zip(made, bound, strict=True)},
+        seconds=seconds * len(made),
+    )
+    dense = times[made[0].form.label]
+    for each, own in zip(made, bound, strict=True):
+        reference = bind(each.file, batches[:1], CPU, single=each.single).logits
+        line = row(network, each, own, batch, device, times[each.form.label], dense)
+        yield line | {"difference": difference(reference, own.logits)}
 
 
 def row(

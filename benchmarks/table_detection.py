@@ -9,6 +9,7 @@ from table_text import markdown, measured
 
 from penstock.attacks.evaluation_config import ADAPTIVE, CONTROLS, OWN, UNAWARE, named
 from penstock.attacks.evaluation_figures import FEWEST
+from penstock.attacks.served import rows_as_served
 
 NAMES = {
     "vgg16-cifar10": "VGG-16-BN, CIFAR-10",
@@ -119,15 +120,15 @@ def scores(results: dict[str, Any]) -> list[str]:
 def _left_out(results: dict[str, Any]) -> Iterator[str]:
     """Attacks that turned too few images to have a part in the mean."""
     for name, evaluation in evaluations(results):
-        if evaluation["means"] is not None:
-            left = [
-                f"`{_piece(attack)}` ({attack['turned']} of {attack['attacked']})"
-                for attack in evaluation["attacks"]
-                if attack["attack"] in UNAWARE and _piece(attack) not in evaluation["means"]["attacks"]
-            ]
-            if left:
-                yield ""
-                yield f"{name}, left out: {', '.join(left)}; an area over fewer than {FEWEST} images is mostly chance."
+        told = (evaluation["means"] or {"attacks": ()})["attacks"]
+        left = [
+            f"`{_piece(attack)}` ({attack['turned']} of {attack['attacked']})"
+            for attack in evaluation["attacks"]
+            if attack["attack"] in UNAWARE and _piece(attack) not in told
+        ]
+        if left:
+            yield ""
+            yield f"{name}, left out: {', '.join(left)}; an area over fewer than {FEWEST} images is mostly chance."
 
 
 def _piece(attack: Mapping[str, Any]) -> str:
@@ -154,27 +155,14 @@ def evasion(results: dict[str, Any]) -> list[str]:
 
 
 def served(results: dict[str, Any]) -> list[str]:
-    """A row for each graph and attack: its own flags, at the rate that it promises.
-
-    Adaptive attacks are aimed at one detector, and stand only where the graph has that one.
-    """
+    """A row for each graph and attack: its own flags, at the rate that it promises."""
     lines = []
     for name, evaluation in evaluations(results):
         for bundle in evaluation["bundles"]:
             clean = rate_text(bundle["clean"]["as_served"])
-            for attack in bundle["attacks"]:
-                if attack["attack"] in ADAPTIVE and bundle["detector"] != evaluation["detector"]:
-                    continue
-                own, misreads = attack["as_served"], attack["attack"] not in CONTROLS + COSTLY
-                flagged = own["turned" if misreads else "shown"]
-                if flagged is not None:
-                    cells = [name, bundle["name"], attack["attack"], _eps(attack), clean, rate_text(flagged)]
-                    lines.append(
-                        [
-                            *cells,
-                            *(rate_text(own[what] if misreads else None) for what in ("noise", "evasion")),
-                        ]
-                    )
+            for attack, rates in rows_as_served(bundle, evaluation["detector"]):
+                cells = [name, bundle["name"], attack["attack"], _eps(attack), clean]
+                lines.append([*cells, *map(rate_text, rates)])
     head = ["network", "graph", "attack", "eps"]
     head += [f"{what} (95 %)" for what in ("clean", "flagged", "noise as large", "evades")]
     return _table(head, lines, results, words=4)
@@ -194,12 +182,12 @@ def supervised(results: dict[str, Any]) -> list[str]:
                 row["trained_on"],
                 row["classifier"],
                 str(row["per_class"]),
-                str(row["learned_from"]),
+                str(row["attacked_images"]),
             ]
             cells += ["-" if own is None else area_text(_with_interval(own, row["interval_95"]))]
             cells += [f"{sum(others) / len(others):.3f}", f"{min(others):.3f}"] if others else ["-", "-"]
             lines.append(cells)
-    head = ["network", "learned from", "classifier", "images per class", "attacked ones there were"]
+    head = ["network", "learned from", "classifier", "images per class", "attacked ones in all"]
     return _table([*head, "AUROC on it (95 %)", "on the others, mean", "least"], lines, results, words=3)
 
 

@@ -117,7 +117,8 @@ def _active(evaluation: Mapping[str, Any]) -> Iterator[Row]:
         }
         for eps, found in planted.items():
             title = f"of {found['images']} evasions planted within {eps}/255, {kind} finds"
-            yield title, required, rate_text(found), found["value"] >= FOUND
+            told = found if found["images"] else None  # perhaps none could be planted
+            yield title, required, rate_text(told), told and told["value"] >= FOUND
         if not planted:
             yield f"of planted evasions, {kind} finds", required, "-", None
 

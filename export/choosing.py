@@ -14,7 +14,7 @@ from penstock.export.autotune.representative import representative
 from penstock.export.autotune.target import Target
 from penstock.export.autotune.tune import tune
 from penstock.export.captured import CapturedNetwork
-from penstock.export.compiling import EXTREME_IMAGES, Compiled, compile_dense, compile_paths, serialize
+from penstock.export.compiling import Compiled, compile_dense, compile_paths, serialize
 from penstock.export.lowerings.lowering import Lowering
 from penstock.export.options import ExportOptions
 from penstock.export.passes.finish import finish
@@ -23,7 +23,7 @@ from penstock.export.precision.narrowing import narrow
 from penstock.manifest import TunedStage, Tuning
 
 TIMED_IMAGES = 32  # paths differ, and so does their time
-SCALING_IMAGES = 8  # to calibrate int8 candidates with, which are only timed
+SCALING_IMAGES = 8  # to calibrate at int8, and to check, what is only timed
 WORTH_IT = 1.05  # times as fast as dense, where that would do: a ratio measured now is another tomorrow by some percent
 
 Say = Callable[[str], None]
@@ -46,7 +46,7 @@ def fastest(
     """
     # Where it cannot be taken it is a stopwatch: as candidates, which are checked only once they are chosen.
     sample = (
-        captured.sample if options.dense_will_do else captured.sample.first(EXTREME_IMAGES, SCALING_IMAGES)
+        captured.sample if options.dense_will_do else captured.sample.first(SCALING_IMAGES, SCALING_IMAGES)
     )
     dense = compile_dense(captured.checkpoint, sample, options.precision, checked=False)
     dense_will_do = options.dense_will_do and False in forms and _agrees(dense, say)

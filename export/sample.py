@@ -14,6 +14,7 @@ from penstock.errors import InvalidArgumentError, NotFoundError, UnsupportedErro
 from penstock.nn.checkpoint import Checkpoint
 
 SYNTHETIC_IMAGES = 64
+MADE_UP = "verifying on synthetic ones, threshold from stored scores"
 
 
 @dataclass(frozen=True)
@@ -46,24 +47,26 @@ def sample_of(checkpoint: Checkpoint, folder: Path | None, say: Callable[[str], 
 
     Args:
         checkpoint: says which data set.
-        folder: of the data set, which then must be there; ``None``: what ``PENSTOCK_DATA`` says.
+        folder: of the data set, which then must be there, except for timing sources, which have none; ``None``: what
+            ``PENSTOCK_DATA`` says.
         say: told if they are synthetic.
 
     Raises:
         PenstockError: there are no images in ``folder``.
     """
+    made_up = Sample(synthetic_images(SYNTHETIC_IMAGES, checkpoint.input_shape), real=False)
     name = str(checkpoint.config.get("data", ""))
     try:
         if not name and (folder is None or "timing" in checkpoint.config):
-            folder = None  # of a plan, say, whose other sources have images
-            raise NotFoundError("none belongs to this source")
+            say(f"no images belong to this source: {MADE_UP}")
+            return made_up
         splits = data.load(name, folder=folder)
         return Sample(splits.calibration.images, real=True, others=splits.validation.images)
     except (NotFoundError, UnsupportedError, InvalidArgumentError) as error:
         if folder is not None:
             raise
-        say(f"no images of the data set ({error}): verifying on synthetic ones, threshold from stored scores")
-        return Sample(synthetic_images(SYNTHETIC_IMAGES, checkpoint.input_shape), real=False)
+        say(f"no images of the data set ({error}): {MADE_UP}")
+        return made_up
 
 
 def synthetic_images(count: int, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:

@@ -16,25 +16,16 @@ if TYPE_CHECKING:
     from penstock.nn.inference import Levels
     from penstock.nn.path_network import PathNetwork
 
-BATCH = 250
-
 
 def decided(network: PathNetwork, images: Levels) -> npt.NDArray[np.bool_]:
     """Of which of ``[N, C, H, W]`` in 0..255 no bit is so near to flipping that an export may have the other one.
 
     They are as many as an export asks for.
     """
-    import torch
+    from penstock.export.capture.contract import ServedModel
+    from penstock.export.verify.parity import FLIPPED, MARGIN, reference
 
-    from penstock.export.verify.margins import listening, margins
-    from penstock.export.verify.parity import FLIPPED, MARGIN
-    from penstock.nn.inference import answer
-
-    nearest = []
-    for start in range(0, len(images), BATCH):
-        with listening(network) as heard, torch.inference_mode():
-            answer(network, images[start : start + BATCH], batch=BATCH)
-            nearest.append(margins(network, heard).amin(dim=1).numpy())
-    found: npt.NDArray[np.bool_] = np.concatenate(nearest) > MARGIN
+    margins = reference(ServedModel(network, None).eval(), images).margins
+    found: npt.NDArray[np.bool_] = margins.min(axis=1) > MARGIN
     assert found.mean() >= 1 - FLIPPED
     return found

@@ -16,8 +16,9 @@ import torch
 from penstock.bundle import FLAG, LOGITS, SCORE, Calibration
 from penstock.errors import VerificationError
 from penstock.export.capture.contract import Answer, ServedModel
-from penstock.export.runtime import Outputs
+from penstock.export.runtime import BATCH, Outputs
 from penstock.export.verify.margins import listening, margins
+from penstock.nn.inference import Levels
 from penstock.paths import PathLayout
 
 TOLERANCE = 1e-4
@@ -60,8 +61,8 @@ class Parity:
 
 
 @torch.inference_mode()
-def reference(model: torch.nn.Module, images: npt.NDArray[np.uint8], batch: int = 250) -> Reference:
-    """Answers of a `ServedModel` or `DenseModel` in PyTorch for uint8 images ``[N, C, H, W]``."""
+def reference(model: torch.nn.Module, images: Levels, batch: int = BATCH) -> Reference:
+    """Answers of a `ServedModel` or `DenseModel` in PyTorch for images ``[N, C, H, W]`` in 0..255."""
     answers, far = [], []
     for start in range(0, len(images), batch):
         floats = torch.from_numpy(images[start : start + batch]).float() / 255
@@ -134,11 +135,13 @@ def verify_flags(got: Outputs, calibration: Calibration | None) -> None:
 
 
 def verify_unchanged(before: Outputs, after: Outputs) -> None:
-    """Check that nothing but the flags of a graph has changed: to the bit, so give it whole batches of the same images.
+    """Check that a finished file answers as the graph that it was made from; flags may come from another threshold.
+
+    To the bit: give both whole batches of the same images.
 
     Args:
-        before: what it answered about these images and perhaps more.
-        after: what it answers now.
+        before: what the graph answered about these images and perhaps more.
+        after: what the file answers.
 
     Raises:
         VerificationError: an output is another one; names it.
@@ -146,7 +149,7 @@ def verify_unchanged(before: Outputs, after: Outputs) -> None:
     for name, values in after.items():
         wanted = before[name][: len(values)]
         if name != FLAG and not np.array_equal(wanted, values, equal_nan=values.dtype.kind == "f"):
-            raise VerificationError(f"{name} is not what it was before the graph got its threshold")
+            raise VerificationError(f"{name} of the finished file is not what the graph answered")
 
 
 def verify_same(want: Outputs, got: Outputs) -> None:

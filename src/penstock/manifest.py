@@ -118,7 +118,8 @@ class TunedStage:
         layers: the gated layers in it, in order.
         tried_ms: milliseconds of the whole network with each option here: median over runs, mean over batches. Options
             that come to the same graph are measured as one; none, where there was one option only.
-        chosen: the option taken; not the fastest, where that was faster by so little that it may be noise.
+        chosen: the option taken; not the fastest, where that was faster by so little that it may be noise, or where
+            what was fastest failed its checks (`Tuning.declined`) and another option was taken for all stages.
     """
 
     layers: tuple[str, ...]

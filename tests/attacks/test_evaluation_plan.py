@@ -61,8 +61,10 @@ def test_only_judging_waits_for_baselines(tiny_run: Path, tmp_path: Path) -> Non
         *("attack-signs-40", "attack-signs-20", "compared-test"),
     ]
     assert work[tmp_path / "planted.npz"]().keys() == {"joint-20", "joint-40"}
-    with pytest.raises(AssertionError, match="not to be asked"):
-        work[tmp_path / "compared-calibration.npz"]()
+    assert OWN in work[tmp_path / "attack-joint-20.npz"]()
+    for waits in ("compared-calibration", "attack-signs-40"):
+        with pytest.raises(AssertionError, match="not to be asked"):
+            work[tmp_path / f"{waits}.npz"]()
 
 
 def test_a_larger_bound_goes_on_from_the_smaller_one(

@@ -81,6 +81,7 @@ def check_flags(url: str, bundle: Bundle, checkpoint: Checkpoint, images: Images
     assert bundle.manifest.calibration is not None
     near = np.abs(scores - bundle.manifest.calibration.threshold) <= NEAR * np.maximum(1, abs(scores))
     assert near.mean() < 0.01
+    assert (near | ~clear).mean() < 0.03
     np.testing.assert_array_equal(served[clear & ~near], flags[clear & ~near])
     half = len(images) // 2
     assert flags[half:].mean() > flags[:half].mean()

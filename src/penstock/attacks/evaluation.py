@@ -194,7 +194,8 @@ def _figures(
     codes = codes_of(bench.checkpoint, clean["test"], before, founds, config.images)
     return {
         "planted": {
-            piece: asdict(rate_estimate(got)) | {"images": len(got)} for piece, got in active.items()
+            piece: {"images": len(got)} | (asdict(rate_estimate(got)) if len(got) else {})
+            for piece, got in active.items()
         },
         "live_bits": live_bits(bench.checkpoint.network, subject.victims.floats()),
         "clean": {name: clean_figures(clean, name, config.seed) for name in names},

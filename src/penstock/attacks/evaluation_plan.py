@@ -20,8 +20,8 @@ def pieces(
 ) -> Work:
     """What is to be made, by file.
 
-    The first piece fits the baselines. Others need these only when they judge what they have changed: so the longest
-    come next, by whose end the baselines are fitted, and the clean test images last.
+    The first piece fits the baselines. Adaptive attacks, which come next, need none, the others only when they judge
+    what they have changed; the longest go first, so that processes end together, and the clean test images last.
 
     Args:
         subject: what is attacked.

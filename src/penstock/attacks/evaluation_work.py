@@ -180,7 +180,7 @@ def _evade(subject: Subject, attack: Adaptive, fpr: float, known: Arrays | None)
 def active_test(subject: Subject, config: EvaluationConfig) -> Arrays:
     """By adaptive attack and bound, which evasions planted within it were found: `penstock.attacks.planted`.
 
-    Within the smallest bound, where attacks fail if they can, and within the largest.
+    Within the smallest bound, where attacks fail if they can, and within the largest; none where none can be planted.
     """
     network = subject.network
     score = DetectorScore(subject.detector, network.layout)
@@ -191,9 +191,11 @@ def active_test(subject: Subject, config: EvaluationConfig) -> Arrays:
         eps = levels / 255
         planted = plant(network, score, threshold, honest, eps, config.seed)
         for kind in METHODS:
-            if kind in config.kinds and len(planted.images):
-                attack = _adaptive(kind, eps, config)
-                made[named(kind, levels)] = found(attack, planted, network, score, threshold, guides)
+            if kind in config.kinds:
+                attack, piece = _adaptive(kind, eps, config), named(kind, levels)
+                made[piece] = np.zeros(0, np.bool_)
+                if len(planted.images):
+                    made[piece] = found(attack, planted, network, score, threshold, guides)
     return made
 
 

@@ -7,7 +7,7 @@ serves them. What is asked of it goes under ``served0.predicted`` and so on besi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from penstock.attacks.classifier import Images
-from penstock.attacks.evaluation_config import OWN
+from penstock.attacks.evaluation_config import ADAPTIVE, ATTACKS, OWN
 from penstock.attacks.evaluation_figures import Arrays, attack_figures, clean_figures
 from penstock.attacks.metrics import rate_estimate
 from penstock.detect import Recipe, false_positive_interval
@@ -142,6 +142,31 @@ def attack_served(
     times = {when: found.get(f"served{place}.ms_{when}") for when in ("before", "after")}
     figures["latency_ms"] = {when: float(np.median(ms)) for when, ms in times.items() if ms is not None}
     return figures
+
+
+def rows_as_served(
+    bundle: Mapping[str, Any], detector: str
+) -> Iterator[tuple[Mapping[str, Any], tuple[Mapping[str, float] | None, ...]]]:
+    """What a table shows of a bundle in an evaluation's results: attacks, and what is flagged of them.
+
+    Adaptive attacks are aimed at one detector, and stand only where the bundle has that one.
+
+    Args:
+        bundle: of ``bundles`` in the results.
+        detector: that was attacked.
+
+    Yields:
+        the attack or control, and shares with intervals: what is flagged, of images that were turned or, where there is
+        nothing to turn, of all; of noise as large; and what evades.
+    """
+    for attack in bundle["attacks"]:
+        misreads = attack["attack"] in ATTACKS
+        if attack["attack"] in ADAPTIVE and bundle["detector"] != detector:
+            continue
+        own = attack["as_served"]
+        flagged = own["turned" if misreads else "shown"]
+        if flagged is not None:
+            yield attack, (flagged, *(own[what] if misreads else None for what in ("noise", "evasion")))
 
 
 def _rate(flags: npt.NDArray[np.bool_]) -> dict[str, float] | None:

@@ -106,9 +106,10 @@ def supervised_figures(codes: Codes, per_class: Sequence[int], seed: int) -> lis
         seed: of the first draw.
 
     Returns:
-        rows of ``classifier``, ``per_class``, ``trained_on``, ``learned_from``, how many attacked images there were of
-        so many per class, ``auroc`` by attack that turned `FEWEST` images or more, a mean over `DRAWS`, and
-        ``interval_95`` of that on other images of the same attack: from the least to the largest of the draws' own.
+        rows of ``classifier``, ``per_class``, ``trained_on``, ``attacked_images`` that it learned from, at most
+        ``per_class`` of each class that they are taken for, ``auroc`` by attack that turned `FEWEST` images or more, a
+        mean over `DRAWS`, and ``interval_95`` of that on other images of the same attack: from the least to the largest
+        end of the draws' own.
     """
     shown = {name: codes.turned(name, even=False) for name in codes.attacks}
     shown = {name: features for name, features in shown.items() if len(features) >= FEWEST}
@@ -128,7 +129,7 @@ def supervised_figures(codes: Codes, per_class: Sequence[int], seed: int) -> lis
                 "classifier": classifier,
                 "per_class": count,
                 "trained_on": name,
-                "learned_from": int(np.minimum(np.bincount(attacked.predicted), count).sum()),
+                "attacked_images": int(np.minimum(np.bincount(attacked.predicted), count).sum()),
                 "auroc": {
                     each: float(np.mean([auroc(usual, scores[each]) for usual, scores in drawn]))
                     for each in shown

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from penstock.attacks.evaluation_config import ADAPTIVE, CONTROLS, OWN
+from penstock.attacks.evaluation_config import CONTROLS, OWN
+from penstock.attacks.served import rows_as_served
 from penstock.report.drawing import MUTED, SERIES, Drawing, percent, to_svg
 from penstock.report.markup import Html, details, element, figure, join, table, text
 from penstock.report.page import Section
@@ -73,7 +74,7 @@ def detection_section(run: DetectionRun) -> Section:
     if any(attack["eps"] for attack in run.result["attacks"]):
         parts.append(figure(eps_picture(run), _EPS))
     parts += [details("False alarms", _clean_table(run)), details("Every attack", _attack_table(run))]
-    parts += [_bundle_table(bundle) for bundle in run.result.get("bundles", ())]
+    parts += [_bundle_table(bundle, run.result["detector"]) for bundle in run.result.get("bundles", ())]
     return Section("detection", "Detection", lead, join(parts))
 
 
@@ -229,8 +230,7 @@ def _attack_table(run: DetectionRun) -> Html:
         control = attack["attack"] in CONTROLS
         for name, found in attack["detectors"].items():
             part = found["shown" if control else "turned"]
-            aimed_at = attack["attack"] not in ADAPTIVE or name == OWN  # whom it is not aimed at looks better
-            if part is not None and aimed_at:
+            if part is not None:
                 failed = None if control else found["failed"]
                 area = part["auroc"]
                 rows.append(
@@ -252,13 +252,8 @@ def _attack_table(run: DetectionRun) -> Html:
     return _table(headings, rows, "Every attack and control, every score, with 95 % intervals")
 
 
-def _bundle_table(bundle: Mapping[str, Any]) -> Html:
-    rows = []
-    for attack in bundle["attacks"]:
-        own = attack["as_served"]
-        flagged = own["shown"] if attack["attack"] in CONTROLS else own["turned"]
-        if flagged is not None:
-            rows.append([_title(attack), *map(_rate, (flagged, own["noise"], own["evasion"]))])
+def _bundle_table(bundle: Mapping[str, Any], detector: str) -> Html:
+    rows = [[_title(attack), *map(_rate, rates)] for attack, rates in rows_as_served(bundle, detector)]
     clean = bundle["clean"]["as_served"]
     title = f"{bundle['name']}, {bundle['lowering']}, {bundle['precision']}"
     caption = (

@@ -137,6 +137,8 @@ def test_auto_goes_on_where_its_choice_fails_the_checks(
     assert manifest.tuning is not None
     assert {"gathered", MASKED} <= manifest.tuning.tried_ms.keys() <= set(PICKINGS)
     assert set(manifest.tuning.layers.values()) == {MASKED}
+    assert {stage.chosen for stage in manifest.tuning.stages} == {MASKED}
+    assert all(stage.tried_ms for stage in manifest.tuning.stages), "what was measured stays told"
     assert [reason.partition(":")[0] for reason in manifest.tuning.declined] == ["gathered"]
 
 

@@ -118,6 +118,6 @@ def test_what_breaks_after_the_comparison_with_pytorch_is_seen_in_the_finished_f
     options = ExportOptions(
         source=str(tiny_run), repository=tmp_path / "models", name="net", lowering="masked"
     )
-    with pytest.raises(VerificationError, match="is not what it was before the graph got its threshold"):
+    with pytest.raises(VerificationError, match="of the finished file is not what the graph answered"):
         export(options)
     assert not options.home.exists()
