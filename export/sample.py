@@ -54,19 +54,22 @@ def sample_of(checkpoint: Checkpoint, folder: Path | None, say: Callable[[str], 
     Raises:
         PenstockError: there are no images in ``folder``.
     """
-    made_up = Sample(synthetic_images(SYNTHETIC_IMAGES, checkpoint.input_shape), real=False)
     name = str(checkpoint.config.get("data", ""))
     try:
         if not name and (folder is None or "timing" in checkpoint.config):
             say(f"no images belong to this source: {MADE_UP}")
-            return made_up
+            return _made_up(checkpoint)
         splits = data.load(name, folder=folder)
         return Sample(splits.calibration.images, real=True, others=splits.validation.images)
     except (NotFoundError, UnsupportedError, InvalidArgumentError) as error:
         if folder is not None:
             raise
         say(f"no images of the data set ({error}): {MADE_UP}")
-        return made_up
+        return _made_up(checkpoint)
+
+
+def _made_up(checkpoint: Checkpoint) -> Sample:
+    return Sample(synthetic_images(SYNTHETIC_IMAGES, checkpoint.input_shape), real=False)
 
 
 def synthetic_images(count: int, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:

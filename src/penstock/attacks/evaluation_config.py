@@ -16,10 +16,8 @@ CHANGES = ("signs", "jpeg", "blur", "gaussian", "contrast", "pixelate")  # of ho
 CONTROLS = (*CHANGES, "mnist", "caltech25")
 ADAPTIVE = METHODS
 ATTACKS = (*UNAWARE, *ADAPTIVE)  # on the answer
-AIMED = (
-    *ADAPTIVE,
-    "inflation",
-)  # at this detector or at this network's costs: other scores have no part in it
+# At this detector or at this network's costs: other scores have no part in it.
+AIMED = (*ADAPTIVE, "inflation")
 KINDS = (*UNAWARE, *CONTROLS, *ADAPTIVE, "inflation")
 LONG = ("square", "autoattack")  # pieces of work, after the adaptive attacks
 WITH_EPS = frozenset(("fgsm", "pgd", "autoattack", "square", "transfer", "signs", *ADAPTIVE))
